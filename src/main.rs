@@ -1,0 +1,3 @@
+//! The `pgsluice` command.
+
+fn main() {}

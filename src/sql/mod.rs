@@ -1,0 +1,5 @@
+//! Text → [`Analysis`]: what a statement reads, writes, locks, calls and sets.
+
+mod statement;
+
+pub use statement::*;

@@ -1,0 +1,253 @@
+//! What is known of a statement from its text alone.
+//!
+//! An [`Analysis`] is made once for each distinct text and shared by all who send it. It holds names
+//! and facts, nothing of a parser's tree, so that the parser can be another one tomorrow.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A text, understood: the statements of one `Query` or `Parse` message.
+#[derive(Debug, Default)]
+pub struct Analysis {
+    /// In the text's order; empty for an empty text.
+    pub statements: Box<[Statement]>,
+    refused_by_standby: AtomicBool,
+}
+
+impl Analysis {
+    /// Takes the statements of one text.
+    pub fn new(statements: impl Into<Box<[Statement]>>) -> Self {
+        Self { statements: statements.into(), refused_by_standby: AtomicBool::new(false) }
+    }
+
+    /// A standby has refused this text as a write (25006): it goes to the primary from now on.
+    pub fn note_refused_by_standby(&self) {
+        self.refused_by_standby.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a standby has ever refused it.
+    pub fn was_refused_by_standby(&self) -> bool {
+        self.refused_by_standby.load(Ordering::Relaxed)
+    }
+}
+
+/// One statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// What it does.
+    pub kind: Kind,
+    /// Why its text alone says that it belongs on the primary; `None` leaves it to `judge`.
+    pub primary: Option<PrimaryCause>,
+    /// Tables, views and the like that it names, but for its own CTEs.
+    pub relations: Box<[Name]>,
+    /// Functions that it calls by name.
+    pub functions: Box<[Name]>,
+    /// State that it leaves in the server's session, beyond settings.
+    pub pin: Option<Pin>,
+}
+
+/// A possibly qualified name, folded as PostgreSQL folds it (lower case unless quoted).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Name {
+    /// As written; `None` leaves it to `search_path`.
+    pub schema: Option<Box<str>>,
+    /// The last part.
+    pub name: Box<str>,
+}
+
+/// What a statement does, as far as routing and session state care.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// Answers with rows, or explains: SELECT, VALUES, TABLE, SHOW, EXPLAIN, COPY … TO, FETCH, CLOSE, DECLARE.
+    Query,
+    /// Changes rows: INSERT, UPDATE, DELETE, MERGE, TRUNCATE, COPY … FROM, SELECT INTO.
+    Write,
+    /// Changes a catalog: CREATE, ALTER, DROP, GRANT, REVOKE, COMMENT, …
+    Ddl,
+    /// Everything else: VACUUM, LOCK, NOTIFY, CHECKPOINT, …, and what cannot be parsed.
+    Utility,
+    /// BEGIN, START TRANSACTION.
+    Begin(TransactionModes),
+    /// COMMIT, END.
+    Commit {
+        /// AND CHAIN.
+        chain: bool,
+    },
+    /// ROLLBACK, ABORT.
+    Rollback {
+        /// AND CHAIN.
+        chain: bool,
+    },
+    /// SAVEPOINT, RELEASE, ROLLBACK TO.
+    Savepoint {
+        /// ROLLBACK TO: settings may have gone back.
+        rollback: bool,
+    },
+    /// PREPARE TRANSACTION, COMMIT PREPARED, ROLLBACK PREPARED.
+    TwoPhase,
+    /// SET TRANSACTION (for SET SESSION CHARACTERISTICS see [`Setting::Opaque`]).
+    SetTransaction(TransactionModes),
+    /// SET, RESET, and whatever else changes settings.
+    Set(Setting),
+    /// DISCARD.
+    Discard(Discard),
+    /// SQL-level PREPARE.
+    Prepare {
+        /// The statement's name.
+        name: Box<str>,
+    },
+    /// SQL-level EXECUTE.
+    Execute {
+        /// The statement's name.
+        name: Box<str>,
+    },
+    /// SQL-level DEALLOCATE.
+    Deallocate {
+        /// `None` is ALL.
+        name: Option<Box<str>>,
+    },
+    /// LISTEN, UNLISTEN.
+    Listen,
+}
+
+/// The modes of BEGIN and SET TRANSACTION.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TransactionModes {
+    /// `Some(true)`: READ ONLY; `Some(false)`: READ WRITE.
+    pub read_only: Option<bool>,
+    /// `Some(true)`: SERIALIZABLE; `Some(false)`: another level was named.
+    pub serializable: Option<bool>,
+}
+
+/// A change of settings (GUCs).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Setting {
+    /// `SET [SESSION] name TO value`, also in its special spellings (`SET TIME ZONE`, `SET NAMES`,
+    /// `SET SCHEMA`, `SET ROLE`, `SET SESSION AUTHORIZATION`), under the setting's own name
+    /// (`timezone`, `client_encoding`, `search_path`, `role`, `session_authorization`).
+    Session {
+        /// Lower case.
+        name: Box<str>,
+        /// The value as SQL, such that `SET name TO <value>` says the same; `None` is DEFAULT.
+        value: Option<Box<str>>,
+    },
+    /// `SET LOCAL`: ends with the transaction.
+    Local {
+        /// Lower case.
+        name: Box<str>,
+        /// As for `Session`.
+        value: Option<Box<str>>,
+    },
+    /// `RESET name`.
+    Reset {
+        /// Lower case.
+        name: Box<str>,
+    },
+    /// `RESET ALL`.
+    ResetAll,
+    /// Something changed that the text does not say exactly: SET SESSION CHARACTERISTICS, and
+    /// values that are not plain constants.
+    Opaque,
+}
+
+/// What DISCARD discards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discard {
+    /// ALL
+    All,
+    /// PLANS
+    Plans,
+    /// SEQUENCES
+    Sequences,
+    /// TEMP
+    Temp,
+}
+
+/// State that lives in one server session, so that its client must stay there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pin {
+    /// A temporary table, view or sequence.
+    Temporary,
+    /// A cursor WITH HOLD.
+    HoldCursor,
+    /// LISTEN.
+    Listen,
+    /// A session-level advisory lock.
+    AdvisoryLock,
+    /// SQL-level PREPARE.
+    Prepare,
+    /// LOAD, and other state that cannot be carried over.
+    Library,
+}
+
+/// Why a statement belongs on the primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PrimaryCause {
+    /// It changes rows.
+    Write,
+    /// It changes a catalog.
+    Ddl,
+    /// A utility command that is not known to be harmless on a standby.
+    Utility,
+    /// FOR UPDATE, FOR SHARE, …
+    LockingClause,
+    /// WITH … AS (INSERT …).
+    DataModifyingCte,
+    /// A function that may write (VOLATILE), in itself or through a view.
+    VolatileFunction,
+    /// A function of which the catalog knows nothing (yet).
+    UnknownFunction,
+    /// A function that asks about, or acts on, one server: `pg_is_in_recovery()`, `pg_backend_pid()` …
+    ServerFunction,
+    /// An advisory lock: on a replica it would succeed, and be worthless.
+    AdvisoryLock,
+    /// `currval`, `lastval`: only the server session that ran `nextval` knows.
+    SequenceState,
+    /// A view about one server: `pg_stat_*`, `pg_locks` …
+    ServerRelation,
+    /// A temporary or an unlogged table: standbys do not have them.
+    Unlogged,
+    /// It leaves state in the server session: LISTEN, PREPARE, WITH HOLD, temporary tables.
+    SessionState,
+    /// The parser could not parse it.
+    Unparsed,
+}
+
+impl PrimaryCause {
+    /// All of them, for metrics that list a closed set.
+    pub const ALL: [Self; 14] = [
+        Self::Write,
+        Self::Ddl,
+        Self::Utility,
+        Self::LockingClause,
+        Self::DataModifyingCte,
+        Self::VolatileFunction,
+        Self::UnknownFunction,
+        Self::ServerFunction,
+        Self::AdvisoryLock,
+        Self::SequenceState,
+        Self::ServerRelation,
+        Self::Unlogged,
+        Self::SessionState,
+        Self::Unparsed,
+    ];
+
+    /// Label value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Write => "write",
+            Self::Ddl => "ddl",
+            Self::Utility => "utility",
+            Self::LockingClause => "locking_clause",
+            Self::DataModifyingCte => "data_modifying_cte",
+            Self::VolatileFunction => "volatile_function",
+            Self::UnknownFunction => "unknown_function",
+            Self::ServerFunction => "server_function",
+            Self::AdvisoryLock => "advisory_lock",
+            Self::SequenceState => "sequence_state",
+            Self::ServerRelation => "server_relation",
+            Self::Unlogged => "unlogged",
+            Self::SessionState => "session_state",
+            Self::Unparsed => "unparsed",
+        }
+    }
+}
