@@ -6,3 +6,4 @@
 pub mod config;
 pub mod sql;
 pub mod topology;
+pub mod wire;

@@ -1,0 +1,183 @@
+//! Borrowed views of what a client sends, and the few frontend messages that the proxy writes.
+
+use bytes::{BufMut, BytesMut};
+
+/// Message type bytes. <https://www.postgresql.org/docs/current/protocol-message-formats.html>
+#[expect(missing_docs, reason = "each is the message of that name")]
+pub mod tag {
+    pub const BIND: u8 = b'B';
+    pub const CLOSE: u8 = b'C';
+    pub const COPY_DATA: u8 = b'd';
+    pub const COPY_DONE: u8 = b'c';
+    pub const COPY_FAIL: u8 = b'f';
+    pub const DESCRIBE: u8 = b'D';
+    pub const EXECUTE: u8 = b'E';
+    pub const FLUSH: u8 = b'H';
+    pub const FUNCTION_CALL: u8 = b'F';
+    pub const PARSE: u8 = b'P';
+    /// Also SASLInitialResponse and SASLResponse.
+    pub const PASSWORD: u8 = b'p';
+    pub const QUERY: u8 = b'Q';
+    pub const SYNC: u8 = b'S';
+    pub const TERMINATE: u8 = b'X';
+}
+
+/// A body that does not have the form that its type demands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("malformed {0} message")]
+pub struct Malformed(pub &'static str);
+
+/// `Query`: the text, without its terminator.
+pub fn query(body: &[u8]) -> Result<&[u8], Malformed> {
+    match cstr(body) {
+        Some((text, [])) => Ok(text),
+        _ => Err(Malformed("Query")),
+    }
+}
+
+/// `Parse`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parse<'a> {
+    /// Empty for the unnamed statement.
+    pub name: &'a [u8],
+    /// The statement's text.
+    pub text: &'a [u8],
+    /// The parameter type OIDs as they came: a 16-bit count and as many 32-bit OIDs.
+    pub types: &'a [u8],
+}
+
+impl<'a> Parse<'a> {
+    /// Reads a body.
+    pub fn read(body: &'a [u8]) -> Result<Self, Malformed> {
+        let view = || {
+            let (name, rest) = cstr(body)?;
+            let (text, types) = cstr(rest)?;
+            let count = usize::from(u16::from_be_bytes(*types.first_chunk()?));
+            (types.len() == 2 + 4 * count).then_some(Self { name, text, types })
+        };
+        view().ok_or(Malformed("Parse"))
+    }
+}
+
+/// The start of a `Bind`; the parameters follow and are not looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bind<'a> {
+    /// Empty for the unnamed portal.
+    pub portal: &'a [u8],
+    /// Empty for the unnamed statement.
+    pub statement: &'a [u8],
+    /// Formats and values, as they came.
+    pub rest: &'a [u8],
+}
+
+impl<'a> Bind<'a> {
+    /// Reads a body.
+    pub fn read(body: &'a [u8]) -> Result<Self, Malformed> {
+        let view = || {
+            let (portal, rest) = cstr(body)?;
+            let (statement, rest) = cstr(rest)?;
+            Some(Self { portal, statement, rest })
+        };
+        view().ok_or(Malformed("Bind"))
+    }
+}
+
+/// What `Describe` and `Close` are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// A prepared statement.
+    Statement(&'a [u8]),
+    /// A portal.
+    Portal(&'a [u8]),
+}
+
+impl<'a> Target<'a> {
+    /// Reads the body of a `Describe` or `Close`.
+    pub fn read(body: &'a [u8], message: &'static str) -> Result<Self, Malformed> {
+        match body.split_first().map(|(kind, rest)| (kind, cstr(rest))) {
+            Some((b'S', Some((name, [])))) => Ok(Self::Statement(name)),
+            Some((b'P', Some((name, [])))) => Ok(Self::Portal(name)),
+            _ => Err(Malformed(message)),
+        }
+    }
+}
+
+fn cstr(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = memchr(bytes)?;
+    Some((&bytes[..end], &bytes[end + 1..]))
+}
+
+fn memchr(bytes: &[u8]) -> Option<usize> {
+    bytes.iter().position(|byte| *byte == 0)
+}
+
+/// Writes a message: its tag, its length, and the parts of its body one after the other.
+pub fn put(out: &mut BytesMut, tag: u8, parts: &[&[u8]]) {
+    let body: usize = parts.iter().map(|part| part.len()).sum();
+    out.reserve(5 + body);
+    out.put_u8(tag);
+    // The parts come from messages whose lengths were checked, plus a name of some bytes.
+    out.put_u32(u32::try_from(4 + body).unwrap_or(u32::MAX));
+    for part in parts {
+        out.put_slice(part);
+    }
+}
+
+/// Writes a `Query`.
+pub fn put_query(out: &mut BytesMut, text: &[u8]) {
+    put(out, tag::QUERY, &[text, b"\0"]);
+}
+
+/// Writes a `Parse`.
+pub fn put_parse(out: &mut BytesMut, parse: Parse<'_>) {
+    put(out, tag::PARSE, &[parse.name, b"\0", parse.text, b"\0", parse.types]);
+}
+
+/// Writes a `Bind` whose formats and values are taken over.
+pub fn put_bind(out: &mut BytesMut, bind: Bind<'_>) {
+    put(out, tag::BIND, &[bind.portal, b"\0", bind.statement, b"\0", bind.rest]);
+}
+
+/// Writes a `Describe` or `Close` (by `tag`) of a prepared statement.
+pub fn put_statement_target(out: &mut BytesMut, tag: u8, name: &[u8]) {
+    put(out, tag, &[b"S", name, b"\0"]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Frames;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let mut out = BytesMut::new();
+        let parse = Parse { name: b"s1", text: b"select $1", types: b"\0\x01\0\0\0\x17" };
+        let bind = Bind { portal: b"", statement: b"s1", rest: b"\0\0\0\x01\0\0\0\x011\0\0" };
+        put_parse(&mut out, parse);
+        put_bind(&mut out, bind);
+        put_statement_target(&mut out, tag::CLOSE, b"s1");
+        put_query(&mut out, b"select 1");
+        let frames: Vec<_> = Frames::new(&out).map(Result::unwrap).collect();
+        assert_eq!(Parse::read(frames[0].body), Ok(parse));
+        assert_eq!(Bind::read(frames[1].body), Ok(bind));
+        assert_eq!(Target::read(frames[2].body, "Close"), Ok(Target::Statement(b"s1")));
+        assert_eq!(query(frames[3].body), Ok(b"select 1".as_slice()));
+        assert_eq!(frames.len(), 4);
+    }
+
+    #[test]
+    fn bodies_of_another_form_are_refused() {
+        for body in [b"".as_slice(), b"select 1", b"select 1\0x", b"a\0b\0"] {
+            assert_eq!(query(body), Err(Malformed("Query")));
+        }
+        for body in [b"".as_slice(), b"a\0", b"a\0b\0", b"a\0b\0\0", b"a\0b\0\0\x01\0\0\0", b"a\0b\0\0\0x"] {
+            assert_eq!(Parse::read(body), Err(Malformed("Parse")));
+        }
+        for body in [b"".as_slice(), b"a", b"a\0b"] {
+            assert_eq!(Bind::read(body), Err(Malformed("Bind")));
+        }
+        for body in [b"".as_slice(), b"S", b"X\0", b"Sa", b"Sa\0b"] {
+            assert_eq!(Target::read(body, "Close"), Err(Malformed("Close")));
+        }
+    }
+}

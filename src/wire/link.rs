@@ -1,0 +1,149 @@
+//! One peer's connection with its two buffers.
+//!
+//! `input` holds what the peer has sent and nobody has taken yet. `output` holds what is to be sent
+//! to it. What is merely passed on is not copied from one link's input to the other's output: its
+//! length is marked in `ready`, and it is written to the other peer straight from `input`. A link
+//! reads no more than [`BUFFER_SIZE`] ahead, so a slow peer holds up the other one, and memory stays
+//! bounded whatever the size of an answer.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BufMut, BytesMut};
+use tokio::io::AsyncWrite;
+use tokio_util::io::poll_read_buf;
+
+use super::Stream;
+
+/// How much is read ahead from a peer, in bytes.
+pub const BUFFER_SIZE: usize = 32 * 1024;
+
+/// A connection and its buffers.
+#[derive(Debug)]
+pub struct Link {
+    stream: Stream,
+    /// What came and was not yet taken.
+    pub input: BytesMut,
+    /// What is to be sent, before anything that is marked `ready` on the other side.
+    pub output: BytesMut,
+    /// How many bytes at the start of `input` are to be passed on to the other peer as they are.
+    pub ready: usize,
+    /// How many bytes that have not come yet are to be passed on too: the rest of a message.
+    pub unread: usize,
+    needs_flush: bool,
+}
+
+impl Link {
+    /// Over a connection whose first bytes (`input`) may have been read already.
+    pub fn new(stream: Stream, input: BytesMut) -> Self {
+        Self { stream, input, output: BytesMut::new(), ready: 0, unread: 0, needs_flush: false }
+    }
+
+    /// Takes the connection apart, for a change of transport. What was read stays behind.
+    pub fn into_parts(self) -> (Stream, BytesMut) {
+        (self.stream, self.input)
+    }
+
+    /// Whether everything for this peer has been handed to the transport.
+    pub fn is_flushed(&self) -> bool {
+        self.output.is_empty() && !self.needs_flush
+    }
+
+    /// What is not marked for passing on.
+    pub fn unmarked(&self) -> &[u8] {
+        &self.input[self.ready..]
+    }
+
+    /// Marks the first `size` unmarked bytes, come or yet to come, for passing on.
+    pub fn pass(&mut self, size: usize) {
+        let here = size.min(self.input.len() - self.ready);
+        self.ready += here;
+        self.unread += size - here;
+    }
+
+    /// Takes `size` bytes that follow the marked ones out of the input.
+    pub fn remove(&mut self, size: usize) {
+        if self.ready > 0 {
+            self.input.copy_within(..self.ready, size);
+        }
+        self.input.advance(size);
+    }
+
+    /// Reads what there is, up to `limit` bytes held; the number of bytes read, 0 at the end of the stream.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<io::Result<usize>> {
+        debug_assert!(self.input.len() < limit, "asked to read into a full buffer");
+        let room = limit - self.input.len();
+        if self.input.capacity() == self.input.len() {
+            self.input.reserve(room.min(BUFFER_SIZE));
+        }
+        let mut buffer = (&mut self.input).limit(room);
+        let count = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut buffer))?;
+        let passed = count.min(self.unread);
+        self.unread -= passed;
+        self.ready += passed;
+        Poll::Ready(Ok(count))
+    }
+
+    /// Writes all of `output`.
+    pub fn poll_write_output(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.output.is_empty() {
+            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.output))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.output.advance(count);
+            self.needs_flush = true;
+        }
+        self.poll_flush(cx)
+    }
+
+    /// Writes all that `from` has marked for this peer, after `output`.
+    pub fn poll_write_from(&mut self, from: &mut Self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_write_output(cx))?;
+        while from.ready > 0 {
+            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, &from.input[..from.ready]))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            from.input.advance(count);
+            from.ready -= count;
+            self.needs_flush = true;
+        }
+        self.poll_flush(cx)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.needs_flush {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.needs_flush = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads until something came; false at the end of the stream.
+    pub async fn fill(&mut self, limit: usize) -> io::Result<bool> {
+        std::future::poll_fn(|cx| self.poll_fill(cx, limit)).await.map(|count| count > 0)
+    }
+
+    /// Sends all of `output`.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        std::future::poll_fn(|cx| self.poll_write_output(cx)).await
+    }
+
+    /// Says goodbye to the transport; what cannot be sent is not.
+    pub async fn close(mut self) {
+        let _ = self.flush().await;
+        let _ = std::future::poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx)).await;
+    }
+
+    /// Gives back the memory of empty buffers.
+    pub fn shrink(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        if self.output.is_empty() {
+            self.output = BytesMut::new();
+        }
+    }
+}
