@@ -4,6 +4,8 @@
 //! `docs/ARCHITECTURE.md` shows a statement's way through these rooms.
 
 pub mod config;
+pub mod pool;
+pub mod route;
 pub mod sql;
 pub mod topology;
 pub mod wire;

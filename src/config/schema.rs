@@ -169,6 +169,17 @@ pub enum ConsistencyLevel {
     Primary,
 }
 
+impl ConsistencyLevel {
+    /// As in the config and in `SET pgsluice.consistency`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Eventual => "eventual",
+            Self::Primary => "primary",
+        }
+    }
+}
+
 /// `[lag]`: how replicas are watched, and when one is left out.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lag {

@@ -31,13 +31,14 @@ pub struct Link {
     pub ready: usize,
     /// How many bytes that have not come yet are to be passed on too: the rest of a message.
     pub unread: usize,
+    ignored: usize,
     needs_flush: bool,
 }
 
 impl Link {
     /// Over a connection whose first bytes (`input`) may have been read already.
     pub fn new(stream: Stream, input: BytesMut) -> Self {
-        Self { stream, input, output: BytesMut::new(), ready: 0, unread: 0, needs_flush: false }
+        Self { stream, input, output: BytesMut::new(), ready: 0, unread: 0, ignored: 0, needs_flush: false }
     }
 
     /// Takes the connection apart, for a change of transport. What was read stays behind.
@@ -62,6 +63,11 @@ impl Link {
         self.unread += size - here;
     }
 
+    /// Drops the next `size` bytes that come: the rest of a message that was removed.
+    pub fn ignore(&mut self, size: usize) {
+        self.ignored += size;
+    }
+
     /// Takes `size` bytes that follow the marked ones out of the input.
     pub fn remove(&mut self, size: usize) {
         if self.ready > 0 {
@@ -77,8 +83,15 @@ impl Link {
         if self.input.capacity() == self.input.len() {
             self.input.reserve(room.min(BUFFER_SIZE));
         }
+        let have = self.input.len();
         let mut buffer = (&mut self.input).limit(room);
         let count = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut buffer))?;
+        let ignored = count.min(self.ignored);
+        if ignored > 0 {
+            self.ignored -= ignored;
+            self.input.copy_within(have + ignored.., have);
+            self.input.truncate(have + count - ignored);
+        }
         let passed = count.min(self.unread);
         self.unread -= passed;
         self.ready += passed;

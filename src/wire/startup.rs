@@ -12,7 +12,7 @@ use pgwire::messages::{DecodeContext, Message};
 pub const MAX_SIZE: usize = 10_000;
 
 /// The request code of a `CancelRequest`: major 1234, minor 5678.
-const CANCEL_REQUEST_CODE: i32 = 80_877_102;
+pub const CANCEL_REQUEST_CODE: i32 = 80_877_102;
 
 /// A first packet.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,0 +1,100 @@
+//! A connection on loan.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool::managed::{Object, PoolError, TimeoutType};
+
+use super::connection::ServerConnection;
+use super::login::LoginError;
+use super::pools::{NodePool, ServerManager};
+
+/// Why there is no connection to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckoutError {
+    /// All of the pool's connections were in use for as long as a client may wait.
+    #[error("no connection to {node} was free within {limit:?}")]
+    Busy {
+        /// `host:port`
+        node: Arc<str>,
+        /// `pool.checkout_timeout`
+        limit: Duration,
+        /// `pool.size`
+        size: usize,
+    },
+    /// A new one could not be made.
+    #[error(transparent)]
+    Login(#[from] LoginError),
+    /// The node was taken out of the config.
+    #[error("{node} is no longer part of the config")]
+    Closed {
+        /// `host:port`
+        node: Arc<str>,
+    },
+}
+
+/// A server connection on loan. When it goes without [`Checkout::give_back`] having been called,
+/// the connection is closed: nobody knows what state it is in.
+#[derive(Debug)]
+pub struct Checkout {
+    object: Option<Object<ServerManager>>,
+    pool: Arc<NodePool>,
+}
+
+impl Checkout {
+    pub(super) fn new(object: Object<ServerManager>, pool: Arc<NodePool>) -> Self {
+        Self { object: Some(object), pool }
+    }
+
+    /// The pool that it comes from.
+    pub fn pool(&self) -> &Arc<NodePool> {
+        &self.pool
+    }
+
+    /// Hands it back, clean: no transaction, nothing unread, no state but its settings and prepared statements.
+    pub fn give_back(mut self) {
+        self.link.shrink();
+        drop(self.object.take());
+    }
+}
+
+impl Deref for Checkout {
+    type Target = ServerConnection;
+
+    #[expect(clippy::expect_used, reason = "the object is taken only by `give_back` and `drop`, which end this value")]
+    fn deref(&self) -> &ServerConnection {
+        self.object.as_ref().expect("on loan")
+    }
+}
+
+impl DerefMut for Checkout {
+    #[expect(clippy::expect_used, reason = "as in `deref`")]
+    fn deref_mut(&mut self) -> &mut ServerConnection {
+        self.object.as_mut().expect("on loan")
+    }
+}
+
+impl Drop for Checkout {
+    fn drop(&mut self) {
+        if let Some(object) = self.object.take() {
+            let connection = Object::take(object);
+            // Says goodbye where there is still something to say it to, without holding up the session.
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                runtime.spawn(tokio::time::timeout(Duration::from_secs(5), connection.terminate()));
+            }
+        }
+    }
+}
+
+pub(super) fn checkout_error(error: PoolError<LoginError>, pool: &NodePool, limit: Duration) -> CheckoutError {
+    let node = pool.node().name.clone();
+    match error {
+        PoolError::Timeout(TimeoutType::Wait) => CheckoutError::Busy { node, limit, size: pool.size() },
+        PoolError::Timeout(_) => CheckoutError::Login(LoginError::Timeout { node, limit }),
+        PoolError::Backend(error) => CheckoutError::Login(error),
+        PoolError::Closed | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => {
+            CheckoutError::Closed { node }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! One connection to a server, and what is known of the server's session.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::Buf;
+
+use super::Settings;
+use crate::topology::Node;
+use crate::wire::startup::CancelKey;
+use crate::wire::{BUFFER_SIZE, Frames, Link, backend};
+
+/// The last value that a server reported of each of its reported settings.
+pub type Reported = BTreeMap<Box<str>, Box<[u8]>>;
+
+/// A digest of the parameters and columns that a prepared statement was described with; 0 is not described.
+pub type Shape = u64;
+
+/// A logged-in connection.
+#[derive(Debug)]
+pub struct ServerConnection {
+    /// The transport.
+    pub link: Link,
+    /// Where it goes.
+    pub node: Arc<Node>,
+    /// The node's life that it was made in.
+    pub incarnation: u64,
+    /// How to cancel what it runs.
+    pub cancel_key: CancelKey,
+    /// What the server reported.
+    pub reported: Reported,
+    /// What has been set since login.
+    pub settings: Arc<Settings>,
+    /// Prepared statements that the server holds, by [`crate::session::Prepared`]'s ID.
+    pub prepared: HashMap<u64, Shape>,
+    /// The ID of the text that is the server's unnamed statement, where one of ours is.
+    pub unnamed: Option<u64>,
+    /// When it was logged in.
+    pub created: Instant,
+}
+
+/// Notes the body of a `ParameterStatus`; whether it says anything new.
+pub fn note_parameter(reported: &mut Reported, body: &[u8]) -> bool {
+    let Some((name, value)) = backend::parameter_status(body) else { return false };
+    match reported.get_mut(name) {
+        Some(known) if **known == *value => false,
+        Some(known) => {
+            *known = value.into();
+            true
+        }
+        None => {
+            reported.insert(name.into(), value.into());
+            true
+        }
+    }
+}
+
+/// Why a connection cannot be used again.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// Closed, reset or otherwise gone.
+    #[error("the server closed it")]
+    Gone,
+    /// The server said something that an idle connection should not hear.
+    #[error("the server said something unasked for")]
+    Unasked,
+    /// `pool.max_lifetime`
+    #[error("it is older than pool.max_lifetime")]
+    Old,
+    /// The server was lost, restarted, or changed its role since.
+    #[error("the server is not what it was")]
+    Stale,
+}
+
+impl ServerConnection {
+    /// Looks at what an idle connection has heard: nothing, or news of settings, is fine.
+    pub async fn examine(&mut self) -> Result<(), Unusable> {
+        loop {
+            match poll_fn(|cx| Poll::Ready(self.link.poll_fill(cx, BUFFER_SIZE))).await {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0) | Err(_)) => return Err(Unusable::Gone),
+                Poll::Ready(Ok(_)) => self.take_news()?,
+            }
+        }
+        self.link.input.is_empty().then_some(()).ok_or(Unusable::Unasked)
+    }
+
+    fn take_news(&mut self) -> Result<(), Unusable> {
+        let input = self.link.input.split();
+        let mut size = 0;
+        for frame in Frames::new(&input) {
+            let frame = frame.map_err(|_| Unusable::Unasked)?;
+            match frame.tag {
+                backend::tag::PARAMETER_STATUS => {
+                    note_parameter(&mut self.reported, frame.body);
+                }
+                backend::tag::NOTICE_RESPONSE => {}
+                _ => return Err(Unusable::Unasked),
+            }
+            size += frame.bytes.len();
+        }
+        self.link.input = input;
+        self.link.input.advance(size);
+        Ok(())
+    }
+
+    /// Tells the server that the session is over, without waiting for anything.
+    pub async fn terminate(mut self) {
+        crate::wire::frontend::put(&mut self.link.output, crate::wire::frontend::tag::TERMINATE, &[]);
+        self.link.close().await;
+    }
+
+    /// Sends a `CancelRequest` for what this connection runs, and waits until the server has dealt with it.
+    pub async fn cancel(host: &str, port: u16, key: &CancelKey) -> io::Result<()> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::TcpStream::connect((host, port)).await?;
+        let length = 12 + key.secret.len();
+        let mut packet = Vec::with_capacity(length);
+        packet.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+        packet.extend_from_slice(&crate::wire::startup::CANCEL_REQUEST_CODE.to_be_bytes());
+        packet.extend_from_slice(&key.pid.to_be_bytes());
+        packet.extend_from_slice(&key.secret);
+        stream.write_all(&packet).await?;
+        // The server sends the signal, and then closes without a word.
+        stream.read(&mut [0; 1]).await.map(|_| ())
+    }
+}

@@ -1,0 +1,18 @@
+//! Server connections: logging in, keeping them, lending them to sessions.
+//!
+//! There is one pool for each node, database and user, bounded by `pool.size`, on `deadpool`'s
+//! managed pool: waiters are served in order, and a pool that is full holds up nobody else's.
+//! A connection is handed on only by a session that says that it is clean; any other end closes it.
+//! This room knows nothing of SQL but the few statements that carry a session's settings over.
+
+mod checkout;
+mod connection;
+mod login;
+mod pools;
+mod settings;
+
+pub use checkout::{Checkout, CheckoutError};
+pub use connection::{Reported, ServerConnection, Shape, note_parameter};
+pub use login::LoginError;
+pub use pools::{Identity, NodePool, Pools};
+pub use settings::{Change, SettingValue, Settings, quote_literal};

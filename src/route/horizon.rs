@@ -1,0 +1,209 @@
+//! How much a session has seen, and so what a server must have replayed before it may answer it.
+//!
+//! Positions are learnt lazily. After a write was acknowledged, or rows were read, the position of
+//! that moment is not known; but any position that the primary gives in answer to a question *sent
+//! later* lies behind it, because a primary's WAL only grows. So a session notes the moment, and the
+//! next sample of the monitor settles it. Until then only the primary will do, or, where nothing
+//! was seen but rows of one replica, that same replica, which does not go back either while it lives.
+//!
+//! This gives the session guarantees "read your writes" and "monotonic reads" of Terry et al.,
+//! *Session Guarantees for Weakly Consistent Replicated Data* (1994).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::topology::{Node, Position, Shard};
+
+/// What one session has seen of one shard.
+#[derive(Debug, Default)]
+pub struct Horizon {
+    floor: Option<Position>,
+    /// When the primary last acknowledged something that no sample covers yet.
+    primary: Option<Instant>,
+    /// The last read from a replica that no sample covers yet.
+    replica: Option<Sighting>,
+}
+
+#[derive(Debug)]
+struct Sighting {
+    node: Arc<Node>,
+    incarnation: u64,
+    at: Instant,
+}
+
+impl Horizon {
+    /// The primary has acknowledged a write, or answered a read, before `at`.
+    pub fn saw_primary(&mut self, at: Instant) {
+        self.primary = Some(at);
+    }
+
+    /// A replica, in its life number `incarnation`, has answered before `at`.
+    pub fn saw_replica(&mut self, node: &Arc<Node>, incarnation: u64, at: Instant) {
+        match &mut self.replica {
+            Some(sighting) if Arc::ptr_eq(&sighting.node, node) => {
+                sighting.incarnation = incarnation;
+                sighting.at = at;
+            }
+            sighting => *sighting = Some(Sighting { node: Arc::clone(node), incarnation, at }),
+        }
+    }
+
+    /// Turns moments into positions, as far as samples allow.
+    pub fn settle(&mut self, shard: &Shard) {
+        let sample = shard.primary().and_then(|primary| primary.sample());
+        if let Some(sample) = sample {
+            if self.primary.is_some_and(|at| sample.asked_at > at) {
+                self.primary = None;
+                self.raise(sample.position);
+            }
+            // After a failover: whatever of the old timeline was seen and has survived lies before
+            // the switch point, and so before any position on the new one.
+            if self.floor.is_some_and(|floor| floor.timeline < sample.position.timeline) {
+                self.raise(sample.position);
+            }
+        }
+        if let Some(sighting) = &self.replica {
+            let own = sighting.node.sample().filter(|_| sighting.is_alive());
+            let later = |sample: &crate::topology::Sample| sample.asked_at > sighting.at;
+            if let Some(sample) = own.filter(later).or(sample.filter(later)) {
+                self.replica = None;
+                self.raise(sample.position);
+            }
+        }
+    }
+
+    /// Whether `node` is known to show all that this session has seen.
+    pub fn allows(&self, node: &Arc<Node>) -> bool {
+        self.primary.is_none()
+            && self.replica.as_ref().is_none_or(|sighting| Arc::ptr_eq(&sighting.node, node) && sighting.is_alive())
+            && self.floor.is_none_or(|floor| node.has_replayed(floor))
+    }
+
+    /// The position that a server must have replayed, as far as it is known.
+    pub fn floor(&self) -> Option<Position> {
+        self.floor
+    }
+
+    fn raise(&mut self, to: Position) {
+        let stays = self
+            .floor
+            .is_some_and(|floor| floor.timeline > to.timeline || floor.timeline == to.timeline && floor.lsn >= to.lsn);
+        if !stays {
+            self.floor = Some(to);
+        }
+    }
+}
+
+impl Sighting {
+    fn is_alive(&self) -> bool {
+        self.node.incarnation() == self.incarnation
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::topology::{Lsn, Member, Role, Sample};
+
+    struct World {
+        start: Instant,
+        shard: Shard,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let node = |port, role| Member { node: Arc::new(Node::new("h".into(), port, 1)), role };
+            let nodes = vec![node(1, Role::Primary), node(2, Role::Replica), node(3, Role::Replica)];
+            Self { start: Instant::now(), shard: Shard { name: "a".into(), nodes } }
+        }
+
+        fn at(&self, tick: u64) -> Instant {
+            self.start + Duration::from_millis(tick)
+        }
+
+        fn node(&self, index: usize) -> &Arc<Node> {
+            &self.shard.nodes[index].node
+        }
+
+        fn sample(&self, index: usize, tick: u64, timeline: u32, lsn: u64) {
+            let position = Position { timeline, lsn: Lsn(lsn) };
+            self.node(index).set_sample(Some(Sample { asked_at: self.at(tick), position }));
+        }
+    }
+
+    #[test]
+    fn a_new_session_may_read_anywhere() {
+        let world = World::new();
+        assert!(Horizon::default().allows(world.node(1)));
+    }
+
+    #[test]
+    fn a_write_is_covered_by_a_question_sent_after_it() {
+        let world = World::new();
+        let mut horizon = Horizon::default();
+        world.sample(0, 10, 1, 100);
+        world.sample(1, 10, 1, 100);
+        horizon.saw_primary(world.at(10));
+        horizon.settle(&world.shard);
+        assert!(!horizon.allows(world.node(1)), "the question was not sent after the write");
+        world.sample(0, 11, 1, 120);
+        horizon.settle(&world.shard);
+        assert_eq!(horizon.floor(), Some(Position { timeline: 1, lsn: Lsn(120) }));
+        assert!(!horizon.allows(world.node(1)), "not replayed yet");
+        world.sample(1, 12, 1, 120);
+        assert!(horizon.allows(world.node(1)));
+        assert!(!horizon.allows(world.node(2)), "of which nothing is known");
+    }
+
+    #[test]
+    fn a_read_binds_to_its_replica_until_a_sample_covers_it() {
+        let world = World::new();
+        let mut horizon = Horizon::default();
+        world.sample(1, 5, 1, 100);
+        world.sample(2, 5, 1, 100);
+        horizon.saw_replica(world.node(1), world.node(1).incarnation(), world.at(6));
+        horizon.settle(&world.shard);
+        assert!(horizon.allows(world.node(1)));
+        assert!(!horizon.allows(world.node(2)));
+        world.sample(1, 7, 1, 110);
+        horizon.settle(&world.shard);
+        assert!(!horizon.allows(world.node(2)), "it is behind what was read");
+        world.sample(2, 8, 1, 110);
+        assert!(horizon.allows(world.node(2)));
+    }
+
+    #[test]
+    fn a_restarted_replica_may_have_gone_back() {
+        let world = World::new();
+        let mut horizon = Horizon::default();
+        world.sample(1, 5, 1, 100);
+        horizon.saw_replica(world.node(1), world.node(1).incarnation(), world.at(6));
+        world.node(1).end_incarnation();
+        world.sample(1, 7, 1, 90);
+        horizon.settle(&world.shard);
+        assert!(!horizon.allows(world.node(1)));
+        world.sample(0, 8, 1, 130);
+        horizon.settle(&world.shard);
+        assert!(!horizon.allows(world.node(1)));
+        world.sample(1, 9, 1, 130);
+        assert!(horizon.allows(world.node(1)));
+    }
+
+    #[test]
+    fn positions_follow_a_new_timeline() {
+        let world = World::new();
+        let mut horizon = Horizon::default();
+        horizon.saw_primary(world.at(1));
+        world.sample(0, 2, 1, 500);
+        horizon.settle(&world.shard);
+        world.sample(0, 3, 2, 300);
+        horizon.settle(&world.shard);
+        assert_eq!(horizon.floor(), Some(Position { timeline: 2, lsn: Lsn(300) }));
+        world.sample(1, 4, 1, 900);
+        assert!(!horizon.allows(world.node(1)));
+        world.sample(1, 5, 2, 300);
+        assert!(horizon.allows(world.node(1)));
+    }
+}

@@ -1,0 +1,12 @@
+//! The decision: which node a statement goes to, and why.
+//!
+//! Pure functions over a snapshot; the time and the dice are arguments. Whoever wants to explain a
+//! decision asks the same function and reads the same [`Reason`].
+
+mod decide;
+mod horizon;
+mod reason;
+
+pub use decide::{Demand, Plan, Question, Refusal, RouteSetting, decide};
+pub use horizon::Horizon;
+pub use reason::Reason;

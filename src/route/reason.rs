@@ -1,0 +1,105 @@
+//! Why a statement went where it did: a closed set, the same in metrics, logs and answers.
+
+use crate::sql::PrimaryCause;
+
+/// Why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// To a replica: a read, and the replica is fresh enough.
+    FreshReplica,
+    /// To a replica: a transaction that was begun READ ONLY.
+    ReadOnlyTransaction,
+    /// To a replica: the session asked for one (`pgsluice.route`).
+    RouteReplica,
+    /// To a replica that no longer counts as fresh: `lag.when_none = "stalest"`.
+    Stalest,
+    /// To the primary: the statement itself demands it.
+    Statement(PrimaryCause),
+    /// To the primary: a read-write transaction is.
+    Transaction,
+    /// To the primary: standbys refuse SERIALIZABLE.
+    Serializable,
+    /// To the primary: a standby has refused this text as a write before.
+    RefusedByStandby,
+    /// To the primary: `consistency.level`, or `pgsluice.consistency`, is `primary`.
+    ConsistencyPrimary,
+    /// To the primary: the session asked for it (`pgsluice.route`).
+    RoutePrimary,
+    /// To the primary: no replica is known to have this session's writes, or what it has read.
+    NotFresh,
+    /// To the primary: no replica is eligible (`lag.when_none = "primary"`).
+    NoReplica,
+    /// To the primary: session pooling.
+    SessionPooling,
+    /// To the primary: text in an encoding, or under settings, that make it unsafe to read.
+    UnreadableText,
+    /// To the primary: longer than `limits.max_statement_bytes`, or a pipeline too long to be looked at whole.
+    TooLong,
+    /// To the primary: the fast-path function call protocol.
+    FunctionCall,
+    /// Where this client's server connection is: it is pinned, or its transaction is open there.
+    Held,
+}
+
+impl Reason {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        [
+            Self::FreshReplica,
+            Self::ReadOnlyTransaction,
+            Self::RouteReplica,
+            Self::Stalest,
+            Self::Transaction,
+            Self::Serializable,
+            Self::RefusedByStandby,
+            Self::ConsistencyPrimary,
+            Self::RoutePrimary,
+            Self::NotFresh,
+            Self::NoReplica,
+            Self::SessionPooling,
+            Self::UnreadableText,
+            Self::TooLong,
+            Self::FunctionCall,
+            Self::Held,
+        ]
+        .into_iter()
+        .chain(PrimaryCause::ALL.into_iter().map(Self::Statement))
+    }
+
+    /// Label value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FreshReplica => "fresh_replica",
+            Self::ReadOnlyTransaction => "read_only_transaction",
+            Self::RouteReplica => "route_replica",
+            Self::Stalest => "stalest",
+            Self::Statement(cause) => cause.name(),
+            Self::Transaction => "transaction",
+            Self::Serializable => "serializable",
+            Self::RefusedByStandby => "refused_by_standby",
+            Self::ConsistencyPrimary => "consistency_primary",
+            Self::RoutePrimary => "route_primary",
+            Self::NotFresh => "not_fresh",
+            Self::NoReplica => "no_replica",
+            Self::SessionPooling => "session_pooling",
+            Self::UnreadableText => "unreadable_text",
+            Self::TooLong => "too_long",
+            Self::FunctionCall => "function_call",
+            Self::Held => "held",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_distinct() {
+        let mut names: Vec<_> = Reason::all().map(Reason::name).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}

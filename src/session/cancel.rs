@@ -1,0 +1,120 @@
+//! Cancel requests.
+//!
+//! A client is given a key of the proxy's own. A request with that key is passed to the server that
+//! runs this client's statement at that moment, and to nobody when it runs none. A server connection
+//! is not released while a request is on its way to it, so that it cannot hit whoever comes next.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rand::RngCore;
+use rand::Rng;
+use tokio::sync::watch;
+
+use crate::pool::ServerConnection;
+use crate::topology::Node;
+use crate::wire::startup::CancelKey;
+
+/// How long passing on a request may take.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// All sessions' keys.
+#[derive(Debug, Default)]
+pub struct CancelRegistry {
+    slots: Mutex<HashMap<i32, Arc<CancelSlot>>>,
+}
+
+/// One session's key, and what it runs.
+#[derive(Debug)]
+pub struct CancelSlot {
+    key: CancelKey,
+    target: Mutex<Option<(Arc<Node>, CancelKey)>>,
+    under_way: watch::Sender<usize>,
+}
+
+/// A session's entry; gone with it.
+#[derive(Debug)]
+pub struct Registration {
+    registry: Arc<CancelRegistry>,
+    slot: Arc<CancelSlot>,
+}
+
+impl CancelRegistry {
+    /// A new key: of 4 bytes for protocol 3.0, and of 32 from 3.2 on.
+    pub fn register(self: &Arc<Self>, long_key: bool) -> Registration {
+        let mut rng = rand::rng();
+        let mut secret = vec![0; if long_key { 32 } else { 4 }];
+        rng.fill_bytes(&mut secret);
+        let mut slots = lock(&self.slots);
+        let pid = loop {
+            let pid = rng.random_range(1..=i32::MAX);
+            if !slots.contains_key(&pid) {
+                break pid;
+            }
+        };
+        let key = CancelKey { pid, secret: secret.into() };
+        let slot = Arc::new(CancelSlot { key, target: Mutex::new(None), under_way: watch::Sender::new(0) });
+        slots.insert(pid, Arc::clone(&slot));
+        Registration { registry: Arc::clone(self), slot }
+    }
+
+    /// Passes a client's request on. A wrong key, an idle session, and a server that cannot be
+    /// reached are all answered alike: not at all.
+    pub async fn cancel(&self, key: &CancelKey) {
+        let slot = lock(&self.slots).get(&key.pid).filter(|slot| slot.key == *key).map(Arc::clone);
+        if let Some(slot) = slot {
+            slot.pass_on().await;
+        }
+    }
+}
+
+impl CancelSlot {
+    async fn pass_on(&self) {
+        let (node, key) = {
+            let target = lock(&self.target);
+            let Some(target) = target.clone() else { return };
+            // Under the lock: whoever clears the target afterwards sees it.
+            self.under_way.send_modify(|count| *count += 1);
+            target
+        };
+        let result = tokio::time::timeout(LIMIT, ServerConnection::cancel(&node.host, node.port, &key)).await;
+        self.under_way.send_modify(|count| *count -= 1);
+        match result {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(node = %node.name, %error, "a cancel request could not be passed on"),
+            Err(_) => tracing::warn!(node = %node.name, "a cancel request was not dealt with in time"),
+        }
+    }
+}
+
+impl Registration {
+    /// What the client is told in `BackendKeyData`.
+    pub fn key(&self) -> &CancelKey {
+        &self.slot.key
+    }
+
+    /// From now on requests go to this connection.
+    pub fn set(&self, connection: &ServerConnection) {
+        *lock(&self.slot.target) = Some((Arc::clone(&connection.node), connection.cancel_key.clone()));
+    }
+
+    /// From now on requests go nowhere. Returns when none is under way.
+    pub async fn clear(&self) {
+        *lock(&self.slot.target) = None;
+        if *self.slot.under_way.borrow() > 0 {
+            // The sender lives as long as the slot.
+            let _ = self.slot.under_way.subscribe().wait_for(|count| *count == 0).await;
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        lock(&self.registry.slots).remove(&self.slot.key.pid);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,307 @@
+//! What a server still owes: one expectation for each message that it has been sent.
+//!
+//! A server answers in order, so a queue tells for each message that comes what it answers, to whom
+//! it belongs (the client, or the proxy's own doings), and when all is said. Pure: frames in,
+//! verdicts and events out.
+//!
+//! <https://www.postgresql.org/docs/current/protocol-flow.html>
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, Hasher};
+
+use foldhash::fast::FixedState;
+
+use crate::pool::Shape;
+use super::relay::Failure;
+use crate::wire::backend::{self, TransactionStatus, tag};
+use crate::wire::{ErrorReply, Frame};
+
+/// A message that was sent, and will be answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sent {
+    /// `Query`; answered up to a `ReadyForQuery`.
+    Query,
+    /// `FunctionCall`; likewise.
+    FunctionCall,
+    /// `Parse` of the statement with this ID.
+    Parse(u64),
+    /// `Parse` of something that is not kept track of.
+    ParseOther,
+    /// `Bind`
+    Bind,
+    /// `Describe` of the statement with this ID.
+    Describe(u64),
+    /// `Describe` of a portal, or of a statement that is not kept track of.
+    DescribeOther,
+    /// `Execute`
+    Execute,
+    /// `Close`
+    Close,
+    /// `Sync`
+    Sync,
+}
+
+/// Who is told of the answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Audience {
+    /// The client.
+    Client,
+    /// Nobody but the proxy. An error of a `Prepare` is the client's, though: its own message fails by it.
+    Proxy(Purpose),
+    /// The message was made to fail: the client is told this in place of the server's error.
+    Refusal(ErrorReply),
+}
+
+/// What the proxy has sent something for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To bring the connection to the session's settings.
+    Settings,
+    /// To ask which settings there are.
+    Probe,
+    /// To prepare a statement that the client prepared elsewhere.
+    Prepare,
+    /// To move a transaction, or to clean up after a client.
+    Housekeeping,
+}
+
+/// What is to become of a message from the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The client gets it.
+    Pass,
+    /// Nobody gets it.
+    Drop,
+    /// The client gets this instead.
+    Replace(ErrorReply),
+}
+
+/// What a message from the server has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The server has this statement now.
+    Prepared(u64),
+    /// It could not be prepared, or it was not tried.
+    NotPrepared(u64),
+    /// What this statement looks like.
+    Described {
+        /// The statement.
+        id: u64,
+        /// A digest of its parameters and columns.
+        shape: Shape,
+        /// The client has been told.
+        for_client: bool,
+    },
+    /// An error for the client.
+    Failed(Failure),
+    /// The proxy's own message failed: the body of the error.
+    OwnFailed(Box<[u8]>),
+    /// A row of the proxy's own query.
+    OwnRow(Box<[u8]>),
+    /// `CommandComplete` for the client.
+    Completed,
+    /// `ReadyForQuery` for the client.
+    Ready(TransactionStatus),
+}
+
+/// The expectations of one server connection.
+#[derive(Debug, Default)]
+pub struct Exchange {
+    expected: VecDeque<(Sent, Audience)>,
+    events: Vec<Event>,
+    /// After an error in the extended protocol, until the next `Sync` is sent, the server ignores everything.
+    skipping: bool,
+    copying_in: bool,
+    /// Data has been copied in by the extended protocol, and the `Sync` behind it is still to come.
+    awaiting_sync: bool,
+    description: Option<FoldingDigest>,
+}
+
+type FoldingDigest = foldhash::fast::FoldHasher<'static>;
+
+impl Exchange {
+    /// A message is sent.
+    pub fn expect(&mut self, sent: Sent, audience: Audience) {
+        if self.skipping {
+            if sent != Sent::Sync {
+                if let Sent::Parse(id) = sent {
+                    self.events.push(Event::NotPrepared(id));
+                }
+                return;
+            }
+            self.skipping = false;
+        }
+        if sent == Sent::Sync {
+            self.awaiting_sync = false;
+        }
+        self.expected.push_back((sent, audience));
+    }
+
+    /// Whether everything that was asked has been answered.
+    pub fn is_answered(&self) -> bool {
+        self.expected.is_empty()
+    }
+
+    /// Whether the server ignores whatever comes before the next `Sync`.
+    pub fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
+    /// Whether the server waits for `CopyData` from the client.
+    pub fn is_copying_in(&self) -> bool {
+        self.copying_in
+    }
+
+    /// Whether what the client sends now belongs to the COPY that is under way.
+    pub fn takes_copy_data(&self) -> bool {
+        self.copying_in || self.awaiting_sync
+    }
+
+    /// The client has sent `CopyDone` or `CopyFail`.
+    pub fn end_copy_in(&mut self) {
+        self.copying_in = false;
+        self.awaiting_sync = self.expected.front().is_some_and(|(sent, _)| *sent == Sent::Execute);
+    }
+
+    /// What has happened since the last call.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// A whole message from the server, or for rows and copied data (`DataRow`, `CopyData`) that the
+    /// client is to get, as much of it as has come; see [`Exchange::passes_rows`].
+    pub fn receive(&mut self, frame: &Frame<'_>) -> Verdict {
+        match frame.tag {
+            tag::NOTICE_RESPONSE => return self.notice(),
+            // Handled by whoever keeps the connection's reported settings.
+            tag::PARAMETER_STATUS => return Verdict::Drop,
+            tag::NOTIFICATION_RESPONSE => return Verdict::Pass,
+            tag::ERROR_RESPONSE => return self.error(frame.body),
+            _ => {}
+        }
+        let Some((sent, audience)) = self.expected.front() else { return Verdict::Pass };
+        let verdict = if matches!(audience, Audience::Proxy(_)) { Verdict::Drop } else { Verdict::Pass };
+        let purpose = match audience {
+            Audience::Proxy(purpose) => Some(*purpose),
+            _ => None,
+        };
+        match (sent, frame.tag) {
+            (Sent::Query | Sent::FunctionCall | Sent::Sync, tag::READY_FOR_QUERY) => {
+                let status = TransactionStatus::read(frame.body).unwrap_or(TransactionStatus::Failed);
+                if purpose.is_none() {
+                    self.events.push(Event::Ready(status));
+                }
+                self.expected.pop_front();
+                self.copying_in = false;
+            }
+            (Sent::Query, tag::DATA_ROW) if purpose == Some(Purpose::Probe) => {
+                self.events.push(Event::OwnRow(frame.body.into()));
+            }
+            (Sent::Query | Sent::Execute, tag::COPY_IN_RESPONSE) => self.begin_copy_in(),
+            (Sent::Query, tag::COMMAND_COMPLETE) if purpose.is_none() => {
+                self.events.push(Event::Completed);
+            }
+            (Sent::Parse(id), tag::PARSE_COMPLETE) => {
+                self.events.push(Event::Prepared(*id));
+                self.expected.pop_front();
+            }
+            (Sent::ParseOther, tag::PARSE_COMPLETE)
+            | (Sent::Bind, tag::BIND_COMPLETE)
+            | (Sent::Close, tag::CLOSE_COMPLETE)
+            | (Sent::DescribeOther, tag::ROW_DESCRIPTION | tag::NO_DATA)
+            | (Sent::Execute, tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED) => {
+                self.expected.pop_front();
+            }
+            (Sent::Execute, tag::COMMAND_COMPLETE) => {
+                self.events.push(Event::Completed);
+                self.copying_in = false;
+                self.expected.pop_front();
+            }
+            (Sent::Describe(_), tag::PARAMETER_DESCRIPTION) => {
+                let mut digest = FixedState::default().build_hasher();
+                digest.write(frame.bytes);
+                self.description = Some(digest);
+            }
+            (Sent::Describe(id), tag::ROW_DESCRIPTION | tag::NO_DATA) => {
+                let mut digest = self.description.take().unwrap_or_else(|| FixedState::default().build_hasher());
+                digest.write(frame.bytes);
+                let described = Event::Described { id: *id, shape: digest.finish() | 1, for_client: purpose.is_none() };
+                self.events.push(described);
+                self.expected.pop_front();
+            }
+            _ => {}
+        }
+        verdict
+    }
+
+    /// Whether rows and copied data go to the client without being looked at.
+    pub fn passes_rows(&self) -> bool {
+        !matches!(self.expected.front(), Some((_, Audience::Proxy(_))))
+    }
+
+    fn notice(&self) -> Verdict {
+        match self.expected.front() {
+            Some((_, Audience::Proxy(_) | Audience::Refusal(_))) => Verdict::Drop,
+            _ => Verdict::Pass,
+        }
+    }
+
+    fn begin_copy_in(&mut self) {
+        self.copying_in = true;
+        // The backend ignores Sync and Flush while it copies in, and so those that are on their way.
+        if self.expected.front().is_some_and(|(sent, _)| *sent == Sent::Execute) {
+            self.expected.retain(|(sent, _)| *sent != Sent::Sync);
+        }
+    }
+
+    fn error(&mut self, body: &[u8]) -> Verdict {
+        self.copying_in = false;
+        self.awaiting_sync = false;
+        self.description = None;
+        let Some((sent, audience)) = self.expected.front().cloned() else { return Verdict::Pass };
+        let is_simple = matches!(sent, Sent::Query | Sent::FunctionCall | Sent::Sync);
+        if !is_simple {
+            self.skip_to_sync();
+        }
+        match audience {
+            Audience::Proxy(purpose) if purpose != Purpose::Prepare => {
+                self.events.push(Event::OwnFailed(body.into()));
+                Verdict::Drop
+            }
+            Audience::Refusal(reply) => {
+                self.events.push(Event::Failed(Failure { sqlstate: code(reply.sqlstate.as_bytes()), mentions_recovery: false }));
+                Verdict::Replace(reply)
+            }
+            _ => {
+                self.events.push(Event::Failed(failure(body)));
+                Verdict::Pass
+            }
+        }
+    }
+
+    fn skip_to_sync(&mut self) {
+        while let Some((sent, _)) = self.expected.front() {
+            match sent {
+                Sent::Sync => return,
+                Sent::Parse(id) => self.events.push(Event::NotPrepared(*id)),
+                _ => {}
+            }
+            self.expected.pop_front();
+        }
+        self.skipping = true;
+    }
+}
+
+fn failure(body: &[u8]) -> Failure {
+    let message = backend::error_field(body, b'M').unwrap_or_default();
+    let mentions_recovery = message.windows(8).any(|word| word == b"recovery");
+    Failure { sqlstate: code(backend::sqlstate(body)), mentions_recovery }
+}
+
+fn code(sqlstate: &[u8]) -> [u8; 5] {
+    sqlstate.try_into().unwrap_or(*b"XX000")
+}
+
+#[cfg(test)]
+#[path = "exchange_tests.rs"]
+mod tests;

@@ -1,0 +1,112 @@
+//! One client: the state machine that joins the other rooms.
+//!
+//! A [`Session`] is one task. It gathers what the client wants next ([`gather`]), understands it
+//! ([`understand`]), attaches a server connection where it has none ([`attach`]), puts the messages
+//! into that connection's terms ([`translate`]), relays until all is answered ([`relay`]), and takes
+//! note of what has changed ([`conclude`]). Where a statement goes is decided in `route/` alone.
+
+mod accept;
+mod attach;
+mod auth;
+mod cancel;
+mod conclude;
+mod exchange;
+mod gather;
+mod prepared;
+mod relay;
+mod serve;
+mod tracked;
+mod translate;
+mod understand;
+
+pub use accept::accept;
+pub use auth::Verifiers;
+pub use cancel::CancelRegistry;
+pub use prepared::Statements;
+
+use std::sync::Arc;
+
+use exchange::{Audience, Exchange};
+use gather::ClientFault;
+use prepared::ClientStatements;
+use relay::Tally;
+use tracked::Tracked;
+
+use crate::pool::{Checkout, Identity, Reported};
+use crate::proxy::{Database, Proxy};
+use crate::route::{Horizon, Reason};
+use crate::sql::{Analysis, Pin};
+use crate::topology::{Outstanding, Role};
+use crate::wire::backend::TransactionStatus;
+use crate::wire::{ErrorReply, FrameError, Link};
+
+/// One client, logged in.
+#[derive(Debug)]
+pub struct Session {
+    proxy: Arc<Proxy>,
+    identity: Identity,
+    database: Arc<Database>,
+    client: Link,
+    registration: cancel::Registration,
+    statements: ClientStatements,
+    tracked: Tracked,
+    /// What the client was told of the server's settings.
+    reported: Reported,
+    horizon: Horizon,
+    server: Option<Attached>,
+    pins: Vec<Pin>,
+    status: TransactionStatus,
+    /// Messages of the extended protocol are under way, and the `Sync` that ends them is still to come.
+    in_batch: bool,
+    /// An error was told without a server's help: the client's messages are ignored up to its next `Sync`.
+    skipping: bool,
+    /// Names that the messages under way have given to statements.
+    named_here: Vec<Box<[u8]>>,
+    /// Portals of the messages under way, and of the transaction.
+    portals: Vec<(Box<[u8]>, Arc<Analysis>)>,
+    /// What has been executed since the last `ReadyForQuery`.
+    executed: Vec<Arc<Analysis>>,
+    tally: Tally,
+    /// The open transaction has read or written rows.
+    saw_rows: bool,
+    /// The open transaction has changed a catalog.
+    changed_catalog: bool,
+}
+
+/// A server connection in a session's hands.
+#[derive(Debug)]
+struct Attached {
+    checkout: Checkout,
+    exchange: Exchange,
+    role: Role,
+    reason: Reason,
+    /// The answer is held back: nothing of it has been shown to the client.
+    holding: bool,
+    eof: bool,
+    last_words: Option<Box<[u8]>>,
+    input_limit: usize,
+    _outstanding: Outstanding,
+}
+
+/// Why a session ends before its client says goodbye.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("the client is gone")]
+    ClientGone,
+    #[error(transparent)]
+    Client(#[from] ClientFault),
+    #[error(transparent)]
+    Malformed(#[from] crate::wire::frontend::Malformed),
+    #[error("the server does not speak the protocol: {0}")]
+    ServerFrame(FrameError),
+    #[error("the server connection was lost")]
+    ServerLost(Option<Box<[u8]>>),
+    #[error("{}", .0.message)]
+    Fatal(ErrorReply),
+}
+
+impl From<FrameError> for Fault {
+    fn from(error: FrameError) -> Self {
+        Self::Client(error.into())
+    }
+}

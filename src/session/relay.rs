@@ -1,0 +1,373 @@
+//! Bytes both ways until the server has answered.
+//!
+//! One task owns both sockets. What the server sends is looked at frame by frame (five bytes of
+//! each; rows are not read), marked, and written to the client from the buffer that it was read
+//! into. Neither side is read further ahead than its buffer, so the slower one sets the pace.
+//!
+//! The first part of a read's answer may be held back until it is complete or fills a server's send
+//! buffer: as long as the client has seen nothing, another node can be asked.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BytesMut};
+
+use super::exchange::{Event, Sent, Verdict};
+use super::{Attached, Audience, Fault, Session};
+use crate::pool::note_parameter;
+use crate::wire::backend::{self, TransactionStatus, tag};
+use crate::wire::{BUFFER_SIZE, Frame, Link, frontend, header};
+
+/// PostgreSQL sends when it has this much (`PQ_SEND_BUFFER_SIZE`) or is done: an answer that is
+/// longer than this would come in pieces on a direct connection too.
+const HOLD_LIMIT: usize = 8192;
+
+/// A message that is not a row is held whole up to this size, in bytes.
+const MAX_MESSAGE: usize = 1 << 20;
+
+/// Settings that a server reports of itself, and not of the session: each node has its own value,
+/// so a client is told the first and no other.
+const OF_ONE_SERVER: &[&str] = &["in_hot_standby", "server_version", "is_superuser"];
+
+/// What became of an exchange.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It went as far as was asked for, and the client has it.
+    Done,
+    /// The server is gone, or said goodbye. Its last words, where it had any: an error's body.
+    ServerLost(Option<Box<[u8]>>),
+    /// Nothing of the answer has reached the client, and the node failed in a way that another may not.
+    Refused(Failure),
+}
+
+/// An error that the client was, or would have been, told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// Its SQLSTATE.
+    pub(super) sqlstate: [u8; 5],
+    /// It says that the server is in recovery.
+    pub(super) mentions_recovery: bool,
+}
+
+/// When to return.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// Everything has been answered.
+    Answered,
+    /// Everything has been sent.
+    Sent,
+}
+
+/// What one exchange has brought, besides bytes for the client.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// The last error of the client's statements.
+    pub(super) failed: Option<Failure>,
+    /// How many of its statements completed.
+    pub(super) completed: usize,
+    /// Rows of the proxy's own query.
+    pub(super) rows: Vec<Box<[u8]>>,
+    /// The proxy's own message failed: the error's body.
+    pub(super) own_failure: Option<Box<[u8]>>,
+}
+
+impl Failure {
+    /// Whether another node may answer better, and why this one did not.
+    fn is_worth_another_node(self) -> bool {
+        match &self.sqlstate {
+            // read_only_sql_transaction: a standby refuses a write.
+            b"25006" => true,
+            // A conflict with recovery; a deadlock or a temporary table on a standby.
+            b"40001" | b"40P01" | b"55000" | b"0A000" | b"XX000" => self.mentions_recovery,
+            // Something does not exist: the standby may not have replayed its creation.
+            b"42601" => false,
+            code => code.starts_with(b"42") || code == b"3F000",
+        }
+    }
+
+    /// Whether the text is to be remembered as a write.
+    pub(super) fn is_a_refused_write(self) -> bool {
+        match &self.sqlstate {
+            b"25006" => true,
+            b"55000" | b"0A000" | b"XX000" => self.mentions_recovery,
+            _ => false,
+        }
+    }
+}
+
+impl Session {
+    /// Relays until everything is answered or sent, or the server fails. An error is the client's end.
+    pub(super) async fn relay(&mut self, until: Until) -> Result<Outcome, Fault> {
+        loop {
+            self.scan_server()?;
+            if let Some(failure) = self.take_events() {
+                return Ok(Outcome::Refused(failure));
+            }
+            self.scan_copy_in()?;
+            if let Some(outcome) = self.outcome(until) {
+                return Ok(outcome);
+            }
+            let lost_life = self.server.as_ref().filter(|server| server.holding).map(Attached::watch_life);
+            tokio::select! {
+                biased;
+                is_client_there = poll_fn(|cx| self.poll_io(cx)) => {
+                    if !is_client_there {
+                        return Err(Fault::ClientGone);
+                    }
+                }
+                () = wait_for_end(lost_life) => return Ok(Outcome::ServerLost(None)),
+            }
+        }
+    }
+
+    fn outcome(&mut self, until: Until) -> Option<Outcome> {
+        let Some(server) = &mut self.server else { return Some(Outcome::ServerLost(None)) };
+        let is_answered = server.exchange.is_answered();
+        let link = &server.checkout.link;
+        // Nothing will be asked of another node any more: the answer is here, or too long to wait for.
+        if server.holding && (is_answered && link.unread == 0 || link.ready > HOLD_LIMIT) {
+            server.holding = false;
+        }
+        let is_sent = link.output.is_empty() && self.client.ready == 0 && self.client.unread == 0;
+        let is_delivered = link.ready == 0 && link.unread == 0 && self.client.is_flushed();
+        let is_done = match until {
+            Until::Sent => is_sent,
+            Until::Answered => is_sent && is_answered && is_delivered,
+        };
+        if is_done {
+            Some(Outcome::Done)
+        } else if server.eof && (server.holding || link.ready == 0) {
+            Some(Outcome::ServerLost(server.last_words.take()))
+        } else {
+            None
+        }
+    }
+
+    /// Moves what can be moved; false when the client is gone.
+    fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let Some(server) = &mut self.server else { return Poll::Ready(true) };
+        let link = &mut server.checkout.link;
+        let mut moved = false;
+        if !link.output.is_empty() || self.client.ready > 0 {
+            match link.poll_write_from(&mut self.client, cx) {
+                Poll::Ready(Ok(())) => moved = true,
+                Poll::Ready(Err(_)) => {
+                    // It takes nothing more, but may still have something to say: reading will tell.
+                    link.output = BytesMut::new();
+                    self.client.input.advance(self.client.ready);
+                    self.client.ready = 0;
+                    moved = true;
+                }
+                Poll::Pending => {}
+            }
+        }
+        if !server.holding && (link.ready > 0 || !self.client.is_flushed()) {
+            match self.client.poll_write_from(link, cx) {
+                Poll::Ready(Ok(())) => moved = true,
+                Poll::Ready(Err(_)) => return Poll::Ready(false),
+                Poll::Pending => {}
+            }
+        }
+        if !server.eof && link.input.len() < server.input_limit {
+            match link.poll_fill(cx, server.input_limit) {
+                Poll::Ready(Ok(1..)) => moved = true,
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    server.eof = true;
+                    moved = true;
+                }
+                Poll::Pending => {}
+            }
+        }
+        if self.client.input.len() < BUFFER_SIZE {
+            match self.client.poll_fill(cx, BUFFER_SIZE) {
+                Poll::Ready(Ok(1..)) => moved = true,
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(false),
+                Poll::Pending => {}
+            }
+        }
+        if moved { Poll::Ready(true) } else { Poll::Pending }
+    }
+
+    /// Reads from a client that is owed nothing, and passes on what the held server says unasked.
+    /// False when the client is gone.
+    pub(super) async fn listen(&mut self, limit: usize) -> Result<bool, Fault> {
+        let Some(server) = &mut self.server else { return Ok(self.client.fill(limit).await.unwrap_or(false)) };
+        let came = poll_fn(|cx| {
+            let client = self.client.poll_fill(cx, limit);
+            if let Poll::Ready(count) = client {
+                return Poll::Ready(Some(matches!(count, Ok(1..))));
+            }
+            match server.checkout.link.poll_fill(cx, BUFFER_SIZE) {
+                Poll::Ready(Ok(1..)) => Poll::Ready(None),
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    server.eof = true;
+                    Poll::Ready(None)
+                }
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await;
+        if let Some(is_there) = came {
+            return Ok(is_there);
+        }
+        self.scan_server()?;
+        let Some(server) = &mut self.server else { return Ok(true) };
+        let is_delivered = poll_fn(|cx| self.client.poll_write_from(&mut server.checkout.link, cx)).await.is_ok();
+        if server.eof {
+            return Err(Fault::ServerLost(server.last_words.take()));
+        }
+        Ok(is_delivered)
+    }
+
+    /// Looks at what the server has sent, and marks or takes out each message.
+    fn scan_server(&mut self) -> Result<(), Fault> {
+        let Some(server) = &mut self.server else { return Ok(()) };
+        server.input_limit = BUFFER_SIZE;
+        while server.checkout.link.unread == 0 {
+            let link = &server.checkout.link;
+            let Some(header) = header(link.unmarked()).map_err(Fault::ServerFrame)? else { break };
+            let is_row = matches!(header.tag, tag::DATA_ROW | tag::COPY_DATA);
+            if is_row && server.exchange.passes_rows() {
+                server.checkout.link.pass(header.size);
+                continue;
+            }
+            let here = link.unmarked().len();
+            if here < header.size.min(MAX_MESSAGE) {
+                server.input_limit = BUFFER_SIZE.max(link.ready + header.size.min(MAX_MESSAGE));
+                break;
+            }
+            match server.see(&mut self.reported, header.tag, header.size.min(here)) {
+                Verdict::Pass => server.checkout.link.pass(header.size),
+                Verdict::Drop => server.checkout.link.drop_message(header.size),
+                Verdict::Replace(reply) => {
+                    server.checkout.link.hand_over(&mut self.client);
+                    server.checkout.link.drop_message(header.size);
+                    reply.put(&mut self.client.output);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes note of what the last messages meant. A failure that is worth another node comes back.
+    fn take_events(&mut self) -> Option<Failure> {
+        let server = self.server.as_mut()?;
+        let mut worth_another = None;
+        for event in server.exchange.take_events() {
+            let connection = &mut *server.checkout;
+            match event {
+                Event::Prepared(id) if connection.unnamed == Some(id) => {}
+                Event::Prepared(id) => {
+                    connection.prepared.insert(id, 0);
+                }
+                Event::NotPrepared(id) => {
+                    connection.unnamed = connection.unnamed.filter(|unnamed| *unnamed != id);
+                    self.statements.remove_id(id, &self.named_here);
+                }
+                Event::Described { id, shape, for_client } => {
+                    if connection.unnamed != Some(id) {
+                        connection.prepared.insert(id, shape);
+                    }
+                    if for_client {
+                        self.statements.note_shape(id, shape);
+                    }
+                }
+                Event::Failed(failure) => {
+                    self.tally.failed = Some(failure);
+                    if server.holding && failure.is_worth_another_node() {
+                        worth_another = Some(failure);
+                    }
+                }
+                Event::OwnFailed(body) => self.tally.own_failure = Some(body),
+                Event::OwnRow(body) => self.tally.rows.push(body),
+                Event::Completed => self.tally.completed += 1,
+                Event::Ready(status) => {
+                    self.status = status;
+                    self.in_batch = false;
+                }
+            }
+        }
+        worth_another
+    }
+
+    /// Passes on what a client copies in.
+    fn scan_copy_in(&mut self) -> Result<(), Fault> {
+        let Some(server) = &mut self.server else { return Ok(()) };
+        while server.exchange.takes_copy_data() && self.client.unread == 0 {
+            let Some(header) = header(self.client.unmarked())? else { break };
+            match header.tag {
+                frontend::tag::COPY_DONE | frontend::tag::COPY_FAIL => server.exchange.end_copy_in(),
+                frontend::tag::SYNC if !server.exchange.is_copying_in() => {
+                    server.exchange.expect(Sent::Sync, Audience::Client);
+                }
+                frontend::tag::TERMINATE => return Err(Fault::ClientGone),
+                _ => {}
+            }
+            self.client.pass(header.size);
+        }
+        Ok(())
+    }
+}
+
+impl Attached {
+    /// Decides what becomes of the next message, of which `size` bytes are there.
+    fn see(&mut self, told: &mut crate::pool::Reported, tag: u8, size: usize) -> Verdict {
+        let connection = &mut *self.checkout;
+        let bytes = &connection.link.unmarked()[..size];
+        let frame = Frame { tag, body: &bytes[5..], bytes };
+        match tag {
+            tag::PARAMETER_STATUS => {
+                note_parameter(&mut connection.reported, frame.body);
+                match backend::parameter_status(frame.body) {
+                    Some((name, _)) if OF_ONE_SERVER.contains(&name) && told.contains_key(name) => Verdict::Drop,
+                    _ if note_parameter(told, frame.body) => Verdict::Pass,
+                    _ => Verdict::Drop,
+                }
+            }
+            tag::ERROR_RESPONSE if is_farewell(frame.body) => {
+                self.last_words = Some(frame.body.into());
+                Verdict::Drop
+            }
+            _ => self.exchange.receive(&frame),
+        }
+    }
+
+    /// To wait for the end of the life of the node that the statement was sent to.
+    fn watch_life(&self) -> (u64, tokio::sync::watch::Receiver<u64>) {
+        (self.checkout.incarnation, self.checkout.node.watch_incarnation())
+    }
+}
+
+impl Link {
+    fn drop_message(&mut self, size: usize) {
+        let here = size.min(self.unmarked().len());
+        self.remove(here);
+        if here < size {
+            self.ignore(size - here);
+        }
+    }
+
+    /// Moves what is marked to the other side's output, so that something can follow it.
+    fn hand_over(&mut self, to: &mut Self) {
+        to.output.extend_from_slice(&self.input[..self.ready]);
+        self.input.advance(self.ready);
+        self.ready = 0;
+    }
+}
+
+/// Whether the server ends the session with this error.
+fn is_farewell(body: &[u8]) -> bool {
+    matches!(backend::error_field(body, b'V').or_else(|| backend::error_field(body, b'S')), Some(b"FATAL" | b"PANIC"))
+}
+
+async fn wait_for_end(life: Option<(u64, tokio::sync::watch::Receiver<u64>)>) {
+    if let Some((known, mut life)) = life
+        && life.wait_for(|now| *now != known).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+/// The status that a session has which holds no server connection.
+pub(super) const AT_REST: TransactionStatus = TransactionStatus::Idle;

@@ -1,0 +1,264 @@
+//! From what was gathered to what was answered; and a session's end.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::gather::Gathered;
+use super::relay::{Failure, Outcome, Until};
+use super::understand::Understood;
+use super::{ClientFault, Fault, Session, Tally};
+use crate::route::{Demand, Reason};
+use crate::topology::{Node, Role};
+use crate::wire::backend::{self, TransactionStatus, put_ready_for_query};
+use crate::wire::frontend::tag;
+use crate::wire::{ErrorReply, Frames, Header};
+
+/// Messages that are served together.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Whole ones, as they came.
+    Messages {
+        bytes: BytesMut,
+        /// The client waits for the answer.
+        waits: bool,
+    },
+    /// One that is passed on while it comes.
+    Long(Header),
+}
+
+/// What came of trying to serve something.
+enum Attempt {
+    /// It is served.
+    Done,
+    /// The client has seen nothing, and it may be tried once more.
+    Again,
+    /// It is over, with this for the client.
+    Refused(ErrorReply),
+}
+
+impl Session {
+    /// Serves the client until one side ends it.
+    pub async fn run(mut self) {
+        let end = self.serve_all().await;
+        if let Err(fault) = &end {
+            tracing::debug!(user = %self.identity.user, database = %self.identity.database, %fault, "session ended");
+        }
+        self.finish(end).await;
+    }
+
+    async fn serve_all(&mut self) -> Result<(), Fault> {
+        let mut shutdown = self.proxy.shutdown_signal();
+        loop {
+            let is_idle = self.status == TransactionStatus::Idle && !self.in_batch;
+            let gathered = tokio::select! {
+                biased;
+                gathered = self.gather() => gathered?,
+                _ = shutdown.wait_for(|is_on| *is_on), if is_idle => {
+                    return Err(Fault::Fatal(ErrorReply::fatal("57P01", "terminating connection due to administrator command")));
+                }
+            };
+            let work = match gathered {
+                Gathered::Batch(bytes) => Work::Messages { bytes, waits: true },
+                Gathered::Part(bytes) => Work::Messages { bytes, waits: false },
+                Gathered::Long(header) => Work::Long(header),
+                Gathered::End => return Ok(()),
+            };
+            self.serve(&work).await?;
+        }
+    }
+
+    async fn serve(&mut self, work: &Work) -> Result<(), Fault> {
+        if self.skipping {
+            return self.skip(work).await;
+        }
+        let mut understood = self.understand(work)?;
+        if self.must_move(&understood) {
+            self.leave_batch().await?;
+        }
+        let mut excluded = Vec::new();
+        loop {
+            match self.attempt(work, &mut understood, &mut excluded).await? {
+                Attempt::Done => return self.conclude(&understood).await,
+                Attempt::Again => self.undo_names(),
+                Attempt::Refused(reply) => return self.refuse(work, &reply).await,
+            }
+        }
+    }
+
+    async fn attempt(
+        &mut self,
+        work: &Work,
+        understood: &mut Understood,
+        excluded: &mut Vec<Arc<Node>>,
+    ) -> Result<Attempt, Fault> {
+        if self.server.is_none()
+            && let Err(reply) = self.attach(understood, excluded).await
+        {
+            return Ok(Attempt::Refused(reply));
+        }
+        if let Err(reply) = self.bring_settings().await? {
+            return Ok(Attempt::Refused(reply));
+        }
+        self.hold_where_possible(understood);
+        match self.execute(work, understood).await? {
+            Outcome::Done => Ok(Attempt::Done),
+            Outcome::Refused(failure) => {
+                self.reconsider(failure, understood, excluded);
+                self.take_back().await?;
+                Ok(Attempt::Again)
+            }
+            Outcome::ServerLost(words) => self.after_loss(understood, words.as_deref(), excluded).await,
+        }
+    }
+
+    /// Sends the messages and relays the answers, as far as the client waits for them.
+    async fn execute(&mut self, work: &Work, understood: &Understood) -> Result<Outcome, Fault> {
+        let sent = match work {
+            Work::Messages { bytes, .. } => self.translate(bytes).await?,
+            Work::Long(header) => self.translate_long(*header).await?,
+        };
+        match sent {
+            Outcome::Done => self.relay(if understood.waits { Until::Answered } else { Until::Sent }).await,
+            other => Ok(other),
+        }
+    }
+
+    /// A node has failed a read in a way that another may not.
+    fn reconsider(&self, failure: Failure, understood: &mut Understood, excluded: &mut Vec<Arc<Node>>) {
+        if failure.is_a_refused_write() {
+            self.proxy.metrics.healed_statements.increment(1);
+            understood.analyses.iter().for_each(|analysis| analysis.note_refused_by_standby());
+            understood.demand = Demand::Primary(Reason::RefusedByStandby);
+        } else if failure.sqlstate.starts_with(b"40") {
+            excluded.extend(self.server.as_ref().map(|server| Arc::clone(&server.checkout.node)));
+        } else {
+            understood.demand = Demand::Primary(Reason::StandbyError);
+        }
+    }
+
+    /// The server connection is gone before all was answered.
+    async fn after_loss(
+        &mut self,
+        understood: &Understood,
+        words: Option<&[u8]>,
+        excluded: &mut Vec<Arc<Node>>,
+    ) -> Result<Attempt, Fault> {
+        let Some(server) = self.server.take() else { return Err(Fault::ClientGone) };
+        let node = Arc::clone(&server.checkout.node);
+        node.note_connection_error();
+        self.registration.clear().await;
+        if server.holding && !excluded.iter().any(|known| Arc::ptr_eq(known, &node)) {
+            tracing::info!(node = %node.name, "connection lost; its read is asked of another node");
+            excluded.push(node);
+            self.forget_exchange();
+            return Ok(Attempt::Again);
+        }
+        let in_transaction = self.status != TransactionStatus::Idle;
+        let link = &server.checkout.link;
+        let is_at_a_boundary = link.ready == 0 && link.unread == 0 && self.client.unread == 0;
+        let reply = lost(&node, server.role, understood, in_transaction, words);
+        if in_transaction || !is_at_a_boundary {
+            return Err(Fault::Fatal(reply.into_fatal()));
+        }
+        self.forget_exchange();
+        Ok(Attempt::Refused(reply))
+    }
+
+    /// What was under way will never be answered.
+    fn forget_exchange(&mut self) {
+        self.status = TransactionStatus::Idle;
+        self.in_batch = false;
+        self.tally = Tally::default();
+        self.executed.clear();
+        self.portals.clear();
+        self.tracked.forget_transaction();
+        (self.saw_rows, self.changed_catalog) = (false, false);
+    }
+
+    /// Tells the client an error of the proxy's own, where no server connection is held.
+    async fn refuse(&mut self, work: &Work, reply: &ErrorReply) -> Result<(), Fault> {
+        self.undo_names();
+        reply.put(&mut self.client.output);
+        self.skipping = true;
+        if let Work::Long(header) = work {
+            let here = header.size.min(self.client.input.len());
+            self.client.remove(here);
+            self.client.ignore(header.size - here);
+        }
+        self.skip(work).await
+    }
+
+    /// Ignores messages up to the one after which the client may speak again.
+    async fn skip(&mut self, work: &Work) -> Result<(), Fault> {
+        let ends = |last: u8| matches!(last, tag::SYNC | tag::QUERY | tag::FUNCTION_CALL);
+        let last = match work {
+            Work::Messages { bytes, .. } => Frames::new(bytes).last().transpose()?.map(|frame| frame.tag),
+            Work::Long(header) => Some(header.tag),
+        };
+        if last.is_some_and(ends) {
+            self.skipping = false;
+            put_ready_for_query(&mut self.client.output, TransactionStatus::Idle);
+        }
+        self.client.flush().await.map_err(|_| Fault::ClientGone)
+    }
+
+    fn undo_names(&mut self) {
+        for name in self.named_here.drain(..) {
+            self.statements.remove(&name);
+        }
+    }
+
+    /// Says goodbye to both sides.
+    async fn finish(mut self, end: Result<(), Fault>) {
+        let farewell = match end {
+            Ok(()) | Err(Fault::ClientGone | Fault::Client(ClientFault::Io(_))) => None,
+            Err(fault @ (Fault::Client(_) | Fault::Malformed(_))) => {
+                self.server = None;
+                Some(ErrorReply::fatal("08P01", fault.to_string()))
+            }
+            Err(fault @ Fault::ServerFrame(_)) => {
+                self.server = None;
+                Some(ErrorReply::fatal("08P01", fault.to_string()))
+            }
+            Err(Fault::ServerLost(words)) => {
+                let node = self.server.take().map(|server| Arc::clone(&server.checkout.node));
+                Some(lost_while_idle(node.as_deref(), words.as_deref()))
+            }
+            Err(Fault::Fatal(reply)) => Some(reply),
+        };
+        if self.client.ready > 0 || self.client.unread > 0 {
+            self.server = None;
+        }
+        self.part_with_server().await;
+        if let Some(reply) = farewell {
+            reply.put(&mut self.client.output);
+        }
+        let limit = std::time::Duration::from_secs(5);
+        let _ = tokio::time::timeout(limit, self.client.close()).await;
+    }
+}
+
+/// What a client is told when the node that ran its statement is lost.
+fn lost(node: &Node, role: Role, understood: &Understood, in_transaction: bool, words: Option<&[u8]>) -> ErrorReply {
+    let name = &node.name;
+    let message = match words.and_then(|body| backend::error_field(body, b'M')) {
+        Some(words) => format!("connection to {name} was lost: {}", String::from_utf8_lossy(words)),
+        None => format!("connection to {name} was lost"),
+    };
+    if role != Role::Primary || !understood.may_commit(in_transaction) {
+        let reply = ErrorReply::error("08006", message);
+        return if in_transaction { reply.detail("The transaction was rolled back.") } else { reply };
+    }
+    ErrorReply::error("08007", message)
+        .detail("Whether the transaction was committed is not known. It was not sent again.")
+        .hint("Look for its effects before you repeat it.")
+}
+
+fn lost_while_idle(node: Option<&Node>, words: Option<&[u8]>) -> ErrorReply {
+    let name = node.map_or("the server", |node| &node.name);
+    match words.and_then(|body| backend::error_field(body, b'M')) {
+        Some(words) => ErrorReply::fatal("57P01", String::from_utf8_lossy(words)),
+        None => ErrorReply::fatal("08006", format!("connection to {name} was lost")),
+    }
+}

@@ -1,0 +1,321 @@
+//! A client's messages in the terms of the server connection that it has: its own names for prepared
+//! statements become the servers', and what this connection does not have yet is prepared first.
+//!
+//! Bytes are passed on as they came but for statement names.
+
+use std::sync::Arc;
+
+use super::exchange::{Purpose, Sent};
+use super::prepared::{Held, Prepared};
+use super::relay::{Outcome, Until};
+use super::{Audience, Fault, Session};
+use crate::sql::{Analysis, Kind};
+use crate::wire::frontend::{self, Bind, Parse, Target, put_bind, put_parse, put_query, put_statement_target, tag};
+use crate::wire::{ErrorReply, Frame, Frames, Header};
+
+/// A text that no server accepts: whatever is refused here must fail there as well, in its place in
+/// the pipeline and in the transaction. The server's error is replaced on its way back.
+const REFUSED: &[u8] = b"refused by pgsluice";
+
+/// Prepared statements that one server connection is made to hold.
+const MAX_PREPARED: usize = 1000;
+
+impl Session {
+    /// Puts whole messages into the server connection's output.
+    pub(super) async fn translate(&mut self, messages: &[u8]) -> Result<Outcome, Fault> {
+        for frame in Frames::new(messages) {
+            let frame = frame?;
+            let outcome = match frame.tag {
+                tag::QUERY => self.translate_query(&frame).await?,
+                tag::PARSE => self.translate_parse(&frame)?,
+                tag::BIND => self.translate_bind(&frame).await?,
+                tag::DESCRIBE => self.translate_describe(&frame).await?,
+                tag::CLOSE => self.translate_close(&frame)?,
+                _ => {
+                    self.translate_other(&frame);
+                    Outcome::Done
+                }
+            };
+            if !matches!(outcome, Outcome::Done) {
+                return Ok(outcome);
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Passes on a message that is too long to be held. Of a `Bind` the start is here, with the names.
+    pub(super) async fn translate_long(&mut self, header: Header) -> Result<Outcome, Fault> {
+        let sent = match header.tag {
+            tag::QUERY => Sent::Query,
+            tag::FUNCTION_CALL => Sent::FunctionCall,
+            tag::PARSE => {
+                // Nobody knows its text, so it can live on this connection only.
+                self.pin(crate::sql::Pin::Prepare);
+                self.in_batch = true;
+                Sent::ParseOther
+            }
+            tag::BIND => return self.translate_long_bind(header).await,
+            _ => return Err(Fault::Malformed(frontend::Malformed("extended query"))),
+        };
+        self.expect(sent, Audience::Client);
+        self.client.pass(header.size);
+        Ok(Outcome::Done)
+    }
+
+    async fn translate_long_bind(&mut self, header: Header) -> Result<Outcome, Fault> {
+        self.in_batch = true;
+        let start = self.client.input[5..].to_vec();
+        let bind = Bind::read(&start)?;
+        let names = bind.portal.len() + bind.statement.len() + 2;
+        let server_name = match self.statements.get(bind.statement).cloned() {
+            Some(held) => match self.ensure_prepared(&held).await? {
+                Ok(()) => held.statement.server_name.as_bytes().to_vec(),
+                Err(outcome) => return Ok(outcome),
+            },
+            None => bind.statement.to_vec(),
+        };
+        self.note_portal(bind);
+        self.expect(Sent::Bind, Audience::Client);
+        let rest = header.size - 5 - names;
+        if let Some(server) = &mut self.server {
+            let length = 4 + bind.portal.len() + server_name.len() + 2 + rest;
+            let out = &mut server.checkout.link.output;
+            out.extend_from_slice(&[tag::BIND]);
+            out.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+            for part in [bind.portal, b"\0", &server_name, b"\0"] {
+                out.extend_from_slice(part);
+            }
+        }
+        self.client.remove(5 + names);
+        self.client.pass(rest);
+        Ok(Outcome::Done)
+    }
+
+    async fn translate_query(&mut self, frame: &Frame<'_>) -> Result<Outcome, Fault> {
+        let text = frontend::query(frame.body)?;
+        let analysis = self.proxy.analyses.analyse(text);
+        self.statements.drop_unnamed();
+        if let Some(reply) = self.objection(&analysis) {
+            self.expect(Sent::Query, Audience::Refusal(reply));
+            self.put(|out| put_query(out, REFUSED));
+        } else if let Some((held, renamed)) = self.rename(&analysis, text) {
+            if let Err(outcome) = self.ensure_prepared(&held).await? {
+                return Ok(outcome);
+            }
+            self.expect(Sent::Query, Audience::Client);
+            self.put(|out| put_query(out, &renamed));
+        } else {
+            self.expect(Sent::Query, Audience::Client);
+            self.put(|out| out.extend_from_slice(frame.bytes));
+        }
+        if let Some(server) = &mut self.server {
+            server.checkout.unnamed = None;
+        }
+        self.executed.push(analysis);
+        Ok(Outcome::Done)
+    }
+
+    /// SQL-level EXECUTE and DEALLOCATE of a statement that was prepared by `Parse`: the statement,
+    /// and the text with its name on the server.
+    fn rename(&self, analysis: &Analysis, text: &[u8]) -> Option<(Held, Vec<u8>)> {
+        let [statement] = &*analysis.statements else { return None };
+        let (name, span) = match &statement.kind {
+            Kind::Execute { name, name_span } | Kind::Deallocate { name: Some(name), name_span } => (name, name_span),
+            _ => return None,
+        };
+        let held = self.statements.get(name.as_bytes()).filter(|_| !name.is_empty())?.clone();
+        let (before, after) = (text.get(..span.start)?, text.get(span.end..)?);
+        let renamed = [before, held.statement.server_name.as_bytes(), after].concat();
+        Some((held, renamed))
+    }
+
+    fn translate_parse(&mut self, frame: &Frame<'_>) -> Result<Outcome, Fault> {
+        self.in_batch = true;
+        let parse = Parse::read(frame.body)?;
+        let analysis = self.proxy.analyses.analyse(parse.text);
+        let objection = self.objection(&analysis).or_else(|| {
+            let is_taken = !parse.name.is_empty() && self.statements.get(parse.name).is_some();
+            let name = String::from_utf8_lossy(parse.name);
+            is_taken.then(|| ErrorReply::error("42P05", format!("prepared statement \"{name}\" already exists")))
+        });
+        if let Some(reply) = objection {
+            self.expect(Sent::ParseOther, Audience::Refusal(reply));
+            self.put(|out| put_parse(out, Parse { text: REFUSED, ..parse }));
+            return Ok(Outcome::Done);
+        }
+        let statement = if parse.name.is_empty() {
+            self.proxy.statements.unnamed(parse, analysis)
+        } else {
+            self.proxy.statements.intern(parse, analysis)
+        };
+        if !self.is_skipping() {
+            self.statements.insert(parse.name, Arc::clone(&statement));
+            self.named_here.push(parse.name.into());
+        }
+        // A client's own Parse is always carried out, as it would be on a direct connection: the
+        // server may hold an older understanding of the same text.
+        self.put_preparation(&statement, Audience::Client);
+        Ok(Outcome::Done)
+    }
+
+    fn put_preparation(&mut self, statement: &Prepared, audience: Audience) {
+        let name = statement.server_name.as_bytes();
+        let Some(server) = &mut self.server else { return };
+        let connection = &mut *server.checkout;
+        if name.is_empty() {
+            connection.unnamed = Some(statement.id);
+        } else if connection.prepared.remove(&statement.id).is_some() {
+            put_statement_target(&mut connection.link.output, tag::CLOSE, name);
+            server.exchange.expect(Sent::Close, Audience::Proxy(Purpose::Prepare));
+        } else if connection.prepared.len() >= MAX_PREPARED
+            && let Some(other) = connection.prepared.keys().next().copied()
+        {
+            connection.prepared.remove(&other);
+            let other = format!("pgsluice_{other}");
+            put_statement_target(&mut connection.link.output, tag::CLOSE, other.as_bytes());
+            server.exchange.expect(Sent::Close, Audience::Proxy(Purpose::Prepare));
+        }
+        put_parse(&mut connection.link.output, Parse { name, text: &statement.text, types: &statement.types });
+        server.exchange.expect(Sent::Parse(statement.id), audience);
+    }
+
+    async fn translate_bind(&mut self, frame: &Frame<'_>) -> Result<Outcome, Fault> {
+        self.in_batch = true;
+        let bind = Bind::read(frame.body)?;
+        let Some(held) = self.statements.get(bind.statement).cloned() else {
+            self.expect(Sent::Bind, Audience::Client);
+            self.put(|out| out.extend_from_slice(frame.bytes));
+            return Ok(Outcome::Done);
+        };
+        if let Err(outcome) = self.ensure_prepared(&held).await? {
+            return Ok(outcome);
+        }
+        self.note_portal(bind);
+        self.expect(Sent::Bind, Audience::Client);
+        let statement = held.statement.server_name.as_bytes();
+        self.put(|out| put_bind(out, Bind { statement, ..bind }));
+        Ok(Outcome::Done)
+    }
+
+    fn note_portal(&mut self, bind: Bind<'_>) {
+        let Some(held) = self.statements.get(bind.statement) else { return };
+        let analysis = Arc::clone(&held.statement.analysis);
+        self.portals.retain(|(name, _)| **name != *bind.portal);
+        self.portals.push((bind.portal.into(), analysis));
+    }
+
+    async fn translate_describe(&mut self, frame: &Frame<'_>) -> Result<Outcome, Fault> {
+        self.in_batch = true;
+        let held = match Target::read(frame.body, "Describe")? {
+            Target::Statement(name) => self.statements.get(name).cloned(),
+            Target::Portal(_) => None,
+        };
+        let Some(held) = held else {
+            self.expect(Sent::DescribeOther, Audience::Client);
+            self.put(|out| out.extend_from_slice(frame.bytes));
+            return Ok(Outcome::Done);
+        };
+        if let Err(outcome) = self.ensure_prepared(&held).await? {
+            return Ok(outcome);
+        }
+        self.expect(Sent::Describe(held.statement.id), Audience::Client);
+        self.put(|out| put_statement_target(out, tag::DESCRIBE, held.statement.server_name.as_bytes()));
+        Ok(Outcome::Done)
+    }
+
+    fn translate_close(&mut self, frame: &Frame<'_>) -> Result<Outcome, Fault> {
+        self.in_batch = true;
+        self.expect(Sent::Close, Audience::Client);
+        match Target::read(frame.body, "Close")? {
+            Target::Statement(name) if !self.is_skipping() && self.statements.remove(name).is_some() => {
+                // The server keeps its statement for others who have the same; closing what is not there is no error.
+                self.put(|out| put_statement_target(out, tag::CLOSE, b"pgsluice_0"));
+            }
+            _ => self.put(|out| out.extend_from_slice(frame.bytes)),
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn translate_other(&mut self, frame: &Frame<'_>) {
+        match frame.tag {
+            tag::EXECUTE => {
+                self.in_batch = true;
+                let portal = frame.body.split(|byte| *byte == 0).next().unwrap_or_default();
+                let analysis = self.portals.iter().find(|(name, _)| **name == *portal).map(|(_, analysis)| Arc::clone(analysis));
+                self.executed.extend(analysis);
+                self.expect(Sent::Execute, Audience::Client);
+            }
+            tag::SYNC => self.expect(Sent::Sync, Audience::Client),
+            tag::FUNCTION_CALL => {
+                self.saw_rows = true;
+                self.expect(Sent::FunctionCall, Audience::Client);
+            }
+            _ => {}
+        }
+        self.put(|out| out.extend_from_slice(frame.bytes));
+    }
+
+    /// Has the statement prepared on this connection. Where the client knows what it looks like, the
+    /// server is asked, and a change is an error, as it would be on a connection of its own.
+    async fn ensure_prepared(&mut self, held: &Held) -> Result<Result<(), Outcome>, Fault> {
+        let statement = &held.statement;
+        let Some(server) = &self.server else { return Ok(Ok(())) };
+        let is_here = if statement.server_name.is_empty() {
+            server.checkout.unnamed == Some(statement.id)
+        } else {
+            let known = server.checkout.prepared.get(&statement.id).copied();
+            let under_way = self.named_here.iter().any(|name| self.is_named(name, statement.id));
+            under_way || known.is_some_and(|shape| held.shape == 0 || shape == 0 || shape == held.shape)
+        };
+        if is_here || self.is_skipping() {
+            return Ok(Ok(()));
+        }
+        self.put_preparation(statement, Audience::Proxy(Purpose::Prepare));
+        if held.shape == 0 {
+            return Ok(Ok(()));
+        }
+        self.put(|out| {
+            put_statement_target(out, tag::DESCRIBE, statement.server_name.as_bytes());
+            frontend::put(out, tag::FLUSH, &[]);
+        });
+        self.expect(Sent::Describe(statement.id), Audience::Proxy(Purpose::Prepare));
+        match self.relay(Until::Answered).await? {
+            Outcome::Done => {}
+            other => return Ok(Err(other)),
+        }
+        let shape = self.server.as_ref().and_then(|server| server.checkout.prepared.get(&statement.id).copied());
+        if shape.is_some_and(|shape| shape != 0 && shape != held.shape) {
+            self.refuse_in_place(ErrorReply::error("0A000", "cached plan must not change result type"));
+        }
+        Ok(Ok(()))
+    }
+
+    fn is_named(&self, name: &[u8], id: u64) -> bool {
+        self.statements.get(name).is_some_and(|held| held.statement.id == id)
+    }
+
+    /// Fails the messages up to the next `Sync`, here and on the server.
+    fn refuse_in_place(&mut self, reply: ErrorReply) {
+        self.expect(Sent::ParseOther, Audience::Refusal(reply));
+        self.put(|out| put_parse(out, Parse { name: b"", text: REFUSED, types: b"\0\0" }));
+        if let Some(server) = &mut self.server {
+            server.checkout.unnamed = None;
+        }
+    }
+
+    fn is_skipping(&self) -> bool {
+        self.server.as_ref().is_some_and(|server| server.exchange.is_skipping())
+    }
+
+    pub(super) fn expect(&mut self, sent: Sent, audience: Audience) {
+        if let Some(server) = &mut self.server {
+            server.exchange.expect(sent, audience);
+        }
+    }
+
+    pub(super) fn put(&mut self, write: impl FnOnce(&mut bytes::BytesMut)) {
+        if let Some(server) = &mut self.server {
+            write(&mut server.checkout.link.output);
+        }
+    }
+}

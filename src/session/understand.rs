@@ -1,0 +1,267 @@
+//! What the gathered messages are about, and what they need.
+
+use std::sync::Arc;
+
+use super::serve::Work;
+use super::{Fault, Session};
+use crate::config::{ConsistencyLevel, PoolMode};
+use crate::pool::{SettingValue, Settings};
+use crate::route::{Demand, Reason, RouteSetting};
+use crate::sql::{Analysis, Catalog, Kind, PrimaryCause, Setting, Statement, TransactionModes, judge};
+use crate::topology::Role;
+use crate::wire::backend::TransactionStatus;
+use crate::wire::frontend::{self, Bind, Parse, Target, tag};
+use crate::wire::{ErrorReply, Frame, Frames};
+
+/// What the gathered messages are about.
+#[derive(Debug)]
+pub(super) struct Understood {
+    /// All texts that they parse, bind or run.
+    pub(super) analyses: Vec<Arc<Analysis>>,
+    /// Where they have to go.
+    pub(super) demand: Demand,
+    /// How many statements are run.
+    pub(super) runs: usize,
+    /// The client waits for answers.
+    pub(super) waits: bool,
+    /// All of it is here, from its beginning: it could be sent to another node as well.
+    pub(super) is_repeatable: bool,
+}
+
+impl Understood {
+    /// Whether something may have been committed by it, when no answer has come.
+    pub(super) fn may_commit(&self, in_transaction: bool) -> bool {
+        let commits = |statement: &Statement| matches!(statement.kind, Kind::Commit { .. } | Kind::TwoPhase);
+        let has_commit = self.analyses.iter().flat_map(|analysis| &analysis.statements).any(commits);
+        has_commit || !in_transaction && matches!(self.demand, Demand::Primary(_)) && self.runs > 0
+    }
+}
+
+impl Session {
+    /// Reads what the messages are about. Sends nothing and changes nothing.
+    pub(super) fn understand(&self, work: &Work) -> Result<Understood, Fault> {
+        let mut understood = Understood {
+            analyses: Vec::with_capacity(1),
+            demand: Demand::Replica(Reason::FreshReplica),
+            runs: 0,
+            waits: true,
+            is_repeatable: !self.in_batch && self.status == TransactionStatus::Idle,
+        };
+        match work {
+            Work::Messages { bytes, waits } => {
+                understood.waits = *waits;
+                for frame in Frames::new(bytes) {
+                    self.understand_message(&frame?, &mut understood)?;
+                }
+                if !waits {
+                    understood.demand = Demand::Primary(Reason::TooLong);
+                }
+            }
+            Work::Long(header) => {
+                understood.demand = Demand::Primary(Reason::TooLong);
+                understood.waits = matches!(header.tag, tag::QUERY | tag::FUNCTION_CALL);
+                understood.runs = usize::from(understood.waits);
+            }
+        }
+        understood.is_repeatable &= understood.waits;
+        if let Demand::Replica(_) = understood.demand {
+            understood.demand = self.demand(&understood.analyses);
+        }
+        Ok(understood)
+    }
+
+    fn understand_message(&self, frame: &Frame<'_>, understood: &mut Understood) -> Result<(), Fault> {
+        let text = match frame.tag {
+            tag::QUERY => frontend::query(frame.body)?,
+            tag::PARSE => Parse::read(frame.body)?.text,
+            tag::BIND => {
+                let held = self.statements.get(Bind::read(frame.body)?.statement);
+                understood.analyses.extend(held.map(|held| Arc::clone(&held.statement.analysis)));
+                return Ok(());
+            }
+            tag::DESCRIBE => {
+                if let Target::Statement(name) = Target::read(frame.body, "Describe")? {
+                    let held = self.statements.get(name);
+                    understood.analyses.extend(held.map(|held| Arc::clone(&held.statement.analysis)));
+                }
+                return Ok(());
+            }
+            tag::EXECUTE => {
+                understood.runs += 1;
+                return Ok(());
+            }
+            tag::CLOSE => {
+                // Taken back together with the names that a repetition would give anew, it would be lost.
+                understood.is_repeatable = false;
+                return Ok(());
+            }
+            tag::FUNCTION_CALL => {
+                understood.runs += 1;
+                understood.demand = Demand::Primary(Reason::FunctionCall);
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        let analysis = self.proxy.analyses.analyse(text);
+        if frame.tag == tag::QUERY {
+            understood.runs += analysis.statements.len().max(1);
+        }
+        if !self.can_read(text) {
+            understood.demand = Demand::Primary(Reason::UnreadableText);
+        }
+        understood.analyses.push(analysis);
+        Ok(())
+    }
+
+    /// Whether the text means what the analysis takes it to mean, under this client's encoding and settings.
+    fn can_read(&self, text: &[u8]) -> bool {
+        let reported = |name: &str| self.reported.get(name).map(|value| &**value);
+        // In these an ASCII byte can be the second half of a character.
+        let unsafe_encodings: [&[u8]; 7] = [b"BIG5", b"GBK", b"GB18030", b"JOHAB", b"SJIS", b"SHIFT_JIS_2004", b"UHC"];
+        let is_safe_encoding = reported("client_encoding").is_none_or(|name| !unsafe_encodings.contains(&name));
+        let is_standard = reported("standard_conforming_strings") != Some(b"off") || !text.contains(&b'\\');
+        is_safe_encoding && is_standard
+    }
+
+    /// Where these texts have to go, taken together.
+    fn demand(&self, analyses: &[Arc<Analysis>]) -> Demand {
+        let config = self.proxy.config.load();
+        if config.pool.mode == PoolMode::Session {
+            return Demand::Primary(Reason::SessionPooling);
+        }
+        let catalog = self.proxy.catalogs().get(&self.identity.database);
+        let mut demand = Demand::Replica(Reason::FreshReplica);
+        for analysis in analyses {
+            if analysis.was_refused_by_standby() {
+                return Demand::Primary(Reason::RefusedByStandby);
+            }
+            for statement in &analysis.statements {
+                match self.demand_of(statement, catalog.as_deref()) {
+                    Demand::Replica(Reason::FreshReplica) => {}
+                    Demand::Replica(reason) => demand = Demand::Replica(reason),
+                    primary => return primary,
+                }
+            }
+        }
+        demand
+    }
+
+    fn demand_of(&self, statement: &Statement, catalog: Option<&Catalog>) -> Demand {
+        match &statement.kind {
+            Kind::Begin(modes) => self.demand_of_begin(*modes),
+            Kind::Commit { .. } | Kind::Rollback { .. } => Demand::Replica(Reason::FreshReplica),
+            Kind::Savepoint { .. } | Kind::SetTransaction(_) => Demand::Primary(Reason::Transaction),
+            Kind::TwoPhase => Demand::Primary(Reason::Statement(PrimaryCause::Utility)),
+            Kind::Set(_)
+            | Kind::Discard(_)
+            | Kind::Prepare { .. }
+            | Kind::Execute { .. }
+            | Kind::Deallocate { .. }
+            | Kind::Listen => Demand::Primary(Reason::Statement(PrimaryCause::SessionState)),
+            Kind::Query | Kind::Write | Kind::Ddl | Kind::Utility => match judge(statement, catalog) {
+                Some(cause) => Demand::Primary(Reason::Statement(cause)),
+                None if self.is_serializable_by_default() => Demand::Primary(Reason::Serializable),
+                None => Demand::Replica(Reason::FreshReplica),
+            },
+        }
+    }
+
+    fn demand_of_begin(&self, modes: TransactionModes) -> Demand {
+        let is_serializable = modes.serializable.unwrap_or_else(|| self.is_serializable_by_default());
+        let is_read_only = modes.read_only.unwrap_or_else(|| self.is_set("default_transaction_read_only"));
+        match (is_serializable, is_read_only) {
+            (true, _) => Demand::Primary(Reason::Serializable),
+            (_, true) => Demand::Replica(Reason::ReadOnlyTransaction),
+            _ => Demand::Primary(Reason::Transaction),
+        }
+    }
+
+    fn is_serializable_by_default(&self) -> bool {
+        setting(self.tracked.current(), "default_transaction_isolation")
+            .is_some_and(|level| level.eq_ignore_ascii_case("serializable"))
+    }
+
+    /// A boolean setting: by what the client set, or else by what the server reported.
+    fn is_set(&self, name: &str) -> bool {
+        match setting(self.tracked.current(), name) {
+            Some(value) => ["on", "true", "yes", "1", "t", "y"].iter().any(|yes| value.eq_ignore_ascii_case(yes)),
+            None => self.reported.get(name).is_some_and(|value| **value == *b"on"),
+        }
+    }
+
+    /// The consistency level of this client's reads.
+    pub(super) fn level(&self) -> ConsistencyLevel {
+        setting(self.tracked.current(), "pgsluice.consistency")
+            .and_then(|value| level_named(&value))
+            .unwrap_or_else(|| self.proxy.config.load().consistency.level)
+    }
+
+    /// Where this client wants its statements to go.
+    pub(super) fn route(&self) -> RouteSetting {
+        setting(self.tracked.current(), "pgsluice.route").and_then(|value| route_named(&value)).unwrap_or_default()
+    }
+
+    /// Why a text must not be sent where this session stands.
+    pub(super) fn objection(&self, analysis: &Analysis) -> Option<ErrorReply> {
+        let on_replica = self.status != TransactionStatus::Idle
+            && self.server.as_ref().is_some_and(|server| server.role == Role::Replica);
+        analysis.statements.iter().find_map(|statement| match &statement.kind {
+            Kind::Set(Setting::Session { name, value: Some(value) } | Setting::Local { name, value: Some(value) }) => {
+                object_to_setting(name, value)
+            }
+            _ if on_replica && self.takes_advisory_lock(statement) => Some(
+                ErrorReply::error("0A000", "an advisory lock cannot be taken in this transaction")
+                    .detail("It is read only and runs on a replica, where a lock holds up nobody.")
+                    .hint("Begin the transaction READ WRITE, or SET pgsluice.route = 'primary' before it."),
+            ),
+            _ => None,
+        })
+    }
+
+    fn takes_advisory_lock(&self, statement: &Statement) -> bool {
+        let catalog = self.proxy.catalogs().get(&self.identity.database);
+        judge(statement, catalog.as_deref()) == Some(PrimaryCause::AdvisoryLock)
+    }
+}
+
+/// The value of a setting that the client has changed, where it is one plain constant.
+fn setting(settings: &Settings, name: &str) -> Option<String> {
+    match settings.get(name)? {
+        SettingValue::Text(value) => Some(value.to_string()),
+        SettingValue::Sql(value) => Setting::constant_value(value),
+    }
+}
+
+fn level_named(name: &str) -> Option<ConsistencyLevel> {
+    use ConsistencyLevel::{Eventual, Primary, Session};
+    [Session, Eventual, Primary].into_iter().find(|level| level.name().eq_ignore_ascii_case(name))
+}
+
+fn route_named(name: &str) -> Option<RouteSetting> {
+    use RouteSetting::{Auto, Primary, Replica};
+    [("auto", Auto), ("primary", Primary), ("replica", Replica)]
+        .into_iter()
+        .find(|(known, _)| known.eq_ignore_ascii_case(name))
+        .map(|(_, route)| route)
+}
+
+/// Whether a client may not set this: only of `pgsluice.*`, whose names and values PostgreSQL does not know.
+pub(super) fn object_to_setting(name: &str, value: &str) -> Option<ErrorReply> {
+    let own = name.strip_prefix("pgsluice.")?;
+    let constant = Setting::constant_value(value).unwrap_or_else(|| value.to_owned());
+    let (is_valid, hint) = match own {
+        "consistency" => (level_named(&constant).is_some(), "Available values: session, eventual, primary."),
+        "route" => (route_named(&constant).is_some(), "Available values: auto, primary, replica."),
+        _ => {
+            let reply = ErrorReply::error("42704", format!("unrecognized configuration parameter \"{name}\""));
+            return Some(reply.hint("Parameters of pgsluice: pgsluice.consistency, pgsluice.route."));
+        }
+    };
+    let reply = || ErrorReply::error("22023", format!("invalid value for parameter \"{name}\": \"{constant}\"")).hint(hint);
+    let is_known_elsewhere = own == "consistency" && ["strong", "bounded"].contains(&constant.to_lowercase().as_str());
+    match (is_valid, is_known_elsewhere) {
+        (true, _) => None,
+        (_, true) => Some(reply().detail("This version of pgsluice does not have that level.")),
+        _ => Some(reply()),
+    }
+}
