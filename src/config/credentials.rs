@@ -73,35 +73,36 @@ impl Surroundings<'_> {
     fn secret_text(&self, value: &DeValue<'_>) -> Result<String, Complaint> {
         let given = text(value, PASSWORD_FORM)?;
         let (secret, subject) = if let Some(name) = given.strip_prefix("env:") {
-            (self.from_environment(name)?, format!("the environment variable {name}"))
+            (self.environment_secret(name)?, format!("the environment variable {name} "))
         } else if let Some(path) = given.strip_prefix("file:") {
-            (self.from_file(path)?, format!("the file {}", quoted(path)))
+            (self.file_secret(path)?, format!("the file {} ", quoted(path)))
         } else {
             (given.to_owned(), String::new())
         };
-        let subject = if subject.is_empty() { subject } else { format!("{subject} ") };
-        match &secret {
-            empty if empty.is_empty() => Err(Complaint::new(format!("{subject}is empty")).expected("a password")),
-            nul if nul.contains('\0') => {
-                Err(Complaint::new(format!("{subject}holds a zero byte")).expected("a password"))
-            }
-            _ => Ok(secret),
+        if secret.is_empty() {
+            return Err(Complaint::new(format!("{subject}is empty")).expected("a password"));
         }
+        if secret.contains('\0') {
+            return Err(Complaint::new(format!("{subject}holds a zero byte")).expected("a password"));
+        }
+        Ok(secret)
     }
 
-    fn from_environment(&self, name: &str) -> Result<String, Complaint> {
+    fn environment_secret(&self, name: &str) -> Result<String, Complaint> {
         let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         if name.is_empty() || !name.bytes().all(word) || name.starts_with(|first: char| first.is_ascii_digit()) {
             // Not shown: it may be a password that happens to begin like this.
             return Err(Complaint::new("what follows `env:` is not the name of an environment variable")
                 .expected("letters, digits and `_`, as in \"env:APP_PASSWORD\""));
         }
-        let value = (self.variable)(name)
-            .ok_or_else(|| Complaint::new(format!("the environment variable {name} is not set")))?;
+        let value = (self.variable)(name).ok_or_else(|| {
+            Complaint::new(format!("the environment variable {name} is not set"))
+                .expected("it in pgsluice's environment")
+        })?;
         value.into_string().map_err(|_| Complaint::new(format!("the environment variable {name} is not UTF-8 text")))
     }
 
-    fn from_file(&self, path: &str) -> Result<String, Complaint> {
+    fn file_secret(&self, path: &str) -> Result<String, Complaint> {
         if path.is_empty() {
             return Err(Complaint::new("there is no path after `file:`").expected(PASSWORD_FORM));
         }
@@ -175,7 +176,7 @@ fn base64_bytes(text: &str) -> Option<usize> {
     let digits = text.trim_end_matches('=');
     let padding = text.len() - digits.len();
     let valid = digits.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/');
-    (valid && padding <= 2 && text.len() % 4 == 0).then_some(text.len() / 4 * 3 - padding)
+    (valid && padding <= 2 && text.len().is_multiple_of(4)).then(|| text.len() / 4 * 3 - padding)
 }
 
 #[cfg(test)]
@@ -261,6 +262,8 @@ mod tests {
             ("QUJDRA==", Some(4)),
             ("Q", None),
             ("Q===", None),
+            ("=", None),
+            ("====", None),
             ("QQ=Q", None),
             ("QQ-_", None),
         ];

@@ -135,15 +135,19 @@ pub(super) fn quoted(text: &str) -> String {
 /// The nearest of `candidates`, if any is near enough to be what was meant.
 pub(super) fn nearest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let text = text.to_lowercase();
+    let candidates: Vec<&str> = candidates.into_iter().collect();
     let allowed = (text.chars().count() / 3).max(1);
-    let near = |candidate: &&str| {
-        let distance = strsim::damerau_levenshtein(&text, candidate);
-        // An abbreviation, or a word too many: `timeout` for `checkout_timeout`, `size_max` for `size`.
-        let part = text.len() >= 3 && (candidate.contains(&text) || text.contains(*candidate) && candidate.len() >= 3);
-        (distance <= allowed || part).then_some(distance)
-    };
-    let near = candidates.into_iter().filter_map(|candidate| Some((near(&candidate)?, candidate)));
-    near.min_by_key(|(distance, _)| *distance).map(|(_, candidate)| candidate)
+    let distance = |candidate: &&str| strsim::damerau_levenshtein(&text, candidate);
+    let slip = candidates.iter().copied().min_by_key(distance).filter(|candidate| distance(candidate) <= allowed);
+    slip.or_else(|| {
+        // An abbreviation, or a word too many: `idle` for `idle_timeout`, `max_size` for `size`. Only if it
+        // can be just one.
+        let part = |candidate: &&str| {
+            text.len() >= 3 && candidate.contains(&text) || candidate.len() >= 3 && text.contains(*candidate)
+        };
+        let mut parts = candidates.iter().copied().filter(part);
+        parts.next().filter(|_| parts.next().is_none())
+    })
 }
 
 /// `a`, `a or b`, `a, b or c`.
@@ -171,6 +175,7 @@ mod tests {
             ("checkout-timeout", Some("checkout_timeout")),
             ("idle", Some("idle_timeout")),
             ("max_size", Some("size")),
+            ("timeout", None),
             ("colour", None),
             ("x", None),
             ("", None),

@@ -81,22 +81,25 @@ impl SectionKeys {
     /// What to say of a key that this section does not have.
     pub(super) fn unknown(&self, key: &str) -> Complaint {
         if self.later.contains(&key) {
-            return Complaint::new("is not available in this version").expected("the file without it");
+            return Complaint::new("is not available in this version; leave it out");
         }
         let kind = if self.name.is_empty() { "there is no such section" } else { "there is no such key" };
         let keys = one_of(self.keys.iter().copied());
         let expected = if self.name.is_empty() { keys } else { format!("{keys} in {}", self.header()) };
         let near = nearest(key, self.keys.iter().copied()).map(str::to_owned);
-        Complaint::new(kind).expected(expected).suggest(near.or_else(|| elsewhere(key)))
+        Complaint::new(kind).expected(expected).suggest(near.or_else(|| self.elsewhere(key)))
     }
-}
 
-/// `section.key` if exactly one other section has a key of this very name.
-fn elsewhere(key: &str) -> Option<String> {
-    let mut homes = SECTIONS.iter().filter(|section| section.keys.contains(&key));
-    match (homes.next(), homes.next()) {
-        (Some(home), None) if home.name.is_empty() => Some(key.to_owned()),
-        (Some(home), None) => Some(format!("{}.{key}", home.name)),
-        _ => None,
+    /// `section.key` if exactly one other section has a key of this very name. Between entries of lists
+    /// nobody mixes up sections: a `user` among `[[auth.users]]` is no `shards.user`.
+    fn elsewhere(&self, key: &str) -> Option<String> {
+        let entry = |section: &SectionKeys| section.name == NODES.name || ARRAYS.contains(&section.name);
+        let mut homes = SECTIONS.iter().filter(|section| section.keys.contains(&key));
+        match (homes.next(), homes.next()) {
+            (Some(home), None) if entry(home) && entry(self) => None,
+            (Some(home), None) if home.name.is_empty() => Some(key.to_owned()),
+            (Some(home), None) => Some(format!("{}.{key}", home.name)),
+            _ => None,
+        }
     }
 }

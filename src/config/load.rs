@@ -109,9 +109,11 @@ fn syntax(message: &str, nothing_there: bool) -> Complaint {
         "missing escaped value" => Complaint::new("this `\\` in a string begins no escape that TOML knows")
             .expected("`\\\\` for a backslash, or single quotes around a string that holds some"),
         "key with no value" => Complaint::new("there is no `=` after this key").expected("key = value"),
-        "unclosed table" | "unclosed array table" | "unclosed array" | "unclosed inline table" => {
-            Complaint::new(problem).expected(expected.unwrap_or("its closing bracket"))
+        "unclosed table" | "unclosed array table" => {
+            Complaint::new("this section's header is not closed").expected(expected.unwrap_or("its closing bracket"))
         }
+        "unclosed array" => Complaint::new("this list is not closed").expected(expected.unwrap_or("`]`")),
+        "unclosed inline table" => Complaint::new("this table is not closed").expected(expected.unwrap_or("`}`")),
         _ => {
             let complaint = Complaint::new(problem);
             match expected {

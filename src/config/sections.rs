@@ -197,7 +197,7 @@ fn at_most(
     } else {
         let problem =
             format!("{} is less than {low_key} ({})", humantime::format_duration(*high_value), said(low, low_value));
-        (high_key, high, problem, format!("at least {low_key}; set both"))
+        (high_key, high, problem, format!("at least {low_key}, so set both"))
     };
     section.complain(mistakes, key, place, Complaint::new(problem).expected(expected));
 }
