@@ -3,6 +3,7 @@
 //!
 //! `docs/ARCHITECTURE.md` shows a statement's way through these rooms.
 
+pub mod cli;
 pub mod config;
 pub mod pool;
 pub mod route;

@@ -236,11 +236,11 @@ pub struct Database {
 /// One of `[[shards]]`: a primary and its replicas. Which is which is discovered.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shard {
-    /// Unique; a label in metrics.
+    /// Unique; a label in metrics: letters, digits, `-`, `_`, `.`. Default `main`.
     pub name: String,
     /// At least one; addresses are unique over the whole file.
     pub nodes: Vec<Node>,
-    /// The monitor's own account; needs `pg_monitor`.
+    /// The monitor's own account; needs `pg_monitor`. Default `pgsluice`.
     pub user: String,
     /// Its password; none where the servers trust it.
     pub password: Option<Secret>,

@@ -1,0 +1,29 @@
+//! How the enumerated values of the schema are spelt, once for reading and for showing.
+
+use super::schema::{AuthMethod, ConsistencyLevel, LogFormat, PoolMode, TlsMode, WhenNone};
+use super::values::Choices;
+
+pub(super) const TLS_MODE: Choices<TlsMode> = Choices {
+    values: &[("off", TlsMode::Off), ("prefer", TlsMode::Prefer), ("require", TlsMode::Require)],
+    later: &["verify-client"],
+};
+pub(super) const LOG_FORMAT: Choices<LogFormat> =
+    Choices { values: &[("text", LogFormat::Text), ("json", LogFormat::Json)], later: &[] };
+pub(super) const AUTH_METHOD: Choices<AuthMethod> =
+    Choices { values: &[("scram-sha-256", AuthMethod::ScramSha256), ("trust", AuthMethod::Trust)], later: &["cert"] };
+pub(super) const POOL_MODE: Choices<PoolMode> = Choices {
+    values: &[("transaction", PoolMode::Transaction), ("session", PoolMode::Session)],
+    later: &["statement"],
+};
+pub(super) const CONSISTENCY_LEVEL: Choices<ConsistencyLevel> = Choices {
+    values: &[
+        ("session", ConsistencyLevel::Session),
+        ("eventual", ConsistencyLevel::Eventual),
+        ("primary", ConsistencyLevel::Primary),
+    ],
+    later: &["strong", "bounded"],
+};
+pub(super) const WHEN_NONE: Choices<WhenNone> = Choices {
+    values: &[("primary", WhenNone::Primary), ("stalest", WhenNone::Stalest), ("error", WhenNone::Error)],
+    later: &[],
+};

@@ -1,0 +1,105 @@
+//! Every section of the file and every key in it, once.
+//!
+//! The readers may ask only for keys that stand here, whatever else stands in a file is unknown, and
+//! the tests hold `config/pgsluice.toml` to this list.
+
+use super::error::{Complaint, nearest, one_of};
+
+/// The keys that one table of the file may have.
+#[derive(Debug)]
+pub(super) struct SectionKeys {
+    /// How the section is written in messages and in key paths without indexes: `pool`, `auth.users`.
+    /// Empty for the file itself.
+    pub(super) name: &'static str,
+    /// In the order of the annotated reference.
+    pub(super) keys: &'static [&'static str],
+    /// Keys that a later version has; they get their own message.
+    pub(super) later: &'static [&'static str],
+}
+
+pub(super) const FILE: SectionKeys = SectionKeys {
+    name: "",
+    keys: &["listen", "http", "log", "auth", "pool", "consistency", "lag", "limits", "databases", "shards"],
+    later: &["failover", "tables"],
+};
+pub(super) const LISTEN: SectionKeys =
+    SectionKeys { name: "listen", keys: &["address", "tls", "cert", "key", "max_clients"], later: &["client_ca"] };
+pub(super) const HTTP: SectionKeys = SectionKeys { name: "http", keys: &["address"], later: &[] };
+pub(super) const LOG: SectionKeys = SectionKeys { name: "log", keys: &["format", "level"], later: &[] };
+pub(super) const AUTH: SectionKeys = SectionKeys { name: "auth", keys: &["method", "users"], later: &["query"] };
+pub(super) const USERS: SectionKeys =
+    SectionKeys { name: "auth.users", keys: &["name", "password", "server_password"], later: &[] };
+pub(super) const POOL: SectionKeys = SectionKeys {
+    name: "pool",
+    keys: &["mode", "size", "checkout_timeout", "connect_timeout", "max_lifetime", "idle_timeout"],
+    later: &[],
+};
+pub(super) const CONSISTENCY: SectionKeys =
+    SectionKeys { name: "consistency", keys: &["level", "wait"], later: &["max_staleness"] };
+pub(super) const LAG: SectionKeys = SectionKeys {
+    name: "lag",
+    keys: &[
+        "poll_interval",
+        "poll_timeout",
+        "eject_above",
+        "readmit_below",
+        "readmit_after",
+        "probation_reads",
+        "connection_errors",
+        "when_none",
+    ],
+    later: &[],
+};
+pub(super) const LIMITS: SectionKeys = SectionKeys {
+    name: "limits",
+    keys: &["login_timeout", "drain_timeout", "max_statement_bytes", "statement_cache_bytes"],
+    later: &[],
+};
+pub(super) const DATABASES: SectionKeys = SectionKeys { name: "databases", keys: &["name"], later: &[] };
+pub(super) const SHARDS: SectionKeys =
+    SectionKeys { name: "shards", keys: &["name", "nodes", "user", "password", "database"], later: &[] };
+pub(super) const NODES: SectionKeys = SectionKeys { name: "shards.nodes", keys: &["address", "weight"], later: &[] };
+
+/// All of them.
+pub(super) const SECTIONS: [&SectionKeys; 13] =
+    [&FILE, &LISTEN, &HTTP, &LOG, &AUTH, &USERS, &POOL, &CONSISTENCY, &LAG, &LIMITS, &DATABASES, &SHARDS, &NODES];
+
+/// Sections that are written `[[name]]`.
+const ARRAYS: [&str; 3] = ["databases", "shards", "auth.users"];
+
+impl SectionKeys {
+    /// The section as its header is written.
+    pub(super) fn header(&self) -> String {
+        match self.name {
+            "" => "the file".to_owned(),
+            "shards.nodes" => "a node".to_owned(),
+            name if ARRAYS.contains(&name) => format!("[[{name}]]"),
+            name => format!("[{name}]"),
+        }
+    }
+
+    /// What to say of a key that this section does not have.
+    pub(super) fn unknown(&self, key: &str) -> Complaint {
+        if self.later.contains(&key) {
+            return Complaint::new("is not available in this version; leave it out");
+        }
+        let kind = if self.name.is_empty() { "there is no such section" } else { "there is no such key" };
+        let keys = one_of(self.keys.iter().copied());
+        let expected = if self.name.is_empty() { keys } else { format!("{keys} in {}", self.header()) };
+        let near = nearest(key, self.keys.iter().copied()).map(str::to_owned);
+        Complaint::new(kind).expected(expected).suggest(near.or_else(|| self.elsewhere(key)))
+    }
+
+    /// `section.key` if exactly one other section has a key of this very name. Between entries of lists
+    /// nobody mixes up sections: a `user` among `[[auth.users]]` is no `shards.user`.
+    fn elsewhere(&self, key: &str) -> Option<String> {
+        let entry = |section: &SectionKeys| section.name == NODES.name || ARRAYS.contains(&section.name);
+        let mut homes = SECTIONS.iter().filter(|section| section.keys.contains(&key));
+        match (homes.next(), homes.next()) {
+            (Some(home), None) if entry(home) && entry(self) => None,
+            (Some(home), None) if home.name.is_empty() => Some(key.to_owned()),
+            (Some(home), None) => Some(format!("{}.{key}", home.name)),
+            _ => None,
+        }
+    }
+}

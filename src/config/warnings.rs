@@ -1,0 +1,64 @@
+//! What is allowed, and yet probably not meant. A warning never stops anything.
+
+use std::fmt;
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::schema::{AuthMethod, Config, Password, TlsMode};
+
+/// Something in a valid config that deserves a second look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// Which key.
+    pub key: String,
+    /// What about it, and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.message)
+    }
+}
+
+impl Config {
+    /// All warnings, in the schema's order. Looks at the key file's permissions, and at nothing else outside.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        let mut warn = |key: &str, message: String| warnings.push(Warning { key: key.to_owned(), message });
+        let listen = &self.listen;
+        if listen.tls == TlsMode::Off && !listen.address.ip().to_canonical().is_loopback() {
+            let message = "is \"off\" on an address that other machines can reach: queries and rows travel unencrypted";
+            warn("listen.tls", message.to_owned());
+        }
+        if listen.tls != TlsMode::Off
+            && let Some(key) = &listen.key
+            && std::fs::metadata(key).is_ok_and(|metadata| metadata.permissions().mode() & 0o007 != 0)
+        {
+            warn("listen.key", format!("every user of this machine may open {0}; chmod 600 {0}", key.display()));
+        }
+        if self.auth.method == AuthMethod::Trust {
+            warn("auth.method", "is \"trust\": whoever reaches this machine's loopback address gets in".to_owned());
+        }
+        for (index, user) in self.auth.users.iter().enumerate() {
+            if matches!(user.password, Password::Verifier(_)) && user.server_password.is_none() {
+                let message = format!(
+                    "is missing for {}, whose password is a verifier: servers that ask for a password will refuse \
+                     this user",
+                    user.name
+                );
+                warn(&format!("auth.users[{index}].server_password"), message);
+            }
+        }
+        if self.lag.eject_above < self.lag.poll_interval {
+            let (above, interval) = (self.lag.eject_above, self.lag.poll_interval);
+            let message = format!(
+                "is {}, less than lag.poll_interval ({}): lag is not measured that finely, and replicas will be \
+                 ejected without need",
+                humantime::format_duration(above),
+                humantime::format_duration(interval)
+            );
+            warn("lag.eject_above", message);
+        }
+        warnings
+    }
+}
