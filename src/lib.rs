@@ -4,5 +4,6 @@
 //! `docs/ARCHITECTURE.md` shows a statement's way through these rooms.
 
 pub mod config;
+pub mod demo;
 pub mod sql;
 pub mod topology;
