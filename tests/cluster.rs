@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -39,12 +39,24 @@ fn is_gone(pid: u32) -> bool {
 }
 
 /// The processes that work in a folder: a server and all its children stay in the data directory.
-fn processes_in(folder: &std::path::Path) -> Vec<u32> {
+fn processes_in(folder: &Path) -> Vec<u32> {
     std::fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|pid| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(folder)))
         .collect()
+}
+
+/// The System V segment that a running server holds.
+fn shared_memory_in(data_dir: &Path) -> String {
+    let pidfile = std::fs::read_to_string(data_dir.join("postmaster.pid")).unwrap();
+    pidfile.lines().nth(6).unwrap().split_whitespace().nth(1).unwrap().to_owned()
+}
+
+/// All System V segments of this machine.
+fn shared_memory_ids() -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/sysvipc/shm").unwrap();
+    table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1).map(str::to_owned)).collect()
 }
 
 /// One life of a cluster with everything that the other tests do to one.
@@ -69,13 +81,20 @@ async fn a_cluster_replicates_survives_mishaps_and_leaves_nothing() {
     frozen(&cluster, &replicas[1]).await;
     stopped_primary(&cluster).await;
 
+    // A server that stays killed leaves no shared memory behind.
+    let segment = shared_memory_in(replicas[0].data_dir());
+    replicas[0].kill().await.unwrap();
+    assert!(shared_memory_ids().contains(&segment));
+
     let folder = cluster.folder().to_owned();
-    let postmasters: Vec<u32> = cluster.servers().iter().map(|server| server.pid().unwrap()).collect();
+    let postmasters: Vec<u32> = cluster.servers().iter().filter_map(Server::pid).collect();
+    assert_eq!(postmasters.len(), 2);
     assert!(processes_in(&folder).len() > postmasters.len());
     cluster.shutdown().await.unwrap();
     assert!(!folder.exists());
     assert!(postmasters.into_iter().all(is_gone));
     assert_eq!(processes_in(&folder), Vec::<u32>::new());
+    assert!(!shared_memory_ids().contains(&segment));
 }
 
 async fn roles_and_settings(cluster: &Cluster) {
@@ -211,12 +230,14 @@ async fn a_killed_owner_leaves_nothing() {
         .spawn()
         .unwrap();
     let folder = folder_printed_by(&mut owner).await;
+    let segment = shared_memory_in(&folder.join("node0"));
     let pids = processes_in(&folder);
     assert!(folder.exists() && pids.len() > 6, "{pids:?}");
 
     owner.kill().await.unwrap();
     until("the folder to go", async || !folder.exists()).await;
     until("the processes to go", async || pids.iter().copied().all(is_gone)).await;
+    assert!(!shared_memory_ids().contains(&segment));
 }
 
 async fn folder_printed_by(owner: &mut tokio::process::Child) -> PathBuf {

@@ -147,6 +147,7 @@ impl Cluster {
         for server in &self.servers {
             server.stop(StopMode::Immediate).await?;
         }
+        self.servers.clear();
         self.home.remove()
     }
 

@@ -25,7 +25,8 @@ const SOCKET_PATH_REST: &str = "/pgsluice-XXXXXX/socket/.s.PGSQL.65535.lock";
 
 /// Ends every process that works in the folder, again until there is none, then removes the folder.
 /// It reads the processes' working directory because a postmaster's PID may be somebody else's by
-/// now, while a server and all its children stay in the data directory.
+/// now, while a server and all its children stay in the data directory. A killed server leaves its
+/// System V shared memory behind (see `server/memory.rs`), which goes too.
 const WATCHDOG: &str = r#"
 read -r _
 found=1
@@ -36,6 +37,9 @@ while [ "$found" ]; do
             "$1" | "$1"/*) kill -9 "${process#/proc/}" 2>/dev/null && found=1 ;;
         esac
     done
+done
+for lock in "$1"/*/postmaster.pid; do
+    [ -f "$lock" ] && ipcrm -m "$(sed -n '7s/.* //p' "$lock")" 2>/dev/null
 done
 rm -rf -- "$1"
 "#;
@@ -95,8 +99,10 @@ impl Home {
 impl Drop for Home {
     fn drop(&mut self) {
         if let Err(error) = self.remove() {
-            // The watchdog tries again, as soon as the pipe is closed.
             tracing::warn!(%error, "leaving the folder to the watchdog");
+        }
+        if self.path.exists() {
+            // The watchdog begins when the pipe is closed, which happens now.
             return;
         }
         let _ = self.watchdog.kill();

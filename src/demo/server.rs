@@ -4,6 +4,7 @@
 //! ends its processes. `pg_ctl` is not used: PIDs must be known, and a test must be able to do
 //! to a server whatever can happen to one.
 
+mod memory;
 mod postmaster;
 mod query;
 
@@ -268,6 +269,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.begin_end();
         self.postmaster.end();
+        memory::release(&self.data_dir, &self.site.account);
     }
 }
 
