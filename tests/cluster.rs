@@ -38,13 +38,32 @@ fn is_gone(pid: u32) -> bool {
     matches!(process_state(pid), None | Some('Z'))
 }
 
-/// The processes that work in a folder: a server and all its children stay in the data directory.
-fn processes_in(folder: &Path) -> Vec<u32> {
+/// The PIDs of this machine for which `wanted` holds, given what a file of theirs in `/proc` says.
+/// Both files used here may be read of anyone's process, without any capability.
+fn processes_whose(file: &str, wanted: impl Fn(&str) -> bool) -> Vec<u32> {
+    let says = |pid: &u32| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
     std::fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(folder)))
+        .filter(|pid| wanted(&String::from_utf8_lossy(&says(pid))))
         .collect()
+}
+
+/// The processes that were started with a folder in their arguments: postmasters, and the watchdog.
+fn processes_with(folder: &Path) -> Vec<u32> {
+    processes_whose("cmdline", |arguments| arguments.contains(&*folder.to_string_lossy()))
+}
+
+/// The postmaster of a data directory, and its children.
+fn family(data_dir: &Path) -> Vec<u32> {
+    let pidfile = std::fs::read_to_string(data_dir.join("postmaster.pid")).unwrap();
+    let postmaster: u32 = pidfile.lines().next().unwrap().parse().unwrap();
+    let parent = postmaster.to_string();
+    let mut family = processes_whose("stat", |stat| {
+        stat.rsplit_once(") ").and_then(|(_, fields)| fields.split_whitespace().nth(1)) == Some(parent.as_str())
+    });
+    family.push(postmaster);
+    family
 }
 
 /// The System V segment that a running server holds.
@@ -87,13 +106,13 @@ async fn a_cluster_replicates_survives_mishaps_and_leaves_nothing() {
     assert!(shared_memory_ids().contains(&segment));
 
     let folder = cluster.folder().to_owned();
-    let postmasters: Vec<u32> = cluster.servers().iter().filter_map(Server::pid).collect();
-    assert_eq!(postmasters.len(), 2);
-    assert!(processes_in(&folder).len() > postmasters.len());
+    let running = cluster.servers().iter().filter(|server| server.is_running());
+    let pids: Vec<u32> = running.flat_map(|server| family(server.data_dir())).collect();
+    assert!(pids.len() > 8 && processes_with(&folder).len() == 3, "two postmasters and the watchdog: {pids:?}");
     cluster.shutdown().await.unwrap();
     assert!(!folder.exists());
-    assert!(postmasters.into_iter().all(is_gone));
-    assert_eq!(processes_in(&folder), Vec::<u32>::new());
+    assert!(pids.into_iter().all(is_gone));
+    assert_eq!(processes_with(&folder), Vec::<u32>::new());
     assert!(!shared_memory_ids().contains(&segment));
 }
 
@@ -142,7 +161,7 @@ async fn paused_replay(cluster: &Cluster, replica: &Server) {
 
 async fn killed(cluster: &Cluster, replica: &Server) {
     let pid = replica.pid().unwrap();
-    let family = processes_in(replica.data_dir());
+    let family = family(replica.data_dir());
     assert!(family.contains(&pid) && family.len() > 3, "{family:?}");
     replica.kill().await.unwrap();
     assert!(family.into_iter().all(is_gone));
@@ -159,7 +178,8 @@ async fn killed(cluster: &Cluster, replica: &Server) {
 
 async fn frozen(cluster: &Cluster, replica: &Server) {
     let folder: PathBuf = replica.data_dir().to_owned();
-    let states = |expected: fn(char) -> bool| processes_in(&folder).into_iter().filter_map(process_state).all(expected);
+    let states =
+        |expected: fn(char) -> bool| processes_with(&folder).into_iter().filter_map(process_state).all(expected);
     replica.signal_all(Signal::SIGSTOP).unwrap();
     until("all processes to be frozen", async || states(|state| state == 'T')).await;
     assert!(replica.is_running());
@@ -191,7 +211,7 @@ async fn stopped_primary(cluster: &Cluster) {
 async fn a_panic_leaves_nothing() {
     let cluster = Cluster::start(ClusterOptions::with_replicas(1)).await.unwrap();
     let folder = cluster.folder().to_owned();
-    let pids = processes_in(&folder);
+    let pids: Vec<u32> = cluster.servers().iter().flat_map(|server| family(server.data_dir())).collect();
     cluster.replicas()[0].signal_all(Signal::SIGSTOP).unwrap();
     let ended = tokio::spawn(async move {
         let _cluster = cluster;
@@ -200,7 +220,7 @@ async fn a_panic_leaves_nothing() {
     assert!(ended.await.unwrap_err().is_panic());
     assert!(!folder.exists());
     assert!(pids.into_iter().all(is_gone));
-    assert_eq!(processes_in(&folder), Vec::<u32>::new());
+    assert_eq!(processes_with(&folder), Vec::<u32>::new());
 }
 
 /// A setting that PostgreSQL refuses: its own words are in the error, and nothing is left.
@@ -231,7 +251,7 @@ async fn a_killed_owner_leaves_nothing() {
         .unwrap();
     let folder = folder_printed_by(&mut owner).await;
     let segment = shared_memory_in(&folder.join("node0"));
-    let pids = processes_in(&folder);
+    let pids = [family(&folder.join("node0")), family(&folder.join("node1"))].concat();
     assert!(folder.exists() && pids.len() > 6, "{pids:?}");
 
     owner.kill().await.unwrap();
