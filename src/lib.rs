@@ -5,8 +5,11 @@
 
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod pool;
+pub mod proxy;
 pub mod route;
+pub mod session;
 pub mod sql;
 pub mod topology;
 pub mod wire;
