@@ -3,13 +3,17 @@
 //!
 //! `docs/ARCHITECTURE.md` shows a statement's way through these rooms.
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod monitor;
 pub mod pool;
 pub mod proxy;
 pub mod route;
 pub mod session;
 pub mod sql;
+pub mod telemetry;
+pub mod tls;
 pub mod topology;
 pub mod wire;

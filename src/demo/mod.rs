@@ -14,6 +14,7 @@
 pub mod account;
 pub mod binaries;
 pub mod cluster;
+mod config;
 mod error;
 mod guard;
 mod options;
@@ -26,6 +27,7 @@ mod wait;
 pub use account::Account;
 pub use binaries::Binaries;
 pub use cluster::Cluster;
+pub use config::proxy_config;
 pub use error::DemoError;
 pub use options::{ClusterOptions, Credentials, Description, ServerDescription, ServerRole};
 pub use server::{Rows, Server, StopMode};

@@ -21,6 +21,8 @@ pub enum Reason {
     Serializable,
     /// To the primary: a standby has refused this text as a write before.
     RefusedByStandby,
+    /// To the primary: a standby failed it in a way that the primary may not.
+    StandbyError,
     /// To the primary: `consistency.level`, or `pgsluice.consistency`, is `primary`.
     ConsistencyPrimary,
     /// To the primary: the session asked for it (`pgsluice.route`).
@@ -52,6 +54,7 @@ impl Reason {
             Self::Transaction,
             Self::Serializable,
             Self::RefusedByStandby,
+            Self::StandbyError,
             Self::ConsistencyPrimary,
             Self::RoutePrimary,
             Self::NotFresh,
@@ -77,6 +80,7 @@ impl Reason {
             Self::Transaction => "transaction",
             Self::Serializable => "serializable",
             Self::RefusedByStandby => "refused_by_standby",
+            Self::StandbyError => "standby_error",
             Self::ConsistencyPrimary => "consistency_primary",
             Self::RoutePrimary => "route_primary",
             Self::NotFresh => "not_fresh",

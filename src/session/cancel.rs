@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rand::RngCore;
 use rand::Rng;
+use rand::RngCore;
 use tokio::sync::watch;
 
 use crate::pool::ServerConnection;

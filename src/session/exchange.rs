@@ -11,8 +11,8 @@ use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::FixedState;
 
-use crate::pool::Shape;
 use super::relay::Failure;
+use crate::pool::Shape;
 use crate::wire::backend::{self, TransactionStatus, tag};
 use crate::wire::{ErrorReply, Frame};
 
@@ -105,7 +105,7 @@ pub enum Event {
 }
 
 /// The expectations of one server connection.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Exchange {
     expected: VecDeque<(Sent, Audience)>,
     events: Vec<Event>,
@@ -118,6 +118,12 @@ pub struct Exchange {
 }
 
 type FoldingDigest = foldhash::fast::FoldHasher<'static>;
+
+impl std::fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exchange").field("expected", &self.expected).finish_non_exhaustive()
+    }
+}
 
 impl Exchange {
     /// A message is sent.
@@ -161,6 +167,14 @@ impl Exchange {
     pub fn end_copy_in(&mut self) {
         self.copying_in = false;
         self.awaiting_sync = self.expected.front().is_some_and(|(sent, _)| *sent == Sent::Execute);
+    }
+
+    /// Whatever is still to come is for nobody.
+    pub fn disown(&mut self) {
+        for (_, audience) in &mut self.expected {
+            *audience = Audience::Proxy(Purpose::Housekeeping);
+        }
+        self.events.clear();
     }
 
     /// What has happened since the last call.
@@ -269,7 +283,10 @@ impl Exchange {
                 Verdict::Drop
             }
             Audience::Refusal(reply) => {
-                self.events.push(Event::Failed(Failure { sqlstate: code(reply.sqlstate.as_bytes()), mentions_recovery: false }));
+                self.events.push(Event::Failed(Failure {
+                    sqlstate: code(reply.sqlstate.as_bytes()),
+                    mentions_recovery: false,
+                }));
                 Verdict::Replace(reply)
             }
             _ => {

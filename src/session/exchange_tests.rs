@@ -35,7 +35,8 @@ fn settings_before_a_query_are_not_seen() {
     let mut exchange = Exchange::default();
     exchange.expect(Sent::Query, Audience::Proxy(Purpose::Settings));
     exchange.expect(Sent::Query, Audience::Client);
-    let verdicts = replay(&mut exchange, &[(b'T', b""), (b'D', b"x"), (b'C', b"SELECT 1\0"), (b'Z', b"I"), (b'T', b"")]);
+    let verdicts =
+        replay(&mut exchange, &[(b'T', b""), (b'D', b"x"), (b'C', b"SELECT 1\0"), (b'Z', b"I"), (b'T', b"")]);
     assert_eq!(verdicts[..4], vec![Verdict::Drop; 4]);
     assert_eq!(verdicts[4], Verdict::Pass);
     assert_eq!(exchange.take_events(), []);
@@ -49,12 +50,21 @@ fn an_extended_batch_with_a_lazy_preparation() {
     for sent in [Sent::Bind, Sent::Execute, Sent::Sync] {
         exchange.expect(sent, Audience::Client);
     }
-    let script: [(u8, &[u8]); 7] = [(b'1', b""), (b't', b"a"), (b'T', b"b"), (b'2', b""), (b'D', b""), (b'C', b"SELECT 1\0"), (b'Z', b"I")];
+    let script: [(u8, &[u8]); 7] =
+        [(b'1', b""), (b't', b"a"), (b'T', b"b"), (b'2', b""), (b'D', b""), (b'C', b"SELECT 1\0"), (b'Z', b"I")];
     let verdicts = replay(&mut exchange, &script);
     assert_eq!(verdicts[..3], vec![Verdict::Drop; 3]);
     assert_eq!(verdicts[3..], vec![Verdict::Pass; 4]);
     assert!(exchange.is_answered());
-    assert!(matches!(exchange.take_events()[..], [Event::Prepared(7), Event::Described { id: 7, shape: 1.., for_client: false }, Event::Completed, Event::Ready(_)]));
+    assert!(matches!(
+        exchange.take_events()[..],
+        [
+            Event::Prepared(7),
+            Event::Described { id: 7, shape: 1.., for_client: false },
+            Event::Completed,
+            Event::Ready(_)
+        ]
+    ));
 }
 
 #[test]

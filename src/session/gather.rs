@@ -74,15 +74,26 @@ impl Session {
                     self.client.ignore(header.size - here);
                 }
                 tag::TERMINATE if *scanned == 0 => return Ok(Some(Gathered::End)),
-                tag::TERMINATE | tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => return Ok(Some(self.part(*scanned))),
+                tag::TERMINATE | tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => {
+                    return Ok(Some(self.part(*scanned)));
+                }
                 tag::QUERY | tag::FUNCTION_CALL if *scanned > 0 => return Ok(Some(self.part(*scanned))),
                 tag::QUERY | tag::SYNC | tag::FLUSH | tag::FUNCTION_CALL if is_whole => {
                     let end = *scanned + header.size;
                     return Ok(Some(Gathered::Batch(self.client.input.split_to(end))));
                 }
-                tag::PARSE | tag::BIND | tag::DESCRIBE | tag::EXECUTE | tag::CLOSE if is_whole => *scanned += header.size,
-                tag::QUERY | tag::SYNC | tag::FLUSH | tag::FUNCTION_CALL | tag::PARSE | tag::BIND | tag::DESCRIBE
-                | tag::EXECUTE | tag::CLOSE => {
+                tag::PARSE | tag::BIND | tag::DESCRIBE | tag::EXECUTE | tag::CLOSE if is_whole => {
+                    *scanned += header.size
+                }
+                tag::QUERY
+                | tag::SYNC
+                | tag::FLUSH
+                | tag::FUNCTION_CALL
+                | tag::PARSE
+                | tag::BIND
+                | tag::DESCRIBE
+                | tag::EXECUTE
+                | tag::CLOSE => {
                     return Ok(match *scanned {
                         0 if header.size > limit - BUFFER_SIZE && self.client.input.len() >= BUFFER_SIZE => {
                             Some(Gathered::Long(header))

@@ -25,6 +25,7 @@ pub use cancel::CancelRegistry;
 pub use prepared::Statements;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use exchange::{Audience, Exchange};
 use gather::ClientFault;
@@ -33,7 +34,7 @@ use relay::Tally;
 use tracked::Tracked;
 
 use crate::pool::{Checkout, Identity, Reported};
-use crate::proxy::{Database, Proxy};
+use crate::proxy::{ClientSlot, Database, Proxy};
 use crate::route::{Horizon, Reason};
 use crate::sql::{Analysis, Pin};
 use crate::topology::{Outstanding, Role};
@@ -56,6 +57,8 @@ pub struct Session {
     server: Option<Attached>,
     pins: Vec<Pin>,
     status: TransactionStatus,
+    /// What it was before what is under way.
+    status_before: TransactionStatus,
     /// Messages of the extended protocol are under way, and the `Sync` that ends them is still to come.
     in_batch: bool,
     /// An error was told without a server's help: the client's messages are ignored up to its next `Sync`.
@@ -71,6 +74,7 @@ pub struct Session {
     saw_rows: bool,
     /// The open transaction has changed a catalog.
     changed_catalog: bool,
+    _slot: Option<ClientSlot>,
 }
 
 /// A server connection in a session's hands.
@@ -86,6 +90,24 @@ struct Attached {
     last_words: Option<Box<[u8]>>,
     input_limit: usize,
     _outstanding: Outstanding,
+    _counted: Counted,
+}
+
+/// One of the clients that are doing something, in `proxy.clients.active`.
+#[derive(Debug)]
+struct Counted(Arc<Proxy>);
+
+impl Counted {
+    fn active(proxy: &Arc<Proxy>) -> Self {
+        proxy.clients.active.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(proxy))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.clients.active.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Why a session ends before its client says goodbye.

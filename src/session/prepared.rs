@@ -43,7 +43,10 @@ impl Statements {
         let mut by_key = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
         let same = by_key.entry(key).or_default();
         same.retain(|statement| statement.strong_count() > 0);
-        let known = same.iter().filter_map(Weak::upgrade).find(|known| *known.text == *parse.text && *known.types == *parse.types);
+        let known = same
+            .iter()
+            .filter_map(Weak::upgrade)
+            .find(|known| *known.text == *parse.text && *known.types == *parse.types);
         known.unwrap_or_else(|| {
             let statement = Arc::new(self.make(parse, analysis));
             same.push(Arc::downgrade(&statement));

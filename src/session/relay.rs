@@ -368,6 +368,3 @@ async fn wait_for_end(life: Option<(u64, tokio::sync::watch::Receiver<u64>)>) {
     }
     std::future::pending().await
 }
-
-/// The status that a session has which holds no server connection.
-pub(super) const AT_REST: TransactionStatus = TransactionStatus::Idle;

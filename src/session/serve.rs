@@ -1,6 +1,7 @@
 //! From what was gathered to what was answered; and a session's end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 
@@ -13,6 +14,9 @@ use crate::topology::{Node, Role};
 use crate::wire::backend::{self, TransactionStatus, put_ready_for_query};
 use crate::wire::frontend::tag;
 use crate::wire::{ErrorReply, Frames, Header};
+
+/// How long a client may take to hear why it is sent away.
+pub(super) const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Messages that are served together.
 #[derive(Debug)]
@@ -234,8 +238,7 @@ impl Session {
         if let Some(reply) = farewell {
             reply.put(&mut self.client.output);
         }
-        let limit = std::time::Duration::from_secs(5);
-        let _ = tokio::time::timeout(limit, self.client.close()).await;
+        let _ = tokio::time::timeout(GOODBYE_LIMIT, self.client.close()).await;
     }
 }
 

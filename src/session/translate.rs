@@ -241,7 +241,8 @@ impl Session {
             tag::EXECUTE => {
                 self.in_batch = true;
                 let portal = frame.body.split(|byte| *byte == 0).next().unwrap_or_default();
-                let analysis = self.portals.iter().find(|(name, _)| **name == *portal).map(|(_, analysis)| Arc::clone(analysis));
+                let analysis =
+                    self.portals.iter().find(|(name, _)| **name == *portal).map(|(_, analysis)| Arc::clone(analysis));
                 self.executed.extend(analysis);
                 self.expect(Sent::Execute, Audience::Client);
             }

@@ -1,6 +1,7 @@
 //! What the gathered messages are about, and what they need.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::serve::Work;
 use super::{Fault, Session};
@@ -26,9 +27,16 @@ pub(super) struct Understood {
     pub(super) waits: bool,
     /// All of it is here, from its beginning: it could be sent to another node as well.
     pub(super) is_repeatable: bool,
+    /// When it had come.
+    pub(super) asked_at: Instant,
 }
 
 impl Understood {
+    /// Of no messages at all.
+    pub(super) fn nothing(demand: Demand) -> Self {
+        Self { analyses: Vec::new(), demand, runs: 0, waits: true, is_repeatable: false, asked_at: Instant::now() }
+    }
+
     /// Whether something may have been committed by it, when no answer has come.
     pub(super) fn may_commit(&self, in_transaction: bool) -> bool {
         let commits = |statement: &Statement| matches!(statement.kind, Kind::Commit { .. } | Kind::TwoPhase);
@@ -40,13 +48,8 @@ impl Understood {
 impl Session {
     /// Reads what the messages are about. Sends nothing and changes nothing.
     pub(super) fn understand(&self, work: &Work) -> Result<Understood, Fault> {
-        let mut understood = Understood {
-            analyses: Vec::with_capacity(1),
-            demand: Demand::Replica(Reason::FreshReplica),
-            runs: 0,
-            waits: true,
-            is_repeatable: !self.in_batch && self.status == TransactionStatus::Idle,
-        };
+        let mut understood = Understood::nothing(Demand::Replica(Reason::FreshReplica));
+        understood.is_repeatable = !self.in_batch && self.status == TransactionStatus::Idle;
         match work {
             Work::Messages { bytes, waits } => {
                 understood.waits = *waits;
@@ -257,7 +260,8 @@ pub(super) fn object_to_setting(name: &str, value: &str) -> Option<ErrorReply> {
             return Some(reply.hint("Parameters of pgsluice: pgsluice.consistency, pgsluice.route."));
         }
     };
-    let reply = || ErrorReply::error("22023", format!("invalid value for parameter \"{name}\": \"{constant}\"")).hint(hint);
+    let reply =
+        || ErrorReply::error("22023", format!("invalid value for parameter \"{name}\": \"{constant}\"")).hint(hint);
     let is_known_elsewhere = own == "consistency" && ["strong", "bounded"].contains(&constant.to_lowercase().as_str());
     match (is_valid, is_known_elsewhere) {
         (true, _) => None,

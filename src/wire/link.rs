@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::AsyncWrite;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::io::poll_read_buf;
 
 use super::Stream;
@@ -41,9 +42,14 @@ impl Link {
         Self { stream, input, output: BytesMut::new(), ready: 0, unread: 0, ignored: 0, needs_flush: false }
     }
 
-    /// Takes the connection apart, for a change of transport. What was read stays behind.
-    pub fn into_parts(self) -> (Stream, BytesMut) {
-        (self.stream, self.input)
+    /// Does the server's part of a TLS handshake, and goes on encrypted.
+    pub async fn encrypt(&mut self, acceptor: &TlsAcceptor) -> io::Result<()> {
+        let placeholder = Stream::Memory(tokio::io::duplex(1).0);
+        self.stream = match std::mem::replace(&mut self.stream, placeholder) {
+            Stream::Plain(stream) => Stream::Tls(Box::new(acceptor.accept(stream).await?)),
+            other => other,
+        };
+        Ok(())
     }
 
     /// Whether everything for this peer has been handed to the transport.

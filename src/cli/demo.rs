@@ -1,0 +1,150 @@
+//! `pgsluice demo`: a real local cluster with pgsluice in front, to look at and to break.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::Context;
+use clap::Args;
+
+use super::run::{Server, end_signal, runtime};
+use crate::config::{Config, ConfigWatcher, LogFormat};
+use crate::demo::{Cluster, ClusterOptions, Description, proxy_config};
+
+/// Arguments of `pgsluice demo`.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Streaming replicas beside the primary.
+    #[arg(long, value_name = "M", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=16))]
+    pub replicas: u8,
+    /// Only the PostgreSQL servers, without pgsluice in front.
+    #[arg(long)]
+    pub no_proxy: bool,
+    /// Print one line of JSON instead of text: addresses, users and passwords.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Starts all of it, says what to try, and removes it when SIGINT or SIGTERM comes.
+///
+/// # Errors
+/// No PostgreSQL is there, or something does not start.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    runtime()?.block_on(async {
+        let end = end_signal()?;
+        tokio::pin!(end);
+        eprintln!("Starting one primary and {} replicas …", options.replicas);
+        let cluster = tokio::select! {
+            cluster = Cluster::start(ClusterOptions::with_replicas(options.replicas.into())) => cluster?,
+            () = &mut end => return Ok(()),
+        };
+        if options.no_proxy {
+            show(&cluster, None, options.json)?;
+            end.await;
+        } else {
+            serve(&cluster, options.json, end).await?;
+        }
+        cluster.shutdown().await.context("the cluster did not stop as it should")
+    })
+}
+
+async fn serve(cluster: &Cluster, json: bool, end: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let path = cluster.folder().join("pgsluice.toml");
+    std::fs::write(&path, proxy_config(cluster, "[log]\nlevel = \"info\""))?;
+    let watcher = ConfigWatcher::new(&path)?;
+    let config = Config::load(&path)?;
+    let logs = crate::telemetry::logs::init(LogFormat::Text, &config.log.level)?;
+    let server = Server::start(config).await?;
+    show(cluster, Some((&server, &path)), json)?;
+    server.run(&path, watcher, &logs, end).await
+}
+
+#[derive(serde::Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    cluster: Description,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pgsluice: Option<Endpoints<'a>>,
+}
+
+#[derive(serde::Serialize)]
+struct Endpoints<'a> {
+    address: String,
+    http: String,
+    config: &'a Path,
+    pid: u32,
+}
+
+fn show(cluster: &Cluster, proxy: Option<(&Server, &Path)>, json: bool) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        let pgsluice = proxy.map(|(server, config)| Endpoints {
+            address: server.address.to_string(),
+            http: server.http_address.to_string(),
+            config,
+            pid: std::process::id(),
+        });
+        serde_json::to_writer(&mut out, &Shown { cluster: cluster.describe(), pgsluice })?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{}", text(cluster, proxy))?;
+    }
+    Ok(out.flush()?)
+}
+
+fn text(cluster: &Cluster, proxy: Option<(&Server, &Path)>) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    for server in cluster.servers() {
+        let _ = writeln!(text, "{}  {}  log {}", server.name(), server.address(), server.log_file().display());
+    }
+    let superuser = &cluster.options().superuser;
+    let url_of = |server: &crate::demo::Server| {
+        format!("postgresql://{}:{}@{}/postgres", superuser.user, superuser.password, server.address())
+    };
+    let Some((server, config)) = proxy else {
+        let _ = writeln!(text, "\n  psql '{}'\n\nCtrl-C stops and removes all of it.", url_of(cluster.primary()));
+        return text;
+    };
+    let options = cluster.options();
+    let url =
+        format!("postgresql://{}:{}@{}/{}", options.app.user, options.app.password, server.address, options.database);
+    let metrics = format!("http://{}/metrics", server.http_address);
+    let _ = write!(
+        text,
+        "
+pgsluice is ready. Connect through it as to any PostgreSQL:
+
+  psql '{url}'
+
+Metrics: {metrics}
+Config:  {config} (edit it: changes are taken over at once)
+
+Three things to try, in another terminal:
+
+1. See where statements go, and why.
+   psql '{url}' -c 'CREATE TABLE notes (id bigint GENERATED ALWAYS AS IDENTITY, body text)'
+   psql '{url}' -c \"INSERT INTO notes (body) VALUES ('hello')\" -c 'SELECT * FROM notes'
+   curl -s {metrics} | grep 'pgsluice_statements_total.* [1-9]'
+",
+        config = config.display(),
+    );
+    if let Some(replica) = cluster.replicas().first() {
+        let _ = write!(
+            text,
+            "
+2. Let a replica fall behind, and watch it leave (replica_ejected … reason=\"lag\" becomes 1).
+   psql '{replica}' -c 'SELECT pg_wal_replay_pause()'
+   psql '{url}' -c \"INSERT INTO notes (body) SELECT 'more' FROM generate_series(1, 1000)\"
+   curl -s {metrics} | grep -E 'replica_lag_seconds|replica_ejected.* 1$'
+
+3. Read your own writes all the same, then let it come back (after a second or two).
+   psql '{url}' -c \"INSERT INTO notes (body) VALUES ('mine')\" -c 'SELECT count(*) FROM notes'
+   psql '{replica}' -c 'SELECT pg_wal_replay_resume()'
+   curl -s {metrics} | grep -E 'replica_lag_seconds|replica_ejected.* 1$'
+",
+            replica = url_of(replica),
+        );
+    }
+    text.push_str("\nCtrl-C stops and removes all of it.\n");
+    text
+}

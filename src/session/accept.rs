@@ -1,0 +1,300 @@
+//! From a new connection to a session: TLS, the startup packet, who it is, and the greeting.
+//!
+//! Nothing is taken from anybody here but small messages, within `limits.login_timeout`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::{Buf, BytesMut};
+use pgwire::messages::Message;
+use pgwire::messages::startup::{Authentication, BackendKeyData, NegotiateProtocolVersion, SecretKey};
+use tokio::net::TcpStream;
+
+use super::auth::{self, Rejection};
+use super::prepared::ClientStatements;
+use super::relay::Tally;
+use super::serve::GOODBYE_LIMIT;
+use super::tracked::Tracked;
+use super::understand::{Understood, object_to_setting};
+use super::{Fault, Session};
+use crate::config::{AuthMethod, TlsMode};
+use crate::pool::{Identity, Reported, SettingValue, Settings};
+use crate::proxy::{ClientSlot, Proxy};
+use crate::route::{Demand, Horizon, Reason};
+use crate::topology::Role;
+use crate::wire::backend::{TransactionStatus, put_parameter_status, put_ready_for_query};
+use crate::wire::startup::{self, Packet, PacketError, Request};
+use crate::wire::{ErrorReply, Link, Stream};
+
+/// The newest minor version of protocol 3 that is spoken.
+const NEWEST_MINOR: u16 = 2;
+
+/// TLS and GSSAPI may each be asked for once before the startup packet.
+const MAX_PACKETS: usize = 3;
+
+/// Serves one connection from its first byte to its last.
+pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream) {
+    let mut link = Link::new(Stream::Plain(stream), BytesMut::new());
+    let limit = proxy.config.load().limits.login_timeout;
+    let session = match tokio::time::timeout(limit, log_in(&proxy, &mut link)).await {
+        Ok(Ok(login)) => login.map(|login| login.into_session(proxy, link)),
+        Ok(Err(Rejection::Gone)) => None,
+        Ok(Err(Rejection::Told(reply))) => {
+            tracing::info!(sqlstate = reply.sqlstate, message = %reply.message, "login refused");
+            say_goodbye(link, &reply).await;
+            None
+        }
+        Err(_) => {
+            let reply = ErrorReply::fatal("57014", "canceling authentication due to timeout")
+                .detail(format!("The login was not complete after {limit:?} (limits.login_timeout)."));
+            say_goodbye(link, &reply).await;
+            None
+        }
+    };
+    if let Some(session) = session {
+        session.run().await;
+    }
+}
+
+async fn say_goodbye(mut link: Link, reply: &ErrorReply) {
+    reply.clone().into_fatal().put(&mut link.output);
+    let _ = tokio::time::timeout(GOODBYE_LIMIT, link.close()).await;
+}
+
+/// A client that has proved who it is.
+struct Login {
+    identity: Identity,
+    startup: Arc<Settings>,
+    registration: super::cancel::Registration,
+    reported: Reported,
+    slot: ClientSlot,
+}
+
+async fn log_in(proxy: &Arc<Proxy>, link: &mut Link) -> Result<Option<Login>, Rejection> {
+    let mut is_encrypted = false;
+    for _ in 0..MAX_PACKETS {
+        match receive_packet(link).await? {
+            Packet::Ssl => is_encrypted = answer_ssl(proxy, link, is_encrypted).await?,
+            Packet::Gss => {
+                link.output.extend_from_slice(b"N");
+                link.flush().await.map_err(|_| Rejection::Gone)?;
+            }
+            Packet::Cancel(key) => {
+                proxy.cancels.cancel(&key).await;
+                return Ok(None);
+            }
+            Packet::Startup(request) => return greet(proxy, link, request, is_encrypted).await.map(Some),
+        }
+    }
+    Err(told("08P01", "too many requests before the startup packet"))
+}
+
+fn told(sqlstate: &'static str, message: impl Into<String>) -> Rejection {
+    Rejection::Told(ErrorReply::fatal(sqlstate, message))
+}
+
+async fn receive_packet(link: &mut Link) -> Result<Packet, Rejection> {
+    let malformed = |error: PacketError| {
+        let sqlstate = match error {
+            PacketError::NoUser => "28000",
+            PacketError::Version(..) => "0A000",
+            PacketError::Options(_) => "42601",
+            PacketError::Length | PacketError::Layout => "08P01",
+        };
+        told(sqlstate, error.to_string())
+    };
+    loop {
+        let size = startup::size(&link.input).map_err(malformed)?;
+        if let Some(size) = size.filter(|size| link.input.len() >= *size) {
+            let packet = startup::read(&link.input[..size]).map_err(malformed);
+            link.input.advance(size);
+            return packet;
+        }
+        if !link.fill(startup::MAX_SIZE + 1).await.map_err(|_| Rejection::Gone)? {
+            return Err(Rejection::Gone);
+        }
+    }
+}
+
+/// Answers an `SSLRequest`; true when the connection is encrypted from now on.
+async fn answer_ssl(proxy: &Proxy, link: &mut Link, is_encrypted: bool) -> Result<bool, Rejection> {
+    // What came before the handshake was not protected by it (CVE-2021-23214).
+    if !link.input.is_empty() {
+        return Err(told("08P01", "received unencrypted data after SSL request"));
+    }
+    let Some(acceptor) = proxy.tls.load_full().filter(|_| !is_encrypted) else {
+        link.output.extend_from_slice(b"N");
+        link.flush().await.map_err(|_| Rejection::Gone)?;
+        return Ok(is_encrypted);
+    };
+    link.output.extend_from_slice(b"S");
+    link.flush().await.map_err(|_| Rejection::Gone)?;
+    link.encrypt(&acceptor).await.map_err(|error| {
+        tracing::info!(%error, "TLS handshake failed");
+        Rejection::Gone
+    })?;
+    Ok(true)
+}
+
+async fn greet(proxy: &Arc<Proxy>, link: &mut Link, request: Request, is_encrypted: bool) -> Result<Login, Rejection> {
+    let config = proxy.config.load_full();
+    negotiate_version(link, &request)?;
+    if config.listen.tls == TlsMode::Require && !is_encrypted {
+        let reply = ErrorReply::fatal("28000", "this server takes only encrypted connections");
+        return Err(Rejection::Told(reply.hint("Connect with sslmode=require.")));
+    }
+    if request.replication.as_deref().is_some_and(|value| !["false", "off", "no", "0"].contains(&value)) {
+        let reply = ErrorReply::fatal("0A000", "replication connections are not passed on");
+        return Err(Rejection::Told(reply.hint("Connect to the PostgreSQL server itself.")));
+    }
+    if !config.databases.is_empty() && config.databases.iter().all(|database| database.name != request.database) {
+        return Err(told("3D000", format!("database \"{}\" does not exist", request.database)));
+    }
+    let Some(slot) = ClientSlot::take(proxy, config.listen.max_clients) else {
+        return Err(told("53300", "sorry, too many clients already"));
+    };
+    match config.auth.method {
+        AuthMethod::ScramSha256 => auth::scram(link, &proxy.verifiers, &config, &request.user).await?,
+        AuthMethod::Trust => {}
+    }
+    let login = Login {
+        startup: Arc::new(startup_settings(&request)?),
+        identity: Identity { user: request.user.into(), database: request.database.into() },
+        registration: proxy.cancels.register(request.minor_version >= 2),
+        reported: Reported::new(),
+        slot,
+    };
+    login.receive_greeting(proxy, link).await
+}
+
+fn negotiate_version(link: &mut Link, request: &Request) -> Result<(), Rejection> {
+    if request.minor_version <= NEWEST_MINOR && request.protocol_options.is_empty() {
+        return Ok(());
+    }
+    let minor = i32::from(request.minor_version.min(NEWEST_MINOR));
+    let message = NegotiateProtocolVersion::new(minor, request.protocol_options.clone());
+    message.encode(&mut link.output).map_err(|_| Rejection::Gone)
+}
+
+/// The settings of the startup packet.
+fn startup_settings(request: &Request) -> Result<Settings, Rejection> {
+    let mut values = BTreeMap::new();
+    for (name, value) in &request.settings {
+        if let Some(reply) = object_to_setting(name, &crate::pool::quote_literal(value)) {
+            return Err(Rejection::Told(reply));
+        }
+        values.insert(name.as_str().into(), SettingValue::Text(value.as_str().into()));
+    }
+    Ok(Settings::new(values))
+}
+
+impl Login {
+    /// Tells the client that it is in, and what the server's settings are. They are a server's own
+    /// words: the first client of its kind is shown what a server connection reports when it has been
+    /// brought to the same settings, the next ones the same.
+    async fn receive_greeting(mut self, proxy: &Arc<Proxy>, link: &mut Link) -> Result<Self, Rejection> {
+        let database = proxy.database(&self.identity.database);
+        self.reported = match database.greeting(&self.identity.user, &self.startup) {
+            Some(reported) => reported,
+            None => {
+                let reported = self.ask_a_server(proxy).await.map_err(Rejection::Told)?;
+                database.note_greeting(&self.identity.user, &self.startup, reported.clone());
+                reported
+            }
+        };
+        let encoded = Authentication::Ok.encode(&mut link.output);
+        encoded.map_err(|_| Rejection::Gone)?;
+        for (name, value) in &self.reported {
+            put_parameter_status(&mut link.output, name, value);
+        }
+        let key = self.registration.key();
+        let secret = match key.secret.first_chunk::<4>() {
+            Some(short) if key.secret.len() == 4 => SecretKey::I32(i32::from_be_bytes(*short)),
+            _ => SecretKey::Bytes(key.secret.to_vec().into()),
+        };
+        BackendKeyData::new(key.pid, secret).encode(&mut link.output).map_err(|_| Rejection::Gone)?;
+        put_ready_for_query(&mut link.output, TransactionStatus::Idle);
+        link.flush().await.map_err(|_| Rejection::Gone)?;
+        Ok(self)
+    }
+
+    async fn ask_a_server(&self, proxy: &Arc<Proxy>) -> Result<Reported, ErrorReply> {
+        // A session with nobody behind it, to go the same way as any other.
+        let (nobody, _other_end) = tokio::io::duplex(1);
+        let mut session = Session::new(
+            Arc::clone(proxy),
+            self.identity.clone(),
+            Link::new(Stream::Memory(nobody), BytesMut::new()),
+            proxy.cancels.register(false),
+            Arc::clone(&self.startup),
+            Reported::new(),
+            None,
+        );
+        let mut understood = Understood::nothing(Demand::Replica(Reason::FreshReplica));
+        let mut excluded = Vec::new();
+        let attached = session.attach(&understood, &mut excluded).await;
+        if attached.is_err() {
+            understood.demand = Demand::Primary(Reason::Transaction);
+            session.attach(&understood, &mut excluded).await?;
+        }
+        match session.bring_settings().await {
+            Ok(result) => result?,
+            Err(Fault::Fatal(reply)) => return Err(reply),
+            Err(_) => return Err(ErrorReply::fatal("08006", "the server connection was lost during login")),
+        }
+        // They may have been sent ahead, without waiting.
+        let settled = session.relay(super::relay::Until::Answered).await;
+        let Some(server) = session.server.as_ref().filter(|_| matches!(settled, Ok(super::relay::Outcome::Done)))
+        else {
+            return Err(ErrorReply::fatal("08006", "the server connection was lost during login"));
+        };
+        let mut reported = server.checkout.reported.clone();
+        if server.role == Role::Replica || reported.contains_key("in_hot_standby") {
+            // Of the whole that the client speaks to, not of one node.
+            reported.insert("in_hot_standby".into(), b"off".as_slice().into());
+        }
+        session.release().await;
+        Ok(reported)
+    }
+
+    fn into_session(self, proxy: Arc<Proxy>, link: Link) -> Session {
+        Session::new(proxy, self.identity, link, self.registration, self.startup, self.reported, Some(self.slot))
+    }
+}
+
+impl Session {
+    fn new(
+        proxy: Arc<Proxy>,
+        identity: Identity,
+        client: Link,
+        registration: super::cancel::Registration,
+        startup: Arc<Settings>,
+        reported: Reported,
+        slot: Option<ClientSlot>,
+    ) -> Self {
+        Self {
+            database: proxy.database(&identity.database),
+            proxy,
+            identity,
+            client,
+            registration,
+            statements: ClientStatements::default(),
+            tracked: Tracked::new(startup),
+            reported,
+            horizon: Horizon::default(),
+            server: None,
+            pins: Vec::new(),
+            status: TransactionStatus::Idle,
+            status_before: TransactionStatus::Idle,
+            in_batch: false,
+            skipping: false,
+            named_here: Vec::new(),
+            portals: Vec::new(),
+            executed: Vec::new(),
+            tally: Tally::default(),
+            saw_rows: false,
+            changed_catalog: false,
+            _slot: slot,
+        }
+    }
+}

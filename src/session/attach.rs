@@ -1,0 +1,349 @@
+//! Getting a server connection, bringing it to this session's state, and parting with it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::exchange::{Exchange, Purpose, Sent};
+use super::relay::{Outcome, Until};
+use super::understand::Understood;
+use super::{Attached, Audience, Fault, Session};
+use crate::config::PoolMode;
+use crate::pool::{Checkout, CheckoutError, LoginError, SettingValue, Settings};
+use crate::route::{Demand, Plan, Question, Reason, Refusal, RouteSetting, decide};
+use crate::sql::Pin;
+use crate::telemetry::metrics::CausalOutcome;
+use crate::topology::{Node, Role};
+use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::frontend::{self, put_query, tag};
+use crate::wire::{BUFFER_SIZE, ErrorReply};
+
+/// The only shard of this version.
+const SHARD: usize = 0;
+
+impl Session {
+    /// Decides where to go and takes a connection there. Nodes that cannot be reached are added to
+    /// `excluded`, and for what a replica will do another node is asked.
+    pub(super) async fn attach(
+        &mut self,
+        understood: &Understood,
+        excluded: &mut Vec<Arc<Node>>,
+    ) -> Result<(), ErrorReply> {
+        loop {
+            let plan = self.plan(understood.demand, excluded).await.map_err(refusal)?;
+            let pool = self.proxy.pools.of(&plan.node, &self.identity);
+            let asked_at = Instant::now();
+            self.proxy.clients.waiting.fetch_add(1, Ordering::Relaxed);
+            let result = pool.checkout().await;
+            self.proxy.clients.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.proxy.metrics.pool_wait.record(asked_at.elapsed());
+            match result {
+                Ok(checkout) => {
+                    self.take(checkout, plan);
+                    return Ok(());
+                }
+                Err(CheckoutError::Login(error)) if plan.role == Role::Replica && is_the_nodes_fault(&error) => {
+                    tracing::info!(node = %plan.node.name, %error, "no connection; its read is asked of another node");
+                    excluded.push(plan.node);
+                }
+                Err(error) => return Err(no_connection(&error)),
+            }
+        }
+    }
+
+    fn take(&mut self, checkout: Checkout, plan: Plan) {
+        self.registration.set(&checkout);
+        self.server = Some(Attached {
+            exchange: Exchange::default(),
+            role: plan.role,
+            reason: plan.reason,
+            holding: false,
+            eof: false,
+            last_words: None,
+            input_limit: BUFFER_SIZE,
+            _outstanding: plan.node.begin_statement(),
+            _counted: super::Counted::active(&self.proxy),
+            checkout,
+        });
+    }
+
+    /// Where to go; where no replica has caught up yet, after waiting for one as long as the config says.
+    async fn plan(&mut self, demand: Demand, excluded: &[Arc<Node>]) -> Result<Plan, Refusal> {
+        let wait = self.proxy.config.load().consistency.wait;
+        let mut plan = self.decide(demand, excluded);
+        if wait.is_zero() || !is_behind(&plan) {
+            return plan;
+        }
+        let deadline = tokio::time::Instant::now() + wait;
+        let mut rounds = self.proxy.monitor.rounds(SHARD);
+        while is_behind(&plan) {
+            self.proxy.monitor.kick(SHARD);
+            let Some(rounds) = &mut rounds else { break };
+            if !matches!(tokio::time::timeout_at(deadline, rounds.changed()).await, Ok(Ok(()))) {
+                break;
+            }
+            plan = self.decide(demand, excluded);
+        }
+        let outcome = if is_behind(&plan) { CausalOutcome::Primary } else { CausalOutcome::CaughtUp };
+        self.proxy.metrics.causal_waits(outcome).increment(1);
+        plan
+    }
+
+    fn decide(&mut self, demand: Demand, excluded: &[Arc<Node>]) -> Result<Plan, Refusal> {
+        let topology = self.proxy.topology.load();
+        let shard = topology.shards.get(SHARD).ok_or(Refusal::NoPrimary)?;
+        self.horizon.settle(shard);
+        let when_none = self.proxy.config.load().lag.when_none;
+        let (level, route) = (self.level(), self.route());
+        self.database.with_catalog_horizon(shard, |catalog| {
+            let question =
+                Question { shard, demand, level, route, session: &self.horizon, catalog, when_none, excluded };
+            decide(&question, |sides| rand::random_range(0..sides))
+        })
+    }
+
+    /// Whether what comes needs another server than the one whose pipeline is open, and can still have it.
+    pub(super) fn must_move(&self, understood: &Understood) -> bool {
+        let is_on_replica = self.server.as_ref().is_some_and(|server| server.role == Role::Replica);
+        let is_movable =
+            self.in_batch && self.status == TransactionStatus::Idle && self.executed.is_empty() && self.pins.is_empty();
+        let needs_primary = matches!(understood.demand, Demand::Primary(_)) && self.route() == RouteSetting::Auto;
+        is_on_replica && is_movable && needs_primary
+    }
+
+    /// Ends a pipeline in which nothing has been run, and gives its connection back.
+    pub(super) async fn leave_batch(&mut self) -> Result<(), Fault> {
+        self.put(|out| frontend::put(out, tag::SYNC, &[]));
+        self.expect(Sent::Sync, Audience::Proxy(Purpose::Housekeeping));
+        match self.relay(Until::Answered).await? {
+            Outcome::Done => self.release().await,
+            _ => self.server = None,
+        }
+        self.in_batch = false;
+        self.portals.clear();
+        Ok(())
+    }
+
+    /// Brings the connection to this client's settings, in the same round trip where the server is
+    /// known to take them. An error comes back when it does not; the connection is gone then.
+    pub(super) async fn bring_settings(&mut self) -> Result<Result<(), ErrorReply>, Fault> {
+        if self.in_batch || self.status != TransactionStatus::Idle {
+            return Ok(Ok(()));
+        }
+        let wanted = Arc::clone(self.tracked.current());
+        let Some(server) = &mut self.server else { return Ok(Ok(())) };
+        let Some(sql) = wanted.sql_from(&server.checkout.settings) else { return Ok(Ok(())) };
+        let pool = Arc::clone(server.checkout.pool());
+        let may_be_pipelined = wanted.may_be_pipelined(&server.checkout.settings, |digest| pool.is_proven(digest));
+        server.checkout.settings = Arc::clone(&wanted);
+        self.put(|out| put_query(out, sql.as_bytes()));
+        self.expect(Sent::Query, Audience::Proxy(Purpose::Settings));
+        if may_be_pipelined {
+            return Ok(Ok(()));
+        }
+        let outcome = self.relay(Until::Answered).await?;
+        let failure = self.tally.own_failure.take();
+        match (outcome, failure) {
+            (Outcome::Done, None) => {
+                pool.note_proven(wanted.digests());
+                Ok(Ok(()))
+            }
+            (_, failure) => {
+                self.server = None;
+                self.registration.clear().await;
+                Ok(Err(settings_refused(failure.as_deref())))
+            }
+        }
+    }
+
+    /// A read's answer is held back while another node could still give it instead.
+    pub(super) fn hold_where_possible(&mut self, understood: &Understood) {
+        let is_read = matches!(understood.demand, Demand::Replica(_));
+        let Some(server) = &mut self.server else { return };
+        server.holding =
+            is_read && understood.is_repeatable && server.reason != Reason::RouteReplica && self.pins.is_empty();
+    }
+
+    /// Throws away what a node has answered, and gives its connection back.
+    pub(super) async fn take_back(&mut self) -> Result<(), Fault> {
+        let Some(server) = &mut self.server else { return Ok(()) };
+        server.holding = false;
+        server.exchange.disown();
+        let link = &mut server.checkout.link;
+        let marked = link.ready;
+        link.ready = 0;
+        link.remove(marked);
+        let outcome = self.relay(Until::Answered).await?;
+        self.status = TransactionStatus::Idle;
+        self.in_batch = false;
+        self.tally = super::Tally::default();
+        self.executed.clear();
+        self.portals.clear();
+        match outcome {
+            Outcome::Done => self.release().await,
+            _ => self.server = None,
+        }
+        Ok(())
+    }
+
+    /// Gives the connection back, clean.
+    pub(super) async fn release(&mut self) {
+        self.registration.clear().await;
+        if let Some(server) = self.server.take() {
+            server.checkout.give_back();
+        }
+    }
+
+    /// Gives the connection back when nothing of this client is left on it.
+    pub(super) async fn release_if_free(&mut self) {
+        let is_free = self.status == TransactionStatus::Idle && !self.in_batch && self.pins.is_empty();
+        if is_free && self.proxy.config.load().pool.mode == PoolMode::Transaction {
+            self.release().await;
+        }
+    }
+
+    /// At a session's end: the connection is cleaned and given back, or else closed.
+    pub(super) async fn part_with_server(&mut self) {
+        let is_clean = self.status == TransactionStatus::Idle && !self.in_batch;
+        let is_quiet =
+            |server: &Attached| server.exchange.is_answered() && !server.eof && server.checkout.link.ready == 0;
+        if !is_clean || !self.server.as_ref().is_some_and(is_quiet) {
+            self.registration.clear().await;
+            self.server = None;
+            return;
+        }
+        self.put(|out| put_query(out, b"DISCARD ALL"));
+        self.expect(Sent::Query, Audience::Proxy(Purpose::Housekeeping));
+        let limit = self.proxy.config.load().pool.checkout_timeout;
+        let outcome = tokio::time::timeout(limit, self.relay(Until::Answered)).await;
+        if !matches!(outcome, Ok(Ok(Outcome::Done))) || self.tally.own_failure.is_some() {
+            self.registration.clear().await;
+            self.server = None;
+            return;
+        }
+        if let Some(server) = &mut self.server {
+            server.checkout.settings = Arc::new(Settings::default());
+            server.checkout.prepared.clear();
+            server.checkout.unnamed = None;
+        }
+        self.release().await;
+    }
+
+    /// This connection stays with this client until that state is gone.
+    pub(super) fn pin(&mut self, pin: Pin) {
+        if !self.pins.contains(&pin) {
+            self.pins.push(pin);
+        }
+    }
+
+    /// Asks the server which settings there are, and takes them over.
+    pub(super) async fn probe_settings(&mut self) -> Result<(), Fault> {
+        let sql = self.tracked.probe(&self.identity.user);
+        self.put(|out| put_query(out, sql.as_bytes()));
+        self.expect(Sent::Query, Audience::Proxy(Purpose::Probe));
+        self.tally.rows.clear();
+        let outcome = self.relay(Until::Answered).await?;
+        let rows = std::mem::take(&mut self.tally.rows);
+        if !matches!(outcome, Outcome::Done) || self.tally.own_failure.take().is_some() {
+            self.registration.clear().await;
+            self.server = None;
+            let reply = ErrorReply::fatal("08006", "the session's settings could not be read back");
+            return Err(Fault::Fatal(reply));
+        }
+        let values = rows.iter().filter_map(|row| read_setting(row));
+        if let Some(server) = &mut self.server {
+            self.tracked.learn(Settings::new(values), &mut server.checkout.settings);
+        }
+        Ok(())
+    }
+}
+
+/// A `DataRow` of two texts.
+fn read_setting(body: &[u8]) -> Option<(Box<str>, SettingValue)> {
+    let (count, rest) = body.split_first_chunk()?;
+    let (name, rest) = column(rest)?;
+    let (value, _) = column(rest)?;
+    (*count == [0, 2]).then(|| (name.into(), SettingValue::Text(value.into())))
+}
+
+fn column(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    let (value, rest) = rest.split_at_checked(usize::try_from(i32::from_be_bytes(*length)).ok()?)?;
+    Some((std::str::from_utf8(value).ok()?, rest))
+}
+
+fn is_behind(plan: &Result<Plan, Refusal>) -> bool {
+    matches!(plan, Ok(Plan { reason: Reason::NotFresh, .. }) | Err(Refusal::NoFreshReplica))
+}
+
+/// Whether another node may let us in where this one did not.
+fn is_the_nodes_fault(error: &LoginError) -> bool {
+    match error {
+        LoginError::Refused { body, .. } => {
+            // Starting up, shutting down, too many connections.
+            let code = backend::sqlstate(body);
+            code.starts_with(b"57P") || code == b"53300"
+        }
+        LoginError::NoPassword { .. } => false,
+        _ => true,
+    }
+}
+
+fn refusal(refusal: Refusal) -> ErrorReply {
+    match refusal {
+        Refusal::NoPrimary => ErrorReply::error("57P03", "no primary is known for this shard")
+            .detail("The statement needs a server that takes writes, and none of the shard's nodes is one now.")
+            .hint("Try again when a primary is back. Read-only transactions go to replicas."),
+        Refusal::NoReplica => ErrorReply::error("57P03", "no replica is eligible for reads")
+            .detail("Every replica lags too much, is lost, or is being watched before it may return.")
+            .hint("Try again, or let reads go to the primary: SET pgsluice.route = 'auto', with lag.when_none = \"primary\" in the config."),
+        Refusal::NoFreshReplica => ErrorReply::error("57P03", "no replica is known to have what this session has seen")
+            .hint("Try again, or SET pgsluice.route = 'auto', or pgsluice.consistency = 'eventual'."),
+    }
+}
+
+fn no_connection(error: &CheckoutError) -> ErrorReply {
+    match error {
+        CheckoutError::Busy { node, limit, size } => {
+            ErrorReply::error("53300", format!("no server connection to {node} was free within {limit:?}"))
+                .detail(format!("All {size} connections of this database and user are in use."))
+                .hint("Shorten transactions, or raise pool.size or pool.checkout_timeout.")
+        }
+        CheckoutError::Login(error) => login_failed(error),
+        CheckoutError::Closed { node } => {
+            ErrorReply::error("57P03", format!("{node} has been taken out of the config"))
+        }
+    }
+}
+
+/// What a client is told when a server does not let the proxy in for it.
+pub(super) fn login_failed(error: &LoginError) -> ErrorReply {
+    match error {
+        LoginError::Refused { body, .. } => {
+            let field = |code| backend::error_field(body, code).map(|text| String::from_utf8_lossy(text).into_owned());
+            let sqlstate = known_sqlstate(backend::sqlstate(body));
+            let mut reply = ErrorReply::error(sqlstate, field(b'M').unwrap_or_else(|| error.to_string()));
+            (reply.detail, reply.hint) = (field(b'D'), field(b'H'));
+            reply
+        }
+        LoginError::NoPassword { .. } => ErrorReply::error("28000", error.to_string())
+            .hint("Give the user a server_password in the config, or a password that is no verifier."),
+        _ => ErrorReply::error("08006", error.to_string()),
+    }
+}
+
+/// The codes with which PostgreSQL refuses logins; others become the one for a refused connection.
+fn known_sqlstate(code: &[u8]) -> &'static str {
+    const KNOWN: [&str; 9] = ["28000", "28P01", "3D000", "42501", "53300", "55000", "57P01", "57P03", "22023"];
+    KNOWN.into_iter().find(|known| known.as_bytes() == code).unwrap_or("08004")
+}
+
+fn settings_refused(body: Option<&[u8]>) -> ErrorReply {
+    let Some(body) = body else {
+        return ErrorReply::error("08006", "the connection was lost while the session's settings were carried over");
+    };
+    let message = backend::error_field(body, b'M').map(String::from_utf8_lossy).unwrap_or_default();
+    ErrorReply::error(known_sqlstate(backend::sqlstate(body)), message)
+        .detail("A setting of this session was refused when it was carried over to another server connection.")
+        .hint("RESET it, or RESET ALL, and connect anew.")
+}

@@ -1,0 +1,171 @@
+//! Who the client is: SCRAM-SHA-256 against the config's users.
+//!
+//! <https://www.postgresql.org/docs/current/sasl-authentication.html>, RFC 5802, RFC 7677
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Buf;
+use pgwire::api::auth::sasl::scram::{SCRAM_ITERATIONS, ScramSecret, ScramServerAuth, gen_salted_password};
+use pgwire::messages::Message;
+use pgwire::messages::startup::Authentication;
+use postgres_protocol::authentication::sasl::SCRAM_SHA_256;
+use rand::RngCore;
+
+use crate::config::{Config, Password, Secret};
+use crate::wire::frontend::tag;
+use crate::wire::{ErrorReply, Frames, Link};
+
+/// A message of an authentication exchange is not longer than this, in bytes (`PG_MAX_AUTH_TOKEN_LENGTH`).
+const MAX_MESSAGE: usize = 65_535;
+
+/// Salted passwords, made once for each user: 4,096 rounds of a hash are not for every login.
+#[derive(Debug)]
+pub struct Verifiers {
+    salted: Mutex<HashMap<String, Salted>>,
+    /// For users that do not exist: they are asked all the same, with a salt that stays the same.
+    mock_key: [u8; 32],
+}
+
+#[derive(Debug, Clone)]
+struct Salted {
+    password: Secret,
+    salt: Vec<u8>,
+    salted_password: Arc<[u8]>,
+}
+
+impl Default for Verifiers {
+    fn default() -> Self {
+        let mut mock_key = [0; 32];
+        rand::rng().fill_bytes(&mut mock_key);
+        Self { salted: Mutex::default(), mock_key }
+    }
+}
+
+/// Why a client is not let in.
+pub(super) enum Rejection {
+    /// It is told this.
+    Told(ErrorReply),
+    /// It is gone.
+    Gone,
+}
+
+impl Verifiers {
+    /// What `user` has to prove that it knows; `None` for nobody's.
+    fn secret_of(&self, config: &Config, user: &str) -> Option<ScramSecret> {
+        match &config.auth.users.iter().find(|known| known.name == user)?.password {
+            Password::Verifier(verifier) => read_verifier(verifier.expose()),
+            Password::Plain(password) => {
+                let Salted { salt, salted_password, .. } = self.salted(user, password);
+                let iterations = SCRAM_ITERATIONS;
+                Some(ScramSecret::verifier_from_salted_password(salt, salted_password.to_vec(), iterations))
+            }
+        }
+    }
+
+    fn salted(&self, user: &str, password: &Secret) -> Salted {
+        let known = || self.salted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(salted) = known().get(user).filter(|salted| salted.password == *password) {
+            return salted.clone();
+        }
+        let mut salt = vec![0; 16];
+        rand::rng().fill_bytes(&mut salt);
+        let salted_password = gen_salted_password(password.expose(), &salt, SCRAM_ITERATIONS).into();
+        let salted = Salted { password: password.clone(), salt, salted_password };
+        known().insert(user.to_owned(), salted.clone());
+        salted
+    }
+
+    /// For a user that does not exist: nothing proves this.
+    fn mock(&self, user: &str) -> ScramSecret {
+        use std::hash::Hasher;
+        let mut salt = Vec::with_capacity(16);
+        for half in 0..2_u8 {
+            let mut hasher =
+                siphasher::sip::SipHasher13::new_with_key(&std::array::from_fn(|index| self.mock_key[index]));
+            hasher.write(&[half]);
+            hasher.write(user.as_bytes());
+            salt.extend(hasher.finish().to_be_bytes());
+        }
+        let mut stored_key = vec![0; 32];
+        rand::rng().fill_bytes(&mut stored_key);
+        ScramSecret::Verifier { salt, iterations: SCRAM_ITERATIONS, server_key: stored_key.clone(), stored_key }
+    }
+}
+
+/// `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`
+fn read_verifier(text: &str) -> Option<ScramSecret> {
+    let (head, keys) = text.strip_prefix("SCRAM-SHA-256$")?.split_once('$')?;
+    let (iterations, salt) = head.split_once(':')?;
+    let (stored_key, server_key) = keys.split_once(':')?;
+    Some(ScramSecret::Verifier {
+        iterations: iterations.parse().ok()?,
+        salt: STANDARD.decode(salt).ok()?,
+        stored_key: STANDARD.decode(stored_key).ok()?,
+        server_key: STANDARD.decode(server_key).ok()?,
+    })
+}
+
+/// Asks the client to prove that it knows the password.
+pub(super) async fn scram(
+    client: &mut Link,
+    verifiers: &Verifiers,
+    config: &Config,
+    user: &str,
+) -> Result<(), Rejection> {
+    let failed =
+        || Rejection::Told(ErrorReply::fatal("28P01", format!("password authentication failed for user \"{user}\"")));
+    let malformed = || Rejection::Told(ErrorReply::fatal("08P01", "malformed SCRAM message"));
+    send(client, &Authentication::SASL(vec![SCRAM_SHA_256.to_owned()])).await?;
+    let first = receive(client).await?;
+    let first = initial_response(&first).ok_or_else(malformed)?;
+    let known = verifiers.secret_of(config, user);
+    let is_known = known.is_some();
+    let secret = known.unwrap_or_else(|| verifiers.mock(user));
+    let (challenge, waiting) =
+        ScramServerAuth::new().on_client_first_message_with_secret(first, secret).map_err(|_| malformed())?;
+    send(client, &Authentication::SASLContinue(challenge.into())).await?;
+    let last = receive(client).await?;
+    let outcome = waiting.on_client_final_message(&last).map_err(|_| failed())?;
+    if !is_known {
+        return Err(failed());
+    }
+    send(client, &Authentication::SASLFinal(outcome.into())).await
+}
+
+/// `SASLInitialResponse`: the mechanism, and its first message.
+fn initial_response(body: &[u8]) -> Option<&[u8]> {
+    let rest = body.strip_prefix(SCRAM_SHA_256.as_bytes())?.strip_prefix(b"\0")?;
+    let (length, message) = rest.split_first_chunk()?;
+    (usize::try_from(i32::from_be_bytes(*length)).ok()? == message.len()).then_some(message)
+}
+
+async fn send(client: &mut Link, message: &Authentication) -> Result<(), Rejection> {
+    message.encode(&mut client.output).map_err(|_| Rejection::Gone)?;
+    client.flush().await.map_err(|_| Rejection::Gone)
+}
+
+async fn receive(client: &mut Link) -> Result<Vec<u8>, Rejection> {
+    let told = |message: String| Rejection::Told(ErrorReply::fatal("08P01", message));
+    loop {
+        match Frames::new(&client.input).next() {
+            Some(Ok(frame)) if frame.tag == tag::PASSWORD => {
+                let body = frame.body.to_vec();
+                let size = frame.bytes.len();
+                client.input.advance(size);
+                return Ok(body);
+            }
+            Some(Ok(frame)) => {
+                return Err(told(format!("expected password response, got message type {}", frame.tag)));
+            }
+            Some(Err(error)) => return Err(told(error.to_string())),
+            None if client.input.len() >= MAX_MESSAGE => return Err(told("authentication message is too long".into())),
+            None => {}
+        }
+        if !client.fill(MAX_MESSAGE).await.map_err(|_| Rejection::Gone)? {
+            return Err(Rejection::Gone);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What an exchange has changed: settings, prepared statements, pins, what the session has seen.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::tracked::Course;
+use super::understand::Understood;
+use super::{Fault, Session};
+use crate::sql::{Analysis, Discard, Kind, Pin, Statement};
+use crate::topology::Role;
+use crate::wire::backend::TransactionStatus;
+
+impl Session {
+    /// Takes note of what was answered, and lets the connection go when nothing holds it.
+    pub(super) async fn conclude(&mut self, understood: &Understood) -> Result<(), Fault> {
+        self.count(understood);
+        if self.in_batch {
+            // The pipeline goes on; all of it is judged by how it ends.
+            return Ok(());
+        }
+        let executed = std::mem::take(&mut self.executed);
+        let failed = self.tally.failed.take().is_some();
+        let may_have_worked = !failed || std::mem::take(&mut self.tally.completed) > 0;
+        self.tally.completed = 0;
+        self.named_here.clear();
+        self.follow_settings(&executed, failed);
+        for statement in executed.iter().flat_map(|analysis| &analysis.statements) {
+            self.note_statement(statement, failed, may_have_worked);
+        }
+        if self.status == TransactionStatus::Idle {
+            self.portals.clear();
+            self.end_transaction();
+            if self.tracked.is_uncertain() && self.server.is_some() {
+                self.probe_settings().await?;
+            }
+        }
+        if let Some(body) = self.tally.own_failure.take() {
+            // Sent ahead because this server had taken the same values before: nothing may go on under others.
+            self.server = None;
+            let message =
+                crate::wire::backend::error_field(&body, b'M').map(String::from_utf8_lossy).unwrap_or_default();
+            let reply =
+                crate::wire::ErrorReply::fatal("08006", format!("a setting of this session was refused: {message}"));
+            return Err(Fault::Fatal(reply));
+        }
+        if let Some(server) = &self.server {
+            server.checkout.node.note_answer();
+        }
+        self.release_if_free().await;
+        Ok(())
+    }
+
+    fn follow_settings(&mut self, executed: &[Arc<Analysis>], failed: bool) {
+        let Some(server) = &mut self.server else { return };
+        let course = Course { failed, before: self.status_before, after: self.status };
+        self.tracked.follow(executed, course, &mut server.checkout.settings);
+        self.status_before = self.status;
+    }
+
+    fn note_statement(&mut self, statement: &Statement, failed: bool, may_have_worked: bool) {
+        match statement.kind {
+            Kind::Query => self.saw_rows = true,
+            Kind::Write | Kind::Utility | Kind::Execute { .. } | Kind::TwoPhase => self.saw_rows = true,
+            Kind::Ddl if may_have_worked => {
+                self.saw_rows = true;
+                self.changed_catalog = true;
+            }
+            Kind::Discard(Discard::All) if !failed => {
+                self.pins.clear();
+                self.forget_statements();
+            }
+            Kind::Discard(Discard::Temp) if !failed => self.pins.retain(|pin| *pin != Pin::Temporary),
+            Kind::Deallocate { name: None, .. } if !failed => {
+                self.pins.retain(|pin| *pin != Pin::Prepare);
+                self.forget_statements();
+            }
+            Kind::Deallocate { name: Some(ref name), .. } if !failed => self.forget_statement(name.as_bytes()),
+            _ => {}
+        }
+        if let Some(pin) = statement.pin.filter(|_| may_have_worked) {
+            self.pin(pin);
+        }
+    }
+
+    fn forget_statements(&mut self) {
+        self.statements.clear();
+        if let Some(server) = &mut self.server {
+            server.checkout.prepared.clear();
+            server.checkout.unnamed = None;
+        }
+    }
+
+    fn forget_statement(&mut self, name: &[u8]) {
+        if let Some(held) = self.statements.remove(name)
+            && let Some(server) = &mut self.server
+        {
+            server.checkout.prepared.remove(&held.statement.id);
+        }
+    }
+
+    /// Remembers what the transaction, now over, has shown to this session.
+    fn end_transaction(&mut self) {
+        let saw_rows = std::mem::take(&mut self.saw_rows);
+        let changed_catalog = std::mem::take(&mut self.changed_catalog);
+        let Some(server) = &self.server else { return };
+        let now = Instant::now();
+        if saw_rows {
+            match server.role {
+                Role::Replica => self.horizon.saw_replica(&server.checkout.node, server.checkout.incarnation, now),
+                _ => self.horizon.saw_primary(now),
+            }
+        }
+        if changed_catalog {
+            self.database.note_catalog_change(now);
+            self.proxy.monitor.catalog_changed(&self.identity.database);
+        }
+    }
+
+    fn count(&self, understood: &Understood) {
+        let Some(server) = &self.server else { return };
+        let runs = u64::try_from(understood.runs).unwrap_or(u64::MAX);
+        self.proxy.count_statements(server.role, server.reason, runs, understood.asked_at.elapsed());
+    }
+}
