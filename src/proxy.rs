@@ -120,7 +120,7 @@ impl Proxy {
         let mut sessions = JoinSet::new();
         loop {
             tokio::select! {
-                _ = shutdown.wait_for(|is_on| *is_on) => break,
+                () = shutdown.wait() => break,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => self.greet(stream, peer, &mut sessions),
                     Err(error) => {
@@ -166,9 +166,9 @@ impl Proxy {
         self.shutdown.send_replace(true);
     }
 
-    /// True from [`Proxy::shut_down`] on.
-    pub fn shutdown_signal(&self) -> watch::Receiver<bool> {
-        self.shutdown.subscribe()
+    /// To wait for [`Proxy::shut_down`].
+    pub fn shutdown_signal(&self) -> ShutdownSignal {
+        ShutdownSignal(self.shutdown.subscribe())
     }
 
     /// Puts a new config in force. What needs a restart stays as it was, and is named in the log.
@@ -277,6 +277,23 @@ fn note_end(ended: Result<(), tokio::task::JoinError>) {
         && error.is_panic()
     {
         tracing::error!(%error, "a session ended by a defect of pgsluice; its connections are closed");
+    }
+}
+
+/// Tells of [`Proxy::shut_down`].
+#[derive(Debug, Clone)]
+pub struct ShutdownSignal(watch::Receiver<bool>);
+
+impl ShutdownSignal {
+    /// Returns when it has been called.
+    pub async fn wait(&mut self) {
+        // Without a sender the proxy is gone, which is an end as well.
+        let _ = self.0.wait_for(|is_on| *is_on).await;
+    }
+
+    /// Turns true then.
+    pub fn into_receiver(self) -> watch::Receiver<bool> {
+        self.0
     }
 }
 

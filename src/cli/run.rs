@@ -89,7 +89,11 @@ impl Server {
         let listener = listen(config.listen.address, "listen.address")?;
         let http_listener = listen(config.http.address, "http.address")?;
         let proxy = Proxy::start(config)?;
-        let state = HttpState { metrics, topology: Arc::clone(&proxy.topology), draining: proxy.shutdown_signal() };
+        let state = HttpState {
+            metrics,
+            topology: Arc::clone(&proxy.topology),
+            draining: proxy.shutdown_signal().into_receiver(),
+        };
         Ok(Self {
             address: listener.local_addr()?,
             http_address: http_listener.local_addr()?,

@@ -15,7 +15,7 @@ use bytes::{Buf, BytesMut};
 use super::exchange::{Event, Sent, Verdict};
 use super::{Attached, Audience, Fault, Session};
 use crate::pool::note_parameter;
-use crate::wire::backend::{self, TransactionStatus, tag};
+use crate::wire::backend::{self, tag};
 use crate::wire::{BUFFER_SIZE, Frame, Link, frontend, header};
 
 /// PostgreSQL sends when it has this much (`PQ_SEND_BUFFER_SIZE`) or is done: an answer that is

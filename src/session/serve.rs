@@ -58,7 +58,7 @@ impl Session {
             let gathered = tokio::select! {
                 biased;
                 gathered = self.gather() => gathered?,
-                _ = shutdown.wait_for(|is_on| *is_on), if is_idle => {
+                () = shutdown.wait(), if is_idle => {
                     return Err(Fault::Fatal(ErrorReply::fatal("57P01", "terminating connection due to administrator command")));
                 }
             };
