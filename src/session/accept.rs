@@ -220,11 +220,10 @@ impl Login {
 
     async fn ask_a_server(&self, proxy: &Arc<Proxy>) -> Result<Reported, ErrorReply> {
         // A session with nobody behind it, to go the same way as any other.
-        let (nobody, _other_end) = tokio::io::duplex(1);
         let mut session = Session::new(
             Arc::clone(proxy),
             self.identity.clone(),
-            Link::new(Stream::Memory(nobody), BytesMut::new()),
+            Link::new(Stream::Nobody, BytesMut::new()),
             proxy.cancels.register(false),
             Arc::clone(&self.startup),
             Reported::new(),

@@ -44,8 +44,7 @@ impl Link {
 
     /// Does the server's part of a TLS handshake, and goes on encrypted.
     pub async fn encrypt(&mut self, acceptor: &TlsAcceptor) -> io::Result<()> {
-        let placeholder = Stream::Memory(tokio::io::duplex(1).0);
-        self.stream = match std::mem::replace(&mut self.stream, placeholder) {
+        self.stream = match std::mem::replace(&mut self.stream, Stream::Nobody) {
             Stream::Plain(stream) => Stream::Tls(Box::new(acceptor.accept(stream).await?)),
             other => other,
         };
