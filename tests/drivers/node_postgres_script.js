@@ -166,6 +166,7 @@ step('types', (t) =>
       await c.run(`SELECT $1::${name} AS v`, [value])
       await c.run(`SELECT $1::${name} AS v`, [null])
       // node-postgres decodes only some binary types; the raw bytes are what is compared.
+      if (name === 'mood[]') continue // its binary form has the type's OID in it
       await c.run({ text: `SELECT $1::${name} AS v`, values: [value], binary: true, types: { getTypeParser: () => (raw) => raw } })
     }
     await c.run("SELECT ROW(1, 'x', NULL), i FROM items i WHERE id = 7")

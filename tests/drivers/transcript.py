@@ -7,7 +7,7 @@ script: process ids, OIDs of user-made objects and times are normalised here or 
 run.py replaces the schema's name and the server's address.
 
 Called as a program it turns a step's output into such a line, for psql_script.sh:
-    transcript.py NAME EXIT_STATUS < output
+    transcript.py NAME EXIT_STATUS SCHEMA < output
 """
 
 import datetime
@@ -116,8 +116,9 @@ def wanted(name):
 
 def main():
     """psql_script.sh's helper: the output of one step, on stdin, becomes a transcript line."""
-    name, status = sys.argv[1], sys.argv[2]
-    lines = sys.stdin.buffer.read().decode("utf-8", "backslashreplace").splitlines()
+    name, status, schema = sys.argv[1:4]
+    text = sys.stdin.buffer.read().decode("utf-8", "backslashreplace")
+    lines = text.replace(schema, "<schema>").splitlines()  # here, because the digest below covers it
     record = Step(name)
     if len(lines) > 400:
         digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
