@@ -1037,6 +1037,8 @@ def pipelines(t):
             cursors.append(c.conn.execute("SELECT count(*) FROM piped"))
         for cursor in cursors:
             c.results(cursor)
+        # At which later call psycopg raises a pipeline's error depends on when the answer arrives, so
+        # one `try` covers each pipeline, and only what is certain by then is recorded of its cursors.
         for values in ([10, 11, 10, 12], [20, 21]):
             outcome = []
             try:
@@ -1045,29 +1047,25 @@ def pipelines(t):
                         outcome.append(c.conn.execute("INSERT INTO piped VALUES (%s) RETURNING id", (value,)))
             except psycopg.Error as error:
                 c.error(error, "pipeline")
-            for cursor in outcome:
+            for cursor in outcome[:2]:
                 t.note("cursor", tag=cursor.statusmessage, rowcount=cursor.rowcount)
             c.run("SELECT * FROM piped ORDER BY id")
         try:
             with c.conn.pipeline() as pipe:
-                first = c.conn.execute("SELECT 1")
+                c.conn.execute("INSERT INTO piped VALUES (50)")
                 pipe.sync()
-                broken = c.conn.execute("SELECT 1/0")
-                after = c.conn.execute("SELECT 2")
+                c.conn.execute("INSERT INTO piped VALUES (51)")
+                c.conn.execute("SELECT 1/0")
+                c.conn.execute("INSERT INTO piped VALUES (52)")
                 pipe.sync()
         except psycopg.Error as error:
             c.error(error, "pipeline with syncs")
-            t.note("cursors", [first.statusmessage, broken.statusmessage, after.statusmessage])
-        with c.conn.pipeline() as pipe:
-            try:
-                c.conn.execute("SELEC")
-                pipe.sync()
-            except psycopg.Error as error:
-                c.error(error, "first")
-            try:
-                t.note("second", typed(c.conn.execute("SELECT 3").fetchall()))
-            except psycopg.Error as error:
-                c.error(error, "second")
+        c.run("SELECT * FROM piped ORDER BY id")
+        try:
+            with c.conn.pipeline():
+                c.conn.execute("SELEC").fetchall()
+        except psycopg.Error as error:
+            c.error(error, "syntax error in a pipeline")
         with c.conn.pipeline(), c.conn.transaction():
             c.conn.execute("INSERT INTO piped VALUES (30)")
             t.note("in transaction", typed(c.conn.execute("SELECT count(*) FROM piped").fetchall()))
