@@ -265,7 +265,13 @@ async def copy_cancelled_by_the_client(t):
                 yield b"1\n" * 100
                 await asyncio.sleep(0.01)
 
-        await c.attempt("timeout", c.conn.copy_to_table("copied_slow", source=endless(), timeout=0.7))
+        try:
+            await c.conn.copy_to_table("copied_slow", source=endless(), timeout=0.7)
+            t.note("copied")
+        except Exception:
+            # Where in the COPY the timeout strikes decides whether asyncpg raises TimeoutError or stumbles
+            # over its own state (AttributeError), so only the end of it is recorded.
+            t.note("gave up")
         await c.run("SELECT count(*) FROM copied_slow")
 
 

@@ -264,10 +264,14 @@ connection_errors() {
 }
 
 # pgbench works on the tables of its search_path; its times are taken out.
-pgbench_runs() {
+pgbench_init() {
     export PGOPTIONS="-c search_path=$SCHEMA"
     pgbench -i -s 1 "$CONNINFO" 2>&1 | sed -E 's/[0-9.]+ s/<time> s/g; s/\r/\n/g' | grep -v -e 'elapsed' -e '^ *$'
     q -c 'SELECT count(*), sum(abalance) FROM pgbench_accounts' -c 'SELECT count(*) FROM pgbench_tellers'
+}
+
+pgbench_runs() {
+    export PGOPTIONS="-c search_path=$SCHEMA"
     local mode
     for mode in simple extended prepared; do
         pgbench -n -M $mode -c 4 -t 50 "$CONNINFO" 2>&1 | grep -e processed -e failed -e aborted -e error
@@ -275,7 +279,6 @@ pgbench_runs() {
     done
     q -c 'SELECT count(*) FROM pgbench_history' \
         -c 'SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(delta) FROM pgbench_history) AS balanced'
-    unset PGOPTIONS
 }
 
 # Without what names the server or the moment: \restrict keys, version comments.
@@ -304,7 +307,7 @@ export -f $(compgen -A function)
 export CONNINFO SCHEMA SCRATCH
 STEPS="setup plain_queries describe_commands meta_commands error_reports rollback_on_error single_transaction copy_commands
     fetch_count session_settings notifications reconnecting interrupted connection_errors read_after_write dump_and_restore
-    pgbench_runs teardown"
+    pgbench_init pgbench_runs teardown"
 for step in $STEPS; do
     case "$ONLY" in '' | "$step") ;; *) case "$step" in setup | teardown) ;; *) continue ;; esac ;; esac
     timeout -k 5 "$STEP_TIMEOUT" bash -c "$step" > "$SCRATCH/output" 2>&1 < /dev/null
