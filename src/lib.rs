@@ -3,7 +3,10 @@
 //!
 //! `docs/ARCHITECTURE.md` shows a statement's way through these rooms.
 
+pub mod admin;
 pub mod config;
 pub mod demo;
+pub mod monitor;
 pub mod sql;
+pub mod telemetry;
 pub mod topology;

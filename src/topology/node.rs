@@ -213,6 +213,11 @@ impl Node {
         self.probation_reads.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1)).is_ok()
     }
 
+    /// Reads of a probation that nobody has taken yet.
+    pub fn probation_reads_left(&self) -> u32 {
+        self.probation_reads.load(Ordering::Acquire)
+    }
+
     /// Statements under way there now.
     pub fn outstanding(&self) -> u32 {
         self.outstanding.load(Ordering::Relaxed)

@@ -1,0 +1,3 @@
+//! For people and machines that look after pgsluice: health, metrics.
+
+pub mod http;

@@ -1,0 +1,241 @@
+//! Which catalogs the data plane may know: per database, what the planner of routes needs of `pg_proc`,
+//! views, unlogged relations and row-security policies.
+//!
+//! [`Catalogs::get`] is a lookup without a lock; asking for a database is what makes it wanted. The loader
+//! ([`load_forever`]) fetches a wanted database's catalog from the primary (from a replica that answers, while there is none),
+//! and again when a statement may have changed it, or when a cheap fingerprint of it has changed. A catalog that
+//! is not known yet is `None`, which is for the caller to take as "call nothing known".
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+use tracing::{debug, info, warn};
+
+use super::catalog_rows::{self, Fingerprint, LoadError};
+use super::poll::Login;
+use crate::config::Config;
+use crate::sql::Catalog;
+use crate::topology::{Node, Role, SharedTopology};
+
+/// Databases that are kept; a further one gets no catalog, so that its functions count as unknown.
+const MOST_DATABASES: usize = 1024;
+
+/// How often a database's fingerprint is taken.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Connections kept open between checks; where more databases are wanted they are opened for each check.
+const MOST_CONNECTIONS: usize = 8;
+
+/// How long connecting, or one query of the load, may take.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A database that nobody asked for during so many checks is forgotten (an hour).
+const IDLE_CHECKS: u32 = 720;
+
+/// The databases' catalogs.
+#[derive(Debug, Default)]
+pub struct Catalogs {
+    databases: ArcSwap<HashMap<String, Arc<Entry>, foldhash::fast::RandomState>>,
+    work: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    catalog: ArcSwapOption<Catalog>,
+    /// Load it anew, whatever the fingerprint says.
+    stale: AtomicBool,
+    /// Somebody has asked for it since the last check.
+    wanted: AtomicBool,
+}
+
+impl Catalogs {
+    /// The database's catalog as last loaded; `None` until it is. The first call makes it wanted.
+    pub fn get(&self, database: &str) -> Option<Arc<Catalog>> {
+        if let Some(entry) = self.databases.load().get(database) {
+            if !entry.wanted.load(Ordering::Relaxed) {
+                entry.wanted.store(true, Ordering::Relaxed);
+            }
+            return entry.catalog.load_full();
+        }
+        self.want(database);
+        None
+    }
+
+    /// A statement has changed the database's catalog, or may have.
+    pub fn changed(&self, database: &str) {
+        if let Some(entry) = self.databases.load().get(database) {
+            entry.stale.store(true, Ordering::Release);
+            self.work.notify_one();
+        }
+    }
+
+    fn want(&self, database: &str) {
+        let entry = Arc::new(Entry { stale: AtomicBool::new(true), wanted: AtomicBool::new(true), ..Entry::default() });
+        self.databases.rcu(|current| {
+            if current.contains_key(database) || current.len() >= MOST_DATABASES {
+                return Arc::clone(current);
+            }
+            let mut next = HashMap::clone(current);
+            next.insert(database.to_owned(), Arc::clone(&entry));
+            Arc::new(next)
+        });
+        self.work.notify_one();
+    }
+
+    fn forget(&self, database: &str) {
+        self.databases.rcu(|current| {
+            let mut next = HashMap::clone(current);
+            next.remove(database);
+            next
+        });
+    }
+}
+
+/// The loader's task.
+pub(super) async fn load_forever(catalogs: Arc<Catalogs>, config: Arc<ArcSwap<Config>>, topology: SharedTopology) {
+    let mut loader = Loader { config, topology, known: HashMap::new() };
+    let mut checks = tokio::time::interval(CHECK_INTERVAL);
+    checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let is_check = tokio::select! {
+            _ = checks.tick() => true,
+            () = catalogs.work.notified() => false,
+        };
+        let databases = catalogs.databases.load_full();
+        loader.known.retain(|database, _| databases.contains_key(database));
+        for (database, entry) in databases.iter() {
+            if is_check || entry.stale.load(Ordering::Acquire) {
+                loader.visit(&catalogs, database, entry, is_check).await;
+            }
+        }
+    }
+}
+
+struct Loader {
+    config: Arc<ArcSwap<Config>>,
+    topology: SharedTopology,
+    known: HashMap<String, Known>,
+}
+
+/// What the loader keeps of a database.
+#[derive(Default)]
+struct Known {
+    fingerprint: Option<Fingerprint>,
+    connection: Option<Connection>,
+    idle_checks: u32,
+    failing_since: Option<Instant>,
+}
+
+struct Connection {
+    client: tokio_postgres::Client,
+    node: Arc<Node>,
+    incarnation: u64,
+    login: Login,
+}
+
+impl Loader {
+    /// Brings one database up to date; failures are told once and tried again at the next check.
+    async fn visit(&mut self, catalogs: &Catalogs, database: &str, entry: &Entry, is_check: bool) {
+        let mut known = self.known.remove(database).unwrap_or_default();
+        if is_check {
+            let wanted = entry.wanted.swap(false, Ordering::Relaxed);
+            known.idle_checks = if wanted { 0 } else { known.idle_checks + 1 };
+            if known.idle_checks > IDLE_CHECKS {
+                return catalogs.forget(database);
+            }
+        }
+        match self.refresh(database, entry, &mut known).await {
+            Ok(()) => known.failing_since = None,
+            Err(LoadError::NoSuchDatabase) => {
+                debug!(database, "no such database: its catalog is not kept");
+                return catalogs.forget(database);
+            }
+            Err(error) => {
+                known.connection = None;
+                if known.failing_since.is_none() && !matches!(error, LoadError::NoServer) {
+                    warn!(database, %error, "cannot read the catalog; functions in it count as unknown or as last read");
+                    known.failing_since = Some(Instant::now());
+                }
+                // The next check tries again: a failure must not make a busy loop.
+            }
+        }
+        if self.known.values().filter(|known| known.connection.is_some()).count() >= MOST_CONNECTIONS {
+            known.connection = None;
+        }
+        self.known.insert(database.to_owned(), known);
+    }
+
+    async fn refresh(&self, database: &str, entry: &Entry, known: &mut Known) -> Result<(), LoadError> {
+        let Some((node, login)) = self.server_for(database) else { return Err(LoadError::NoServer) };
+        let usable = |c: &Connection| {
+            Arc::ptr_eq(&c.node, &node)
+                && c.incarnation == node.incarnation()
+                && c.login == login
+                && !c.client.is_closed()
+        };
+        let connection = match known.connection.take().filter(usable) {
+            Some(connection) => connection,
+            None => connect(node, login).await?,
+        };
+        // Taken before the load: what changes during it is loaded again.
+        let stale = entry.stale.swap(false, Ordering::AcqRel);
+        let loaded = load_if_changed(&connection.client, known.fingerprint.as_ref().filter(|_| !stale)).await;
+        match loaded {
+            Ok(Some((fingerprint, catalog))) => {
+                let (functions, relations) = catalog.len();
+                info!(database, functions, relations, "catalog read");
+                entry.catalog.store(Some(Arc::new(catalog)));
+                known.fingerprint = Some(fingerprint);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                entry.stale.fetch_or(stale, Ordering::AcqRel);
+                return Err(error);
+            }
+        }
+        known.connection = Some(connection);
+        Ok(())
+    }
+
+    /// The first shard's primary where it answers, else a replica of it that does: all shards have one schema.
+    fn server_for(&self, database: &str) -> Option<(Arc<Node>, Login)> {
+        let topology = self.topology.load();
+        let shard = topology.shards.first()?;
+        let config = self.config.load();
+        let configured = config.shards.iter().find(|configured| *configured.name == *shard.name)?;
+        let node = (shard.nodes.iter())
+            .filter(|member| member.role != Role::Unknown && member.node.is_reachable())
+            .min_by_key(|member| member.role != Role::Primary)?;
+        Some((Arc::clone(&node.node), Login::of(configured).to_database(database)))
+    }
+}
+
+async fn connect(node: Arc<Node>, login: Login) -> Result<Connection, LoadError> {
+    let incarnation = node.incarnation();
+    let config = login.driver_config(&node, LOAD_TIMEOUT);
+    let connected = timeout(LOAD_TIMEOUT, config.connect(tokio_postgres::NoTls)).await;
+    let (client, connection) = connected.map_err(|_| LoadError::Timeout)??;
+    // Ends when the client goes or the server does; the client notices.
+    tokio::spawn(connection);
+    Ok(Connection { client, node, incarnation, login })
+}
+
+async fn load_if_changed(
+    client: &tokio_postgres::Client,
+    last: Option<&Fingerprint>,
+) -> Result<Option<(Fingerprint, Catalog)>, LoadError> {
+    timeout(LOAD_TIMEOUT, async {
+        let fingerprint = catalog_rows::fingerprint(client).await?;
+        if last == Some(&fingerprint) {
+            return Ok(None);
+        }
+        Ok(Some((fingerprint, catalog_rows::load(client).await?)))
+    })
+    .await
+    .unwrap_or(Err(LoadError::Timeout))
+}

@@ -1,0 +1,23 @@
+//! The control plane: watches the servers and keeps the [`Topology`](crate::topology::Topology) true.
+//!
+//! Per node one task asks the server where it is ([`poll`]), per shard one task judges the answers
+//! (`watch`: roles, lag, breakers) and is the only writer of the nodes' state. One more task loads
+//! the catalogs of the databases that clients use ([`catalogs`]). The data plane reads what they publish and sends
+//! hints ([`MonitorHandle::kick`], [`MonitorHandle::catalog_changed`]); it never waits for them, and nothing here touches a
+//! client.
+
+pub mod breaker;
+mod catalog_rows;
+pub mod catalogs;
+pub mod lag;
+mod member;
+pub mod poll;
+pub mod question;
+pub mod roles;
+mod settings;
+mod supervisor;
+pub mod wal;
+mod watch;
+
+pub use catalogs::Catalogs;
+pub use supervisor::{Monitor, MonitorHandle};
