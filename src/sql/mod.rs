@@ -1,5 +1,32 @@
-//! Text → [`Analysis`]: what a statement reads, writes, locks, calls and sets.
+//! Text → [`Analysis`]: what a statement reads, writes, locks, calls and sets; and with a database's
+//! [`Catalog`], whether it may run on a standby.
+//!
+//! The way of a text: `cache` (known already?) → `split` over `lexer` (statements) → `commands` (by the
+//! leading keyword) → `transaction`, `settings`, `wrapped` by tokens, or `tree` by the parser, or `scan`
+//! where a text is too large for it → `facts` → [`Statement`]. Then `judge` with `catalog`.
+//!
+//! Pure: no I/O, no clock, nothing of servers. Never panics, whatever the bytes, and stays
+//! within a small stack.
 
+mod catalog;
+mod commands;
+mod facts;
+mod functions;
+mod judge;
+mod lexer;
+mod scan;
+mod settings;
+mod split;
 mod statement;
+mod text;
+mod tokens;
+mod transaction;
+mod tree;
+mod wrapped;
 
+pub use catalog::{Catalog, CatalogBuilder, RelationKind, Volatility};
+pub use judge::judge;
+pub use lexer::{Lexer, Token, TokenKind};
+pub use settings::shown_setting;
 pub use statement::*;
+pub use text::{MAX_PARSED_BYTES, analyse, analyse_bytes};

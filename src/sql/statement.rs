@@ -3,7 +3,10 @@
 //! An [`Analysis`] is made once for each distinct text and shared by all who send it. It holds names
 //! and facts, nothing of a parser's tree, so that the parser can be another one tomorrow.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// A text, understood: the statements of one `Query` or `Parse` message.
 #[derive(Debug, Default)]
@@ -43,10 +46,27 @@ pub struct Statement {
     pub functions: Box<[Name]>,
     /// State that it leaves in the server's session, beyond settings.
     pub pin: Option<Pin>,
+    /// It may change settings in a way that `kind` does not say: `set_config(…)` that is not literally
+    /// local, DO, CALL, EXECUTE, [`Setting::Opaque`], and for PREPARE and DECLARE what they will run.
+    pub changes_settings: bool,
+}
+
+impl Statement {
+    /// A statement that names nothing and leaves nothing.
+    pub fn new(kind: Kind, primary: Option<PrimaryCause>) -> Self {
+        let changes_settings = matches!(kind, Kind::Set(Setting::Opaque));
+        Self { kind, primary, relations: [].into(), functions: [].into(), pin: None, changes_settings }
+    }
+
+    /// With this mark left in the server's session.
+    pub fn with_pin(mut self, pin: Option<Pin>) -> Self {
+        self.pin = pin;
+        self
+    }
 }
 
 /// A possibly qualified name, folded as PostgreSQL folds it (lower case unless quoted).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name {
     /// As written; `None` leaves it to `search_path`.
     pub schema: Option<Box<str>>,
@@ -99,11 +119,15 @@ pub enum Kind {
     Execute {
         /// The statement's name.
         name: Box<str>,
+        /// Where the name stands in the text, in bytes, with its quotes.
+        name_span: Range<usize>,
     },
     /// SQL-level DEALLOCATE.
     Deallocate {
         /// `None` is ALL.
         name: Option<Box<str>>,
+        /// Where the name (or ALL) stands in the text, in bytes, with its quotes.
+        name_span: Range<usize>,
     },
     /// LISTEN, UNLISTEN.
     Listen,

@@ -1,0 +1,269 @@
+//! One query or data-modifying statement through `sqlparser` → its summary.
+//!
+//! The only file that knows the parser's tree. The tree is dropped here: it is hundreds of times the
+//! size of the summary. What the caller passes is bounded in length, depth and operators, because
+//! dropping a deep tree recurses without a limit.
+
+use super::{
+    facts::Facts,
+    functions,
+    lexer::Token,
+    settings::tells_of_one_server,
+    statement::{Kind, Name, Pin, PrimaryCause, Statement},
+    tokens::is_keyword,
+};
+use sqlparser::{
+    ast::{
+        Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query,
+        Select, SetExpr, Statement as Tree, TableFactor, Value, Visit, Visitor,
+    },
+    dialect::PostgreSqlDialect,
+    parser::Parser,
+};
+use std::{
+    borrow::Cow,
+    ops::{ControlFlow, Range},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+/// How deep the parser may recurse, in its own steps; a parenthesis takes several.
+const RECURSION_LIMIT: usize = 200;
+
+/// The summary of the statement at `span`, whose tokens are `tokens`; `None` if it cannot be parsed.
+pub(super) fn summarise(text: &[u8], span: Range<usize>, tokens: &[Token]) -> Option<Statement> {
+    let only_hidden = hide_only(text, span, tokens);
+    let sql = String::from_utf8_lossy(&only_hidden);
+    // A parser of somebody else's, over bytes that a client chose: its panic is a text not parsed.
+    catch_unwind(AssertUnwindSafe(|| parse(&sql))).ok().flatten()
+}
+
+/// `FROM ONLY t` without ONLY, which the parser would take for a table of that name.
+fn hide_only<'a>(text: &'a [u8], span: Range<usize>, tokens: &[Token]) -> Cow<'a, [u8]> {
+    let mut sql = Cow::Borrowed(&text[span.clone()]);
+    for pair in tokens.windows(2) {
+        let [before, token] = pair else { continue };
+        let is_before = |keyword| is_keyword(text, before, keyword);
+        let other_use =
+            is_before("row") || is_before("rows") || is_before("as") || matches!(before.bytes(text), b"." | b")");
+        if is_keyword(text, token, "only") && !other_use {
+            sql.to_mut()[token.start - span.start..token.end - span.start].fill(b' ');
+        }
+    }
+    sql
+}
+
+fn parse(sql: &str) -> Option<Statement> {
+    let parser = Parser::new(&PostgreSqlDialect {}).with_recursion_limit(RECURSION_LIMIT);
+    let trees = parser.try_with_sql(sql).ok()?.parse_statements().ok()?;
+    let [tree] = trees.as_slice() else { return None };
+    let writes = match tree {
+        Tree::Query(query) => is_write(&query.body),
+        Tree::Insert(_) | Tree::Update(_) | Tree::Delete(_) | Tree::Merge(_) => true,
+        _ => return None,
+    };
+    let mut walker = Walker::default();
+    let _ = tree.visit(&mut walker);
+    Some(walker.finish(writes))
+}
+
+/// Whether a `WITH …` goes on with INSERT, UPDATE, DELETE or MERGE.
+fn is_write(mut body: &SetExpr) -> bool {
+    while let SetExpr::Query(query) = body {
+        body = &query.body;
+    }
+    matches!(body, SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_))
+}
+
+#[derive(Default)]
+struct Walker {
+    facts: Facts,
+    scopes: Vec<Scope>,
+    /// The name of a function in FROM, which the visitor is about to report as a relation.
+    called: Option<*const ObjectName>,
+    into: bool,
+    locks: bool,
+    modifies: bool,
+}
+
+/// The WITH list of one query.
+#[derive(Default)]
+struct Scope {
+    ctes: Vec<(*const Query, Box<str>)>,
+    /// So many of them, from the first on, are visible to what is being walked.
+    visible: usize,
+}
+
+impl Walker {
+    fn finish(self, writes: bool) -> Statement {
+        let (kind, cause) = if writes || self.into {
+            (Kind::Write, Some(PrimaryCause::Write))
+        } else if self.modifies {
+            (Kind::Query, Some(PrimaryCause::DataModifyingCte))
+        } else if self.locks {
+            (Kind::Query, Some(PrimaryCause::LockingClause))
+        } else {
+            (Kind::Query, None)
+        };
+        self.facts.into_statement(kind, cause)
+    }
+
+    fn is_cte(&self, name: &Name) -> bool {
+        name.schema.is_none()
+            && self.scopes.iter().any(|s| s.ctes.iter().take(s.visible).any(|(_, cte)| *cte == name.name))
+    }
+
+    /// `TABLE t` anywhere in the query's set operations; the visitor does not report it.
+    fn tables(&mut self, body: &SetExpr) {
+        let mut open = vec![body];
+        while let Some(body) = open.pop() {
+            match body {
+                SetExpr::SetOperation { left, right, .. } => open.extend([&**left, &**right]),
+                SetExpr::Table(table) => {
+                    let Some(name) = table.table_name.as_deref() else { continue };
+                    // The parser has forgotten whether the name was quoted: take both readings.
+                    for fold in [str::to_owned, str::to_ascii_lowercase] as [fn(&str) -> String; 2] {
+                        let schema = table.schema_name.as_deref().map(|s| fold(s).into());
+                        let name = Name { schema, name: fold(name).into() };
+                        if !self.is_cte(&name) {
+                            self.facts.relation(name);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn call(&mut self, function: &Function) {
+        let Some(name) = name_of(&function.name) else { return };
+        if functions::may_be_builtin(&name) {
+            match &*name.name {
+                "set_config" if !is_literally_local(&function.args) => self.facts.set_config(),
+                "current_setting" if asks_one_server(&function.args) => {
+                    self.facts.cause(PrimaryCause::ServerFunction);
+                }
+                _ => {}
+            }
+        }
+        self.facts.function(name);
+    }
+}
+
+impl Visitor for Walker {
+    type Break = ();
+
+    fn pre_visit_statement(&mut self, tree: &Tree) -> ControlFlow<()> {
+        self.modifies |= !matches!(tree, Tree::Query(_));
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        self.locks |= !query.locks.is_empty();
+        let mut scope = Scope::default();
+        if let Some(with) = &query.with {
+            scope.ctes = with.cte_tables.iter().map(|c| (&raw const *c.query, folded(&c.alias.name))).collect();
+            // Without RECURSIVE a WITH query sees only those before it.
+            scope.visible = if with.recursive { scope.ctes.len() } else { 0 };
+        }
+        self.scopes.push(scope);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        self.tables(&query.body);
+        self.scopes.pop();
+        if let Some(parent) = self.scopes.last_mut()
+            && let Some(i) = parent.ctes.iter().position(|(cte, _)| std::ptr::eq(*cte, query))
+        {
+            parent.visible = parent.visible.max(i + 1);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
+        if let Some(into) = &select.into {
+            self.into = true;
+            if into.temporary {
+                self.facts.pin = Some(Pin::Temporary);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        match factor {
+            TableFactor::Table { name, args: Some(_), .. } => {
+                self.called = Some(&raw const *name);
+                self.facts.functions(name);
+            }
+            TableFactor::Function { name, .. } => self.facts.functions(name),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
+        if self.called.take().is_some_and(|called| std::ptr::eq(called, relation)) {
+            return ControlFlow::Continue(());
+        }
+        if let Some(name) = name_of(relation)
+            && !self.is_cte(&name)
+        {
+            self.facts.relation(name);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        if let Expr::Function(function) = expr {
+            self.call(function);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Facts {
+    /// A function called in FROM. A `set_config` there counts as not local.
+    fn functions(&mut self, name: &ObjectName) {
+        let Some(name) = name_of(name) else { return };
+        if functions::may_be_builtin(&name) && &*name.name == "set_config" {
+            self.set_config();
+        }
+        self.function(name);
+    }
+}
+
+fn name_of(object: &ObjectName) -> Option<Name> {
+    let mut parts = object.0.iter().rev().map(|part| match part {
+        ObjectNamePart::Identifier(ident) => folded(ident),
+        ObjectNamePart::Function(function) => folded(&function.name),
+    });
+    let name = parts.next()?;
+    Some(Name { schema: parts.next(), name })
+}
+
+fn folded(ident: &Ident) -> Box<str> {
+    match ident.quote_style {
+        None => ident.value.to_ascii_lowercase().into(),
+        Some(_) => ident.value.as_str().into(),
+    }
+}
+
+fn argument(arguments: &FunctionArguments, index: usize) -> Option<&Value> {
+    let FunctionArguments::List(list) = arguments else { return None };
+    match list.args.get(index)? {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value))) => Some(&value.value),
+        _ => None,
+    }
+}
+
+fn is_literally_local(arguments: &FunctionArguments) -> bool {
+    matches!(argument(arguments, 2), Some(Value::Boolean(true)))
+}
+
+fn asks_one_server(arguments: &FunctionArguments) -> bool {
+    match argument(arguments, 0) {
+        Some(Value::SingleQuotedString(name)) => tells_of_one_server(&name.to_ascii_lowercase()),
+        _ => false,
+    }
+}
