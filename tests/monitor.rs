@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use pgsluice::config::{self, Config};
-use pgsluice::demo::cluster::{Cluster, ClusterOptions, Server, StopMode};
+use pgsluice::demo::{Cluster, ClusterOptions, Server, StopMode};
 use pgsluice::monitor::{Monitor, MonitorHandle};
 use pgsluice::telemetry;
 use pgsluice::topology::{Admission, EjectReason, Node, Role, SharedTopology};

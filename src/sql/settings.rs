@@ -172,8 +172,8 @@ fn constants(mut cursor: Cursor<'_>) -> bool {
         let signed = cursor.take_operator("-") || cursor.take_operator("+");
         match cursor.next().map(|t| t.kind) {
             Some(TokenKind::Number) => {}
-            Some(TokenKind::Word | TokenKind::QuotedIdent | TokenKind::String | TokenKind::EscapeString)
-                if !signed => {}
+            Some(TokenKind::Word | TokenKind::QuotedIdent | TokenKind::String | TokenKind::EscapeString) if !signed => {
+            }
             Some(TokenKind::DollarString) if !signed => {}
             _ => return false,
         }
