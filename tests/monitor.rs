@@ -282,6 +282,8 @@ async fn roles_follow_a_promotion_and_timelines_part() {
     // Pointed at the new primary it follows, and returns.
     let conninfo = promoted.conninfo(&watched.cluster.options().superuser.user, "postgres").replace('\'', "''");
     left.sql(&format!("ALTER SYSTEM SET primary_conninfo = '{conninfo}'")).await.unwrap();
+    // Its slot is on the old primary.
+    left.sql("ALTER SYSTEM SET primary_slot_name = ''").await.unwrap();
     left.sql("SELECT pg_reload_conf()").await.unwrap();
     watched.until("it follows", |w| w.is_admitted(left)).await;
     watched.stop().await;
@@ -313,5 +315,25 @@ async fn a_reload_adds_and_removes_nodes_and_keeps_the_others() {
     watched.config.store(Arc::new(locked_out));
     watched.monitor.reload().await;
     watched.until("the new password is used", |w| !w.node(&servers[0]).is_reachable()).await;
+    watched.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn catalogs_are_loaded_and_follow_changes() {
+    let watched = Watched::start(ClusterOptions::with_replicas(1)).await;
+    let primary = watched.cluster.primary();
+    let catalogs = Arc::clone(watched.monitor.catalogs());
+    let functions = || catalogs.get("postgres").map(|catalog| catalog.len().0);
+    watched.until("the catalog is there", |_| functions().is_some()).await;
+    let before = functions().unwrap();
+    assert!(before > 1000, "{before} functions");
+
+    primary.sql("CREATE FUNCTION of_mine() RETURNS int LANGUAGE sql STABLE AS 'SELECT 1'").await.unwrap();
+    watched.monitor.catalog_changed("postgres");
+    watched.until("told of a change, it is read anew", |_| functions() == Some(before + 1)).await;
+    primary.sql("DROP FUNCTION of_mine()").await.unwrap();
+    watched.until("a change that nobody told of is found", |_| functions() == Some(before)).await;
+
+    assert!(catalogs.get("no_such_database").is_none());
     watched.stop().await;
 }
