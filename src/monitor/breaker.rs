@@ -270,7 +270,8 @@ mod tests {
         let connection_trouble = Observation { connection_errors: 3, ..fresh() };
         let unknown = Observation { lag: None, ..fresh() };
         // (what, observations as (ms, seen), when it is on probation)
-        let cases: Vec<(&str, Vec<(u32, Observation)>, Option<u32>)> = vec![
+        type Case = (&'static str, Vec<(u32, Observation)>, Option<u32>);
+        let cases: Vec<Case> = vec![
             ("calm all the time", vec![(0, lag(49)), (500, lag(0)), (999, lag(49)), (1000, lag(49))], Some(1000)),
             ("too early", vec![(0, lag(0)), (999, lag(0))], None),
             ("at readmit_below is not below", vec![(0, lag(50)), (1000, lag(50)), (2000, lag(50))], None),

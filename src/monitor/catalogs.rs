@@ -31,6 +31,9 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Connections kept open between checks; where more databases are wanted they are opened for each check.
 const MOST_CONNECTIONS: usize = 8;
 
+/// How soon to look again for a server when none answers.
+const SERVER_WAIT: Duration = Duration::from_millis(200);
+
 /// How long connecting, or one query of the load, may take.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -101,16 +104,19 @@ pub(super) async fn load_forever(catalogs: Arc<Catalogs>, config: Arc<ArcSwap<Co
     let mut loader = Loader { config, topology, known: HashMap::new() };
     let mut checks = tokio::time::interval(CHECK_INTERVAL);
     checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut no_server = false;
     loop {
         let is_check = tokio::select! {
             _ = checks.tick() => true,
             () = catalogs.work.notified() => false,
+            () = tokio::time::sleep(SERVER_WAIT), if no_server => false,
         };
+        no_server = false;
         let databases = catalogs.databases.load_full();
         loader.known.retain(|database, _| databases.contains_key(database));
         for (database, entry) in databases.iter() {
             if is_check || entry.stale.load(Ordering::Acquire) {
-                loader.visit(&catalogs, database, entry, is_check).await;
+                no_server |= loader.visit(&catalogs, database, entry, is_check).await;
             }
         }
     }
@@ -139,25 +145,30 @@ struct Connection {
 }
 
 impl Loader {
-    /// Brings one database up to date; failures are told once and tried again at the next check.
-    async fn visit(&mut self, catalogs: &Catalogs, database: &str, entry: &Entry, is_check: bool) {
+    /// Brings one database up to date; failures are told once and tried again at the next check. True when there
+    /// was no server to ask, as in the first moments.
+    async fn visit(&mut self, catalogs: &Catalogs, database: &str, entry: &Entry, is_check: bool) -> bool {
+        let mut no_server = false;
         let mut known = self.known.remove(database).unwrap_or_default();
         if is_check {
             let wanted = entry.wanted.swap(false, Ordering::Relaxed);
             known.idle_checks = if wanted { 0 } else { known.idle_checks + 1 };
             if known.idle_checks > IDLE_CHECKS {
-                return catalogs.forget(database);
+                catalogs.forget(database);
+                return false;
             }
         }
         match self.refresh(database, entry, &mut known).await {
             Ok(()) => known.failing_since = None,
             Err(LoadError::NoSuchDatabase) => {
                 debug!(database, "no such database: its catalog is not kept");
-                return catalogs.forget(database);
+                catalogs.forget(database);
+                return false;
             }
             Err(error) => {
+                no_server = matches!(error, LoadError::NoServer);
                 known.connection = None;
-                if known.failing_since.is_none() && !matches!(error, LoadError::NoServer) {
+                if known.failing_since.is_none() && !no_server {
                     warn!(database, %error, "cannot read the catalog; functions in it count as unknown or as last read");
                     known.failing_since = Some(Instant::now());
                 }
@@ -168,6 +179,7 @@ impl Loader {
             known.connection = None;
         }
         self.known.insert(database.to_owned(), known);
+        no_server
     }
 
     async fn refresh(&self, database: &str, entry: &Entry, known: &mut Known) -> Result<(), LoadError> {

@@ -141,9 +141,10 @@ mod tests {
     #[test]
     fn roles_follow_what_the_nodes_say() {
         use Role::{Primary as P, Replica as R, Unknown as U};
+        type Case = (&'static str, Vec<Option<Identity>>, Vec<Role>, Memory, Vec<Verdict>);
         let none = Memory::default();
         #[rustfmt::skip]
-        let cases: Vec<(&str, Vec<Option<Identity>>, Vec<Role>, Memory, Vec<Verdict>)> = vec![
+        let cases: Vec<Case> = vec![
             ("one primary, two replicas", vec![standby(1), writable(1), standby(1)], vec![U; 3], none, vec![REPLICA, PRIMARY, REPLICA]),
             ("nobody answers", vec![None, None], vec![U; 2], none, vec![UNKNOWN, UNKNOWN]),
             ("replicas only", vec![standby(1), standby(1)], vec![U; 2], none, vec![REPLICA, REPLICA]),
