@@ -1,5 +1,7 @@
 //! The monitor against a real primary with streaming replicas.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests.
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
