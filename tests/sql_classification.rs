@@ -1,10 +1,10 @@
 //! Statements, and what must be known of them: kind, reason for the primary, mark on the session.
 
+use PrimaryCause as P;
 use pgsluice::sql::{
     Catalog, Discard, Kind, Pin, PrimaryCause, RelationKind, Setting, TransactionModes, Volatility, analyse,
     analyse_bytes, judge,
 };
-use PrimaryCause as P;
 
 /// A database: `pg_catalog`'s own functions as far as the tables need them, and a user's things.
 fn catalog() -> Catalog {
@@ -55,6 +55,9 @@ fn queries_and_writes() {
         ("SELECT count(*), sum(x) FROM s.t GROUP BY y HAVING count(*) > 1 ORDER BY 1 LIMIT 5 OFFSET 2", None),
         ("VALUES (1), (2)", None),
         ("TABLE t", None),
+        ("TABLE ONLY s.t", None),
+        ("WITH a AS (TABLE t) TABLE a", None),
+        ("TABLE t UNION ALL TABLE u", None),
         ("(SELECT 1) UNION ALL (SELECT 2)", None),
         ("WITH a AS (SELECT 1) SELECT * FROM a", None),
         ("WITH RECURSIVE a(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM a) SELECT * FROM a", None),
@@ -62,7 +65,10 @@ fn queries_and_writes() {
         ("SELECT * FROM a JOIN ONLY b ON a.x = b.x FETCH FIRST 1 ROW ONLY", None),
         ("SELECT a::int, CAST(b AS text), c::numeric(10,2) FROM t", None),
         ("SELECT coalesce(a, b), nullif(a, 1), greatest(1, 2), least(1, 2) FROM t", None),
-        ("SELECT extract(epoch FROM now()), substring('a' FROM 1), trim(both ' ' from a), position('a' in b) FROM t", None),
+        (
+            "SELECT extract(epoch FROM now()), substring('a' FROM 1), trim(both ' ' from a), position('a' in b) FROM t",
+            None,
+        ),
         ("SELECT CURRENT_USER, current_date, CURRENT_TIMESTAMP, LOCALTIME, session_user", None),
         ("SELECT row_number() OVER (PARTITION BY a ORDER BY b) FROM t", None),
         ("SELECT * FROM generate_series(1, 10) AS g(n)", None),
@@ -181,6 +187,8 @@ fn queries_and_writes() {
         ("SELECT * FROM \"Odd\"", Some(P::Unlogged)),
         ("SELECT * FROM Odd", None),
         ("TABLE hits", Some(P::Unlogged)),
+        ("TABLE \"Odd\"", Some(P::Unlogged)),
+        ("SELECT 1 UNION TABLE ONLY hits", Some(P::Unlogged)),
         ("SELECT * FROM t WHERE a IN (SELECT b FROM hits)", Some(P::Unlogged)),
         ("SELECT * FROM (t CROSS JOIN hits)", Some(P::Unlogged)),
         ("WITH hits AS (SELECT 1) SELECT * FROM hits", None),
@@ -226,12 +234,10 @@ fn queries_and_writes() {
 #[test]
 fn kinds() {
     use Kind::*;
-    let set = |name: &str, value: Option<&str>| {
-        Set(Setting::Session { name: name.into(), value: value.map(Into::into) })
-    };
-    let local = |name: &str, value: Option<&str>| {
-        Set(Setting::Local { name: name.into(), value: value.map(Into::into) })
-    };
+    let set =
+        |name: &str, value: Option<&str>| Set(Setting::Session { name: name.into(), value: value.map(Into::into) });
+    let local =
+        |name: &str, value: Option<&str>| Set(Setting::Local { name: name.into(), value: value.map(Into::into) });
     let reset = |name: &str| Set(Setting::Reset { name: name.into() });
     let modes = |read_only, serializable| TransactionModes { read_only, serializable };
     let cases: Vec<(&str, Kind, Option<P>, Option<Pin>)> = vec![
@@ -244,12 +250,7 @@ fn kinds() {
         ("WITH x AS (SELECT 1) UPDATE t SET a = 1", Write, Some(P::Write), None),
         ("DELETE FROM t", Write, Some(P::Write), None),
         ("DELETE FROM ONLY t USING u", Write, Some(P::Write), None),
-        (
-            "MERGE INTO t USING u ON t.a = u.a WHEN MATCHED THEN UPDATE SET b = u.b",
-            Write,
-            Some(P::Write),
-            None,
-        ),
+        ("MERGE INTO t USING u ON t.a = u.a WHEN MATCHED THEN UPDATE SET b = u.b", Write, Some(P::Write), None),
         ("TRUNCATE t", Write, Some(P::Write), None),
         ("TRUNCATE TABLE ONLY a, b.c RESTART IDENTITY CASCADE", Write, Some(P::Write), None),
         ("SELECT * INTO n FROM t", Write, Some(P::Write), None),
@@ -325,15 +326,25 @@ fn kinds() {
         ("UNLISTEN *", Listen, Some(P::SessionState), None),
         ("SET CONSTRAINTS ALL DEFERRED", Utility, None, None),
         ("FROBNICATE", Utility, Some(P::Unparsed), None),
-        ("SELECT FROM WHERE", Utility, Some(P::Unparsed), None),
+        ("SELECT 1 1 1", Utility, Some(P::Unparsed), None),
         ("SELECT 'open", Utility, Some(P::Unparsed), None),
         ("\"select\" 1", Utility, Some(P::Unparsed), None),
         // Transactions.
         ("BEGIN", Begin(modes(None, None)), None, None),
         ("begin work", Begin(modes(None, None)), None, None),
         ("BEGIN READ ONLY", Begin(modes(Some(true), None)), None, None),
-        ("BEGIN TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY, DEFERRABLE", Begin(modes(Some(true), Some(true))), None, None),
-        ("START TRANSACTION ISOLATION LEVEL REPEATABLE READ READ WRITE", Begin(modes(Some(false), Some(false))), None, None),
+        (
+            "BEGIN TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY, DEFERRABLE",
+            Begin(modes(Some(true), Some(true))),
+            None,
+            None,
+        ),
+        (
+            "START TRANSACTION ISOLATION LEVEL REPEATABLE READ READ WRITE",
+            Begin(modes(Some(false), Some(false))),
+            None,
+            None,
+        ),
         ("BEGIN NONSENSE", Utility, Some(P::Unparsed), None),
         ("COMMIT", Commit { chain: false }, None, None),
         ("END TRANSACTION AND CHAIN", Commit { chain: true }, None, None),
@@ -398,8 +409,18 @@ fn kinds() {
         ("DISCARD TEMPORARY", Discard(self::Discard::Temp), None, None),
         // Prepared statements and cursors.
         ("PREPARE p AS SELECT 1", Prepare { name: "p".into() }, Some(P::SessionState), Some(Pin::Prepare)),
-        ("PREPARE \"P\" (int, text) AS INSERT INTO t VALUES ($1)", Prepare { name: "P".into() }, Some(P::SessionState), Some(Pin::Prepare)),
-        ("PREPARE transaction AS SELECT 1", Prepare { name: "transaction".into() }, Some(P::SessionState), Some(Pin::Prepare)),
+        (
+            "PREPARE \"P\" (int, text) AS INSERT INTO t VALUES ($1)",
+            Prepare { name: "P".into() },
+            Some(P::SessionState),
+            Some(Pin::Prepare),
+        ),
+        (
+            "PREPARE transaction AS SELECT 1",
+            Prepare { name: "transaction".into() },
+            Some(P::SessionState),
+            Some(Pin::Prepare),
+        ),
         ("EXECUTE p", Execute { name: "p".into(), name_span: 8..9 }, Some(P::SessionState), None),
         ("  EXECUTE \"P q\" (1, 'a')", Execute { name: "P q".into(), name_span: 10..15 }, Some(P::SessionState), None),
         ("DEALLOCATE p", Deallocate { name: Some("p".into()), name_span: 11..12 }, None, None),

@@ -9,8 +9,7 @@ use super::{
     split::Part,
     statement::{Discard, Kind, Pin, PrimaryCause, Statement},
     tokens::Cursor,
-    transaction, tree,
-    wrapped,
+    transaction, tree, wrapped,
 };
 use std::ops::Range;
 
@@ -146,8 +145,20 @@ fn is_shallow(text: &[u8], tokens: &[Token]) -> bool {
 
 fn acts_like_operator(word: &[u8]) -> bool {
     let words: [&[u8]; 14] = [
-        b"and", b"or", b"not", b"union", b"except", b"intersect", b"is", b"isnull", b"notnull", b"collate", b"at",
-        b"like", b"between", b"join",
+        b"and",
+        b"or",
+        b"not",
+        b"union",
+        b"except",
+        b"intersect",
+        b"is",
+        b"isnull",
+        b"notnull",
+        b"collate",
+        b"at",
+        b"like",
+        b"between",
+        b"join",
     ];
     (2..=9).contains(&word.len()) && words.iter().any(|w| word.eq_ignore_ascii_case(w))
 }

@@ -48,22 +48,68 @@ pub(super) fn pin(name: &str) -> Option<Pin> {
         "pg_advisory_lock" | "pg_advisory_lock_shared" | "pg_try_advisory_lock" | "pg_try_advisory_lock_shared" => {
             Some(Pin::AdvisoryLock)
         }
-        "setseed" | "dblink_connect" | "dblink_connect_u" | "pg_replication_origin_session_setup" => {
-            Some(Pin::Library)
-        }
+        "setseed" | "dblink_connect" | "dblink_connect_u" | "pg_replication_origin_session_setup" => Some(Pin::Library),
         _ => None,
     }
 }
 
 /// Spelt like a function call, but syntax: `pg_proc` has no such entry.
 pub(super) const SYNTAX: &[&str] = &[
-    "all", "any", "array", "cast", "coalesce", "collation", "cube", "current_catalog", "current_date",
-    "current_role", "current_time", "current_timestamp", "exists", "extract", "greatest", "grouping", "json",
-    "json_array", "json_arrayagg", "json_exists", "json_object", "json_objectagg", "json_query", "json_scalar",
-    "json_serialize", "json_table", "json_value", "least", "localtime", "localtimestamp", "merge_action",
-    "normalize", "nullif", "overlay", "position", "rollup", "row", "session_user", "some", "substring",
-    "system_user", "treat", "trim", "unnest", "user", "xmlattributes", "xmlconcat", "xmlelement", "xmlexists",
-    "xmlforest", "xmlparse", "xmlpi", "xmlroot", "xmlserialize", "xmltable",
+    "all",
+    "any",
+    "array",
+    "cast",
+    "coalesce",
+    "collation",
+    "cube",
+    "current_catalog",
+    "current_date",
+    "current_role",
+    "current_time",
+    "current_timestamp",
+    "exists",
+    "extract",
+    "greatest",
+    "grouping",
+    "json",
+    "json_array",
+    "json_arrayagg",
+    "json_exists",
+    "json_object",
+    "json_objectagg",
+    "json_query",
+    "json_scalar",
+    "json_serialize",
+    "json_table",
+    "json_value",
+    "least",
+    "localtime",
+    "localtimestamp",
+    "merge_action",
+    "normalize",
+    "nullif",
+    "overlay",
+    "position",
+    "rollup",
+    "row",
+    "session_user",
+    "some",
+    "substring",
+    "system_user",
+    "treat",
+    "trim",
+    "unnest",
+    "user",
+    "xmlattributes",
+    "xmlconcat",
+    "xmlelement",
+    "xmlexists",
+    "xmlforest",
+    "xmlparse",
+    "xmlpi",
+    "xmlroot",
+    "xmlserialize",
+    "xmltable",
 ];
 
 /// Whether an unqualified call by this name is syntax (`SYNTAX` is sorted).
@@ -122,20 +168,59 @@ fn is_about_one_server(name: &str) -> bool {
     }
     matches!(
         name,
-        "pg_is_in_recovery" | "pg_is_wal_replay_paused" | "pg_get_wal_replay_pause_state" | "pg_backend_pid"
-        | "pg_terminate_backend" | "pg_cancel_backend" | "pg_reload_conf" | "pg_rotate_logfile"
-        | "pg_rotate_logfile_old" | "pg_current_logfile" | "pg_switch_wal" | "pg_promote" | "pg_backup_start"
-        | "pg_backup_stop" | "pg_start_backup" | "pg_stop_backup" | "pg_is_in_backup" | "pg_backup_start_time"
-        | "pg_conf_load_time" | "pg_postmaster_start_time" | "pg_blocking_pids" | "pg_safe_snapshot_blocking_pids"
-        | "pg_isolation_test_session_is_blocked" | "pg_lock_status" | "pg_prepared_xact" | "pg_prepared_statement"
-        | "pg_cursor" | "pg_listening_channels" | "pg_notification_queue_usage" | "pg_hba_file_rules"
-        | "pg_ident_file_mappings" | "pg_show_all_file_settings" | "pg_get_backend_memory_contexts"
-        | "pg_get_process_memory_contexts" | "pg_get_shmem_allocations" | "pg_get_shmem_allocations_numa"
-        | "pg_get_aios" | "pg_get_loaded_modules" | "pg_get_replication_slots" | "pg_get_wal_resource_managers"
-        | "pg_get_wal_summarizer_state" | "pg_available_wal_summaries" | "pg_show_replication_origin_status"
-        | "pg_last_committed_xact" | "pg_walfile_name" | "pg_walfile_name_offset" | "pg_split_walfile_name"
-        | "pg_current_snapshot" | "txid_current_snapshot" | "pg_config" | "pg_stat_statements"
-        | "pg_stat_statements_reset" | "pg_stat_statements_info"
+        "pg_is_in_recovery"
+            | "pg_is_wal_replay_paused"
+            | "pg_get_wal_replay_pause_state"
+            | "pg_backend_pid"
+            | "pg_terminate_backend"
+            | "pg_cancel_backend"
+            | "pg_reload_conf"
+            | "pg_rotate_logfile"
+            | "pg_rotate_logfile_old"
+            | "pg_current_logfile"
+            | "pg_switch_wal"
+            | "pg_promote"
+            | "pg_backup_start"
+            | "pg_backup_stop"
+            | "pg_start_backup"
+            | "pg_stop_backup"
+            | "pg_is_in_backup"
+            | "pg_backup_start_time"
+            | "pg_conf_load_time"
+            | "pg_postmaster_start_time"
+            | "pg_blocking_pids"
+            | "pg_safe_snapshot_blocking_pids"
+            | "pg_isolation_test_session_is_blocked"
+            | "pg_lock_status"
+            | "pg_prepared_xact"
+            | "pg_prepared_statement"
+            | "pg_cursor"
+            | "pg_listening_channels"
+            | "pg_notification_queue_usage"
+            | "pg_hba_file_rules"
+            | "pg_ident_file_mappings"
+            | "pg_show_all_file_settings"
+            | "pg_get_backend_memory_contexts"
+            | "pg_get_process_memory_contexts"
+            | "pg_get_shmem_allocations"
+            | "pg_get_shmem_allocations_numa"
+            | "pg_get_aios"
+            | "pg_get_loaded_modules"
+            | "pg_get_replication_slots"
+            | "pg_get_wal_resource_managers"
+            | "pg_get_wal_summarizer_state"
+            | "pg_available_wal_summaries"
+            | "pg_show_replication_origin_status"
+            | "pg_last_committed_xact"
+            | "pg_walfile_name"
+            | "pg_walfile_name_offset"
+            | "pg_split_walfile_name"
+            | "pg_current_snapshot"
+            | "txid_current_snapshot"
+            | "pg_config"
+            | "pg_stat_statements"
+            | "pg_stat_statements_reset"
+            | "pg_stat_statements_info"
     ) || ["pg_stat_", "pg_statio_", "pg_last_wal_", "pg_last_xact_", "pg_current_wal_", "pg_wal_", "pg_ls_"]
         .iter()
         .chain(&["pg_read_", "pg_control_", "pg_log_", "pg_replication_origin_", "inet_server_", "inet_client_"])
@@ -146,11 +231,23 @@ fn is_about_one_server(name: &str) -> bool {
 pub(super) fn is_server_relation(name: &str) -> bool {
     matches!(
         name,
-        "pg_locks" | "pg_replication_slots" | "pg_replication_origin_status" | "pg_prepared_statements"
-        | "pg_cursors" | "pg_hba_file_rules" | "pg_ident_file_mappings" | "pg_file_settings"
-        | "pg_backend_memory_contexts" | "pg_shmem_allocations" | "pg_shmem_allocations_numa"
-        | "pg_prepared_xacts" | "pg_aios" | "pg_wait_events" | "pg_config" | "pg_dsm_registry_allocations"
-        | "pg_buffercache"
+        "pg_locks"
+            | "pg_replication_slots"
+            | "pg_replication_origin_status"
+            | "pg_prepared_statements"
+            | "pg_cursors"
+            | "pg_hba_file_rules"
+            | "pg_ident_file_mappings"
+            | "pg_file_settings"
+            | "pg_backend_memory_contexts"
+            | "pg_shmem_allocations"
+            | "pg_shmem_allocations_numa"
+            | "pg_prepared_xacts"
+            | "pg_aios"
+            | "pg_wait_events"
+            | "pg_config"
+            | "pg_dsm_registry_allocations"
+            | "pg_buffercache"
     ) || name.starts_with("pg_stat_")
         || name.starts_with("pg_statio_")
 }

@@ -16,7 +16,7 @@ pub enum TokenKind {
     String,
     /// `$tag$…$tag$`.
     DollarString,
-    /// `E'…'`, `U&'…'`: what is inside is more than its bytes.
+    /// `E'…'`, `U&'…'`, and strings in several pieces: their value is not simply their bytes.
     EscapeString,
     /// `B'…'`, `X'…'`.
     BitString,
@@ -163,14 +163,15 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    fn string(&mut self, kind: TokenKind, backslash: bool) -> TokenKind {
+    fn string(&mut self, mut kind: TokenKind, backslash: bool) -> TokenKind {
         loop {
             if !self.skip_quoted(b'\'', backslash) {
                 return TokenKind::Unterminated;
             }
-            match self.string_continues() {
-                Some(at) => self.at = at,
-                None => return kind,
+            let Some(at) = self.string_continues() else { return kind };
+            self.at = at;
+            if kind == TokenKind::String {
+                kind = TokenKind::EscapeString;
             }
         }
     }
@@ -404,8 +405,8 @@ mod tests {
             (r"e'a\'' x", &[(EscapeString, r"e'a\''"), (Word, "x")]),
             ("'open", &[(Unterminated, "'open")]),
             (r"E'open\", &[(Unterminated, r"E'open\")]),
-            ("'a'\n  'b' x", &[(String, "'a'\n  'b'"), (Word, "x")]),
-            ("'a' -- c\n 'b'", &[(String, "'a' -- c\n 'b'")]),
+            ("'a'\n  'b' x", &[(EscapeString, "'a'\n  'b'"), (Word, "x")]),
+            ("'a' -- c\n 'b'", &[(EscapeString, "'a' -- c\n 'b'")]),
             ("'a' 'b'", &[(String, "'a'"), (String, "'b'")]),
             ("E'a'\n'\\'b'", &[(EscapeString, "E'a'\n'\\'b'")]),
             ("B'01' x'ff' N'n'", &[(BitString, "B'01'"), (BitString, "x'ff'"), (String, "N'n'")]),
@@ -417,16 +418,19 @@ mod tests {
             ("a$$b", &[(Word, "a$$b")]),
             ("$1$2", &[(Param, "$1"), (Param, "$2")]),
             ("$", &[(Other, "$")]),
-            ("1 1.5 .5 1. 1e10 1E-3 0xFf 1_000", &[
-                (Number, "1"),
-                (Number, "1.5"),
-                (Number, ".5"),
-                (Number, "1."),
-                (Number, "1e10"),
-                (Number, "1E-3"),
-                (Number, "0xFf"),
-                (Number, "1_000"),
-            ]),
+            (
+                "1 1.5 .5 1. 1e10 1E-3 0xFf 1_000",
+                &[
+                    (Number, "1"),
+                    (Number, "1.5"),
+                    (Number, ".5"),
+                    (Number, "1."),
+                    (Number, "1e10"),
+                    (Number, "1E-3"),
+                    (Number, "0xFf"),
+                    (Number, "1_000"),
+                ],
+            ),
             ("1..2", &[(Number, "1"), (Punct, ".."), (Number, "2")]),
             ("1e", &[(Number, "1"), (Word, "e")]),
             ("a::int", &[(Word, "a"), (Punct, "::"), (Word, "int")]),
@@ -435,16 +439,19 @@ mod tests {
             ("a+/*c*/b", &[(Word, "a"), (Operator, "+"), (Word, "b")]),
             ("a->>'b'", &[(Word, "a"), (Operator, "->>"), (String, "'b'")]),
             ("a<--c\nb", &[(Word, "a"), (Operator, "<"), (Word, "b")]),
-            ("f(x)[1];", &[
-                (Word, "f"),
-                (Punct, "("),
-                (Word, "x"),
-                (Punct, ")"),
-                (Punct, "["),
-                (Number, "1"),
-                (Punct, "]"),
-                (Punct, ";"),
-            ]),
+            (
+                "f(x)[1];",
+                &[
+                    (Word, "f"),
+                    (Punct, "("),
+                    (Word, "x"),
+                    (Punct, ")"),
+                    (Punct, "["),
+                    (Number, "1"),
+                    (Punct, "]"),
+                    (Punct, ";"),
+                ],
+            ),
             ("\\ {", &[(Other, "\\"), (Other, "{")]),
         ];
         for (text, expected) in cases {

@@ -8,6 +8,7 @@
 //! Pure: no I/O, no clock, nothing of servers. Never panics, whatever the bytes, and stays
 //! within a small stack.
 
+mod cache;
 mod catalog;
 mod commands;
 mod facts;
@@ -16,6 +17,7 @@ mod judge;
 mod lexer;
 mod scan;
 mod settings;
+mod shape;
 mod split;
 mod statement;
 mod text;
@@ -24,6 +26,7 @@ mod transaction;
 mod tree;
 mod wrapped;
 
+pub use cache::AnalysisCache;
 pub use catalog::{Catalog, CatalogBuilder, RelationKind, Volatility};
 pub use judge::judge;
 pub use lexer::{Lexer, Token, TokenKind};

@@ -146,7 +146,7 @@ fn time_zone(mut cursor: Cursor<'_>) -> Option<Change> {
     // `SET timezone TO` has no INTERVAL syntax, but takes a string that says the same
     // (check_timezone in variable.c). With a precision or a field it is left alone.
     let value = cursor.take_string()?;
-    if !cursor.at_end() || value.kind != TokenKind::String {
+    if !cursor.at_end() || value.kind != TokenKind::String || !value.bytes(cursor.text).starts_with(b"'") {
         return Some(Change::Opaque);
     }
     let Ok(value) = std::str::from_utf8(value.bytes(cursor.text)) else { return Some(Change::Opaque) };
@@ -172,8 +172,8 @@ fn constants(mut cursor: Cursor<'_>) -> bool {
         let signed = cursor.take_operator("-") || cursor.take_operator("+");
         match cursor.next().map(|t| t.kind) {
             Some(TokenKind::Number) => {}
-            Some(TokenKind::Word | TokenKind::QuotedIdent | TokenKind::String | TokenKind::EscapeString)
-                if !signed => {}
+            Some(TokenKind::Word | TokenKind::QuotedIdent | TokenKind::String | TokenKind::EscapeString) if !signed => {
+            }
             Some(TokenKind::DollarString) if !signed => {}
             _ => return false,
         }

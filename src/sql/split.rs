@@ -138,10 +138,10 @@ mod tests {
             ("select 1;", &["select 1"]),
             (" select 1 ; /* ; */ select 2 -- ;", &["select 1", "select 2"]),
             ("select ';', $$;$$, \";\"; b", &["select ';', $$;$$, \";\"", "b"]),
-            ("create rule r as on insert to t do (select 1; select 2); x", &[
-                "create rule r as on insert to t do (select 1; select 2)",
-                "x",
-            ]),
+            (
+                "create rule r as on insert to t do (select 1; select 2); x",
+                &["create rule r as on insert to t do (select 1; select 2)", "x"],
+            ),
             (
                 "create or replace function f() returns int begin atomic select case 1 when 1 then 2 end; select 2; end; x",
                 &[

@@ -34,8 +34,7 @@ pub fn analyse_bytes(text: &[u8]) -> Analysis {
 
 /// Anything may have happened.
 fn opaque() -> Statement {
-    let mut opaque =
-        Statement::new(Kind::Utility, Some(PrimaryCause::Unparsed)).with_pin(Some(Pin::Library));
+    let mut opaque = Statement::new(Kind::Utility, Some(PrimaryCause::Unparsed)).with_pin(Some(Pin::Library));
     opaque.changes_settings = true;
     opaque
 }

@@ -55,9 +55,7 @@ impl<'a> Cursor<'a> {
     }
 
     pub(super) fn is_punct(&self, ahead: usize, punct: &str) -> bool {
-        self.tokens
-            .get(ahead)
-            .is_some_and(|t| t.kind == TokenKind::Punct && t.bytes(self.text) == punct.as_bytes())
+        self.tokens.get(ahead).is_some_and(|t| t.kind == TokenKind::Punct && t.bytes(self.text) == punct.as_bytes())
     }
 
     /// Reads the keyword if it stands here.
@@ -102,9 +100,9 @@ impl<'a> Cursor<'a> {
 
     /// Reads a string constant of any spelling.
     pub(super) fn take_string(&mut self) -> Option<Token> {
-        let token = self.peek().filter(|t| {
-            matches!(t.kind, TokenKind::String | TokenKind::EscapeString | TokenKind::DollarString)
-        })?;
+        let token = self
+            .peek()
+            .filter(|t| matches!(t.kind, TokenKind::String | TokenKind::EscapeString | TokenKind::DollarString))?;
         self.next();
         Some(token)
     }
