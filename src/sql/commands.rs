@@ -70,8 +70,10 @@ impl Commands<'_> {
         let small = complete && span.len() <= self.budget;
         if small && is_shallow(self.text, tokens) {
             self.budget -= span.len();
-            let kind = if writes { Kind::Write } else { Kind::Utility };
-            return tree::summarise(self.text, span, tokens).unwrap_or_else(|| self.unparsed(tokens, kind));
+            return tree::summarise(self.text, span, tokens).unwrap_or_else(|| match writes {
+                true => self.unparsed(tokens, Kind::Write),
+                false => scan::refused_query(self.text, tokens),
+            });
         }
         if writes {
             return scan::primary(self.text, tokens, Kind::Write, PrimaryCause::Write);

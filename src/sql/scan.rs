@@ -36,6 +36,8 @@ enum Previous {
     #[default]
     Else,
     For,
+    /// FOR NO, FOR KEY, FOR NO KEY.
+    ForKey,
     Into,
 }
 
@@ -47,6 +49,16 @@ pub(super) fn query(text: &[u8], tokens: impl Iterator<Item = Token>) -> Stateme
     }
     let locks = scan.locks.then_some(PrimaryCause::LockingClause);
     scan.finish(Kind::Query, locks)
+}
+
+/// A query that the parser refuses. FOR NO KEY UPDATE and FOR KEY SHARE it does not know: those are
+/// understood all the same, for FOR is a reserved word.
+pub(super) fn refused_query(text: &[u8], tokens: &[Token]) -> Statement {
+    let scan = scan(text, tokens.iter().copied());
+    match scan.locks && !scan.writes && !scan.cut {
+        true => scan.finish(Kind::Query, Some(PrimaryCause::LockingClause)),
+        false => scan.finish(Kind::Utility, Some(PrimaryCause::Unparsed)),
+    }
 }
 
 /// A statement of known kind that goes to the primary for `cause`: what it calls and leaves behind.
@@ -99,10 +111,13 @@ impl Scan {
         match self.previous {
             Previous::For if any(&["update", "share", "no", "key"]) => self.locks = true,
             Previous::Into if any(&["temp", "temporary", "local", "global"]) => self.into_temporary = true,
+            Previous::ForKey if any(&["key", "update", "share"]) => {}
             _ if any(&["insert", "update", "delete", "merge", "into"]) => self.writes = true,
             _ => {}
         }
         self.previous = match () {
+            () if self.previous == Previous::For && any(&["no", "key"]) => Previous::ForKey,
+            () if self.previous == Previous::ForKey && is("key") => Previous::ForKey,
             () if is("for") => Previous::For,
             () if is("into") => Previous::Into,
             () => Previous::Else,

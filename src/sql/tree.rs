@@ -38,17 +38,28 @@ pub(super) fn summarise(text: &[u8], span: Range<usize>, tokens: &[Token]) -> Op
 }
 
 /// The same statement in the parser's dialect: `FROM ONLY t` without ONLY, which it would take for a
-/// table of that name, and `TABLE t` as `SELECT * FROM t`. Both words are reserved in PostgreSQL.
+/// table of that name, `ONLY (t)` as `t`, and `TABLE t` as `SELECT * FROM t`. Both words are reserved in
+/// PostgreSQL.
 fn respell<'a>(text: &'a [u8], span: Range<usize>, tokens: &[Token]) -> Cow<'a, [u8]> {
     let mut sql = Vec::new();
     let mut copied = span.start;
     let mut before = None::<&Token>;
+    // Of `ONLY (t)`: which parenthesis is to go next.
+    let mut dropping = None::<&[u8]>;
     for token in tokens {
         let follows =
             |keywords: &[&str]| before.is_some_and(|b| keywords.iter().any(|keyword| is_keyword(text, b, keyword)));
         let byte_before = before.map_or(b"".as_slice(), |b| b.bytes(text));
         let other: Option<&[u8]> = if is_keyword(text, token, "only") {
-            (!follows(&["row", "rows", "as"]) && byte_before != b".").then_some(b" ")
+            let is_only = !follows(&["row", "rows", "as"]) && byte_before != b".";
+            dropping = is_only.then_some(b"(");
+            is_only.then_some(b" ")
+        } else if dropping == Some(token.bytes(text)) {
+            dropping = (dropping == Some(b"(")).then_some(b")");
+            Some(b" ")
+        } else if dropping == Some(b"(") {
+            dropping = None;
+            None
         } else if is_keyword(text, token, "table") {
             let starts = matches!(byte_before, b"" | b"(" | b")");
             (starts || follows(&["union", "except", "intersect", "all", "distinct"])).then_some(b"SELECT * FROM")
