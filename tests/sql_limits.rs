@@ -1,6 +1,8 @@
 //! Hostile and enormous texts: no panic, no stack overflow, no quadratic time, and never a read that is a write.
 
-use pgsluice::sql::{Kind, Lexer, MAX_PARSED_BYTES, PrimaryCause, analyse, analyse_bytes, judge};
+#![allow(clippy::expect_used, reason = "a test may panic in its helpers too")]
+
+use pgsluice::sql::{Kind, Lexer, MAX_PARSED_BYTES, Pin, PrimaryCause, analyse, analyse_bytes, judge};
 use proptest::prelude::*;
 
 /// A quarter of the stack of a runtime's worker.
@@ -120,6 +122,15 @@ fn long_texts_are_understood_by_their_tokens() {
     ];
     for (text, expected) in cases {
         assert_eq!(on_small_stack(text.clone()), [expected], "{}…{}", &text[..40], &text[text.len() - 20..]);
+    }
+}
+
+#[test]
+fn marks_on_the_session_are_found_at_the_end_of_a_long_text() {
+    for head in ["INSERT INTO t SELECT 1", "SELECT 1"] {
+        let text = format!("{head}{}, pg_advisory_lock(1), set_config('a', 'b', false)", "+f()".repeat(20_000));
+        let statement = &analyse(&text).statements[0];
+        assert_eq!((statement.pin, statement.changes_settings), (Some(Pin::AdvisoryLock), true), "{head}");
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::{
     facts::Facts,
+    functions,
     lexer::{Token, TokenKind},
     statement::{Kind, Name, Pin, PrimaryCause, Statement},
     tokens::{fold, is_keyword},
@@ -63,7 +64,12 @@ pub(super) fn refused_query(text: &[u8], tokens: &[Token]) -> Statement {
 
 /// A statement of known kind that goes to the primary for `cause`: what it calls and leaves behind.
 pub(super) fn primary(text: &[u8], tokens: &[Token], kind: Kind, cause: PrimaryCause) -> Statement {
-    scan(text, tokens.iter().copied()).finish(kind, Some(cause))
+    write(text, tokens.iter().copied(), kind, cause)
+}
+
+/// The same over tokens that are not kept.
+pub(super) fn write(text: &[u8], tokens: impl Iterator<Item = Token>, kind: Kind, cause: PrimaryCause) -> Statement {
+    scan(text, tokens).finish(kind, Some(cause))
 }
 
 fn scan(text: &[u8], tokens: impl Iterator<Item = Token>) -> Scan {
@@ -132,7 +138,8 @@ impl Scan {
             return;
         }
         let names = if called { &mut self.calls } else { &mut self.names };
-        if names.len() < MAX_NAMES {
+        let leaves_state = called && (functions::pin(&name.name).is_some() || &*name.name == "set_config");
+        if names.len() < MAX_NAMES || leaves_state {
             names.insert(name);
         } else if !names.contains(&name) {
             self.cut = true;
