@@ -4,7 +4,7 @@
 //! the parser. What is malformed comes out as `Unparsed`, so that a server says what is wrong with it.
 
 use super::{
-    lexer::{Token, TokenKind},
+    lexer::{Lexer, Token, TokenKind},
     scan, settings,
     split::Part,
     statement::{Discard, Kind, Pin, PrimaryCause, Statement},
@@ -70,17 +70,22 @@ impl Commands<'_> {
         let small = complete && span.len() <= self.budget;
         if small && is_shallow(self.text, tokens) {
             self.budget -= span.len();
-            let kind = if writes { Kind::Write } else { Kind::Utility };
-            return tree::summarise(self.text, span, tokens).unwrap_or_else(|| self.unparsed(tokens, kind));
+            return tree::summarise(self.text, span, tokens).unwrap_or_else(|| match writes {
+                true => self.unparsed(tokens, Kind::Write),
+                false => scan::refused_query(self.text, tokens),
+            });
         }
-        if writes {
-            return scan::primary(self.text, tokens, Kind::Write, PrimaryCause::Write);
+        match (writes, complete) {
+            (true, true) => scan::primary(self.text, tokens, Kind::Write, PrimaryCause::Write),
+            (false, true) => scan::query(self.text, tokens.iter().copied()),
+            (true, false) => scan::write(self.text, self.relex(span), Kind::Write, PrimaryCause::Write),
+            (false, false) => scan::query(self.text, self.relex(span)),
         }
-        if complete {
-            return scan::query(self.text, tokens.iter().copied());
-        }
-        let slice = &self.text[..span.end];
-        scan::query(slice, super::lexer::Lexer::new_at(slice, span.start))
+    }
+
+    /// The tokens of a statement that has too many to be kept.
+    fn relex(&self, span: Range<usize>) -> Lexer<'_> {
+        Lexer::new_at(&self.text[..span.end], span.start)
     }
 
     /// What nobody here can parse.

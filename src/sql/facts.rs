@@ -29,10 +29,10 @@ impl Facts {
         if functions::is_temporary_schema(name.schema.as_deref()) {
             self.cause(PrimaryCause::SessionState);
         }
-        if functions::may_be_builtin(&name) {
-            if let Some(Builtin::Primary(cause)) = functions::builtin(&name.name) {
-                self.cause(cause);
-            }
+        if functions::may_be_builtin(&name)
+            && let Some(Builtin::Primary(cause)) = functions::builtin(&name.name)
+        {
+            self.cause(cause);
         }
         if let Some(pin) = functions::pin(&name.name) {
             self.pin = Some(pin);

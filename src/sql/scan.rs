@@ -6,6 +6,7 @@
 
 use super::{
     facts::Facts,
+    functions,
     lexer::{Token, TokenKind},
     statement::{Kind, Name, Pin, PrimaryCause, Statement},
     tokens::{fold, is_keyword},
@@ -36,6 +37,8 @@ enum Previous {
     #[default]
     Else,
     For,
+    /// FOR NO, FOR KEY, FOR NO KEY.
+    ForKey,
     Into,
 }
 
@@ -49,9 +52,24 @@ pub(super) fn query(text: &[u8], tokens: impl Iterator<Item = Token>) -> Stateme
     scan.finish(Kind::Query, locks)
 }
 
+/// A query that the parser refuses. FOR NO KEY UPDATE and FOR KEY SHARE it does not know: those are
+/// understood all the same, for FOR is a reserved word.
+pub(super) fn refused_query(text: &[u8], tokens: &[Token]) -> Statement {
+    let scan = scan(text, tokens.iter().copied());
+    match scan.locks && !scan.writes && !scan.cut {
+        true => scan.finish(Kind::Query, Some(PrimaryCause::LockingClause)),
+        false => scan.finish(Kind::Utility, Some(PrimaryCause::Unparsed)),
+    }
+}
+
 /// A statement of known kind that goes to the primary for `cause`: what it calls and leaves behind.
 pub(super) fn primary(text: &[u8], tokens: &[Token], kind: Kind, cause: PrimaryCause) -> Statement {
-    scan(text, tokens.iter().copied()).finish(kind, Some(cause))
+    write(text, tokens.iter().copied(), kind, cause)
+}
+
+/// The same over tokens that are not kept.
+pub(super) fn write(text: &[u8], tokens: impl Iterator<Item = Token>, kind: Kind, cause: PrimaryCause) -> Statement {
+    scan(text, tokens).finish(kind, Some(cause))
 }
 
 fn scan(text: &[u8], tokens: impl Iterator<Item = Token>) -> Scan {
@@ -99,10 +117,13 @@ impl Scan {
         match self.previous {
             Previous::For if any(&["update", "share", "no", "key"]) => self.locks = true,
             Previous::Into if any(&["temp", "temporary", "local", "global"]) => self.into_temporary = true,
+            Previous::ForKey if any(&["key", "update", "share"]) => {}
             _ if any(&["insert", "update", "delete", "merge", "into"]) => self.writes = true,
             _ => {}
         }
         self.previous = match () {
+            () if self.previous == Previous::For && any(&["no", "key"]) => Previous::ForKey,
+            () if self.previous == Previous::ForKey && is("key") => Previous::ForKey,
             () if is("for") => Previous::For,
             () if is("into") => Previous::Into,
             () => Previous::Else,
@@ -117,7 +138,8 @@ impl Scan {
             return;
         }
         let names = if called { &mut self.calls } else { &mut self.names };
-        if names.len() < MAX_NAMES {
+        let leaves_state = called && (functions::pin(&name.name).is_some() || &*name.name == "set_config");
+        if names.len() < MAX_NAMES || leaves_state {
             names.insert(name);
         } else if !names.contains(&name) {
             self.cut = true;

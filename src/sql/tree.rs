@@ -31,25 +31,53 @@ const RECURSION_LIMIT: usize = 200;
 
 /// The summary of the statement at `span`, whose tokens are `tokens`; `None` if it cannot be parsed.
 pub(super) fn summarise(text: &[u8], span: Range<usize>, tokens: &[Token]) -> Option<Statement> {
-    let only_hidden = hide_only(text, span, tokens);
-    let sql = String::from_utf8_lossy(&only_hidden);
+    let respelt = respell(text, span, tokens);
+    let sql = String::from_utf8_lossy(&respelt);
     // A parser of somebody else's, over bytes that a client chose: its panic is a text not parsed.
     catch_unwind(AssertUnwindSafe(|| parse(&sql))).ok().flatten()
 }
 
-/// `FROM ONLY t` without ONLY, which the parser would take for a table of that name.
-fn hide_only<'a>(text: &'a [u8], span: Range<usize>, tokens: &[Token]) -> Cow<'a, [u8]> {
-    let mut sql = Cow::Borrowed(&text[span.clone()]);
-    for pair in tokens.windows(2) {
-        let [before, token] = pair else { continue };
-        let is_before = |keyword| is_keyword(text, before, keyword);
-        let other_use =
-            is_before("row") || is_before("rows") || is_before("as") || matches!(before.bytes(text), b"." | b")");
-        if is_keyword(text, token, "only") && !other_use {
-            sql.to_mut()[token.start - span.start..token.end - span.start].fill(b' ');
+/// The same statement in the parser's dialect: `FROM ONLY t` without ONLY, which it would take for a
+/// table of that name, `ONLY (t)` as `t`, and `TABLE t` as `SELECT * FROM t`. Both words are reserved in
+/// PostgreSQL.
+fn respell<'a>(text: &'a [u8], span: Range<usize>, tokens: &[Token]) -> Cow<'a, [u8]> {
+    let mut sql = Vec::new();
+    let mut copied = span.start;
+    let mut before = None::<&Token>;
+    // Of `ONLY (t)`: which parenthesis is to go next.
+    let mut dropping = None::<&[u8]>;
+    for token in tokens {
+        let follows =
+            |keywords: &[&str]| before.is_some_and(|b| keywords.iter().any(|keyword| is_keyword(text, b, keyword)));
+        let byte_before = before.map_or(b"".as_slice(), |b| b.bytes(text));
+        let other: Option<&[u8]> = if is_keyword(text, token, "only") {
+            let is_only = !follows(&["row", "rows", "as"]) && byte_before != b".";
+            dropping = is_only.then_some(b"(");
+            is_only.then_some(b" ")
+        } else if dropping == Some(token.bytes(text)) {
+            dropping = (dropping == Some(b"(")).then_some(b")");
+            Some(b" ")
+        } else if dropping == Some(b"(") {
+            dropping = None;
+            None
+        } else if is_keyword(text, token, "table") {
+            let starts = matches!(byte_before, b"" | b"(" | b")");
+            (starts || follows(&["union", "except", "intersect", "all", "distinct"])).then_some(b"SELECT * FROM")
+        } else {
+            None
+        };
+        if let Some(other) = other {
+            sql.extend_from_slice(&text[copied..token.start]);
+            sql.extend_from_slice(other);
+            copied = token.end;
         }
+        before = Some(token);
     }
-    sql
+    if sql.is_empty() && copied == span.start {
+        return Cow::Borrowed(&text[span]);
+    }
+    sql.extend_from_slice(&text[copied..span.end]);
+    Cow::Owned(sql)
 }
 
 fn parse(sql: &str) -> Option<Statement> {
@@ -112,28 +140,6 @@ impl Walker {
             && self.scopes.iter().any(|s| s.ctes.iter().take(s.visible).any(|(_, cte)| *cte == name.name))
     }
 
-    /// `TABLE t` anywhere in the query's set operations; the visitor does not report it.
-    fn tables(&mut self, body: &SetExpr) {
-        let mut open = vec![body];
-        while let Some(body) = open.pop() {
-            match body {
-                SetExpr::SetOperation { left, right, .. } => open.extend([&**left, &**right]),
-                SetExpr::Table(table) => {
-                    let Some(name) = table.table_name.as_deref() else { continue };
-                    // The parser has forgotten whether the name was quoted: take both readings.
-                    for fold in [str::to_owned, str::to_ascii_lowercase] as [fn(&str) -> String; 2] {
-                        let schema = table.schema_name.as_deref().map(|s| fold(s).into());
-                        let name = Name { schema, name: fold(name).into() };
-                        if !self.is_cte(&name) {
-                            self.facts.relation(name);
-                        }
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-
     fn call(&mut self, function: &Function) {
         let Some(name) = name_of(&function.name) else { return };
         if functions::may_be_builtin(&name) {
@@ -170,7 +176,6 @@ impl Visitor for Walker {
     }
 
     fn post_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
-        self.tables(&query.body);
         self.scopes.pop();
         if let Some(parent) = self.scopes.last_mut()
             && let Some(i) = parent.ctes.iter().position(|(cte, _)| std::ptr::eq(*cte, query))

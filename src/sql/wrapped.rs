@@ -64,13 +64,9 @@ fn is_explainable(cursor: &Cursor<'_>, part: &Part) -> bool {
 }
 
 /// The statement when it is planned and not run: the planner opens relations, but calls nothing VOLATILE.
+/// That is so even for what cannot be parsed here.
 fn planned(inner: Statement) -> Statement {
-    let kept = matches!(inner.primary, Some(PrimaryCause::Unparsed));
-    Statement {
-        primary: inner.primary.filter(|_| kept),
-        relations: inner.relations,
-        ..Statement::new(Kind::Query, None)
-    }
+    Statement { relations: inner.relations, ..Statement::new(Kind::Query, None) }
 }
 
 /// EXPLAIN's options; whether ANALYZE is among them and on.
