@@ -286,6 +286,8 @@ impl Session {
             reported,
             horizon: Horizon::default(),
             server: None,
+            parked: None,
+            may_have_sequences: false,
             pins: Vec::new(),
             status: TransactionStatus::Idle,
             status_before: TransactionStatus::Idle,

@@ -31,6 +31,10 @@ impl Session {
     ) -> Result<(), ErrorReply> {
         loop {
             let plan = self.plan(understood.demand, excluded).await.map_err(refusal)?;
+            let plan = match self.take_parked(plan).await {
+                Ok(()) => return Ok(()),
+                Err(plan) => plan,
+            };
             let pool = self.proxy.pools.of(&plan.node, &self.identity);
             let asked_at = Instant::now();
             self.proxy.clients.waiting.fetch_add(1, Ordering::Relaxed);
@@ -39,7 +43,7 @@ impl Session {
             self.proxy.metrics.pool_wait.record(asked_at.elapsed());
             match result {
                 Ok(checkout) => {
-                    self.take(checkout, plan);
+                    self.take(checkout, plan, true);
                     return Ok(());
                 }
                 Err(CheckoutError::Login(error)) if plan.role == Role::Replica && is_the_nodes_fault(&error) => {
@@ -51,14 +55,27 @@ impl Session {
         }
     }
 
-    fn take(&mut self, checkout: Checkout, plan: Plan) {
+    /// Takes the connection that was kept, where that is one to the planned node.
+    async fn take_parked(&mut self, plan: Plan) -> Result<(), Plan> {
+        if !self.parked.as_ref().is_some_and(|parked| Arc::ptr_eq(&parked.node, &plan.node)) {
+            return Err(plan);
+        }
+        let Some(mut parked) = self.parked.take() else { return Err(plan) };
+        if parked.incarnation != plan.node.incarnation() || parked.examine().await.is_err() {
+            return Err(plan);
+        }
+        self.take(parked, plan, false);
+        Ok(())
+    }
+
+    fn take(&mut self, checkout: Checkout, plan: Plan, is_fresh: bool) {
         self.registration.set(&checkout);
         self.server = Some(Attached {
             exchange: Exchange::default(),
             role: plan.role,
             reason: plan.reason,
             holding: false,
-            is_fresh: true,
+            is_fresh,
             eof: false,
             last_words: None,
             input_limit: BUFFER_SIZE,
@@ -121,6 +138,7 @@ impl Session {
             _ => self.server = None,
         }
         self.in_batch = false;
+        self.named_here.clear();
         self.portals.clear();
         Ok(())
     }
@@ -183,6 +201,11 @@ impl Session {
         let marked = link.ready;
         link.ready = 0;
         link.remove(marked);
+        if self.in_batch && !server.exchange.awaits_ready() {
+            // The server waits for the end of a pipeline that goes on elsewhere.
+            frontend::put(&mut link.output, tag::SYNC, &[]);
+            server.exchange.expect(Sent::Sync, Audience::Proxy(Purpose::Housekeeping));
+        }
         let outcome = self.relay(Until::Answered).await?;
         self.status = TransactionStatus::Idle;
         self.in_batch = false;
@@ -207,13 +230,36 @@ impl Session {
     /// Gives the connection back when nothing of this client is left on it.
     pub(super) async fn release_if_free(&mut self) {
         let is_free = self.status == TransactionStatus::Idle && !self.in_batch && self.pins.is_empty();
-        if is_free && self.proxy.config.load().pool.mode == PoolMode::Transaction {
+        if !is_free || self.proxy.config.load().pool.mode != PoolMode::Transaction {
+            return;
+        }
+        let keeps = std::mem::take(&mut self.may_have_sequences);
+        if keeps && self.server.as_ref().is_some_and(|server| !server.checkout.pool().is_wanted()) {
+            self.park().await;
+        } else {
             self.release().await;
+        }
+    }
+
+    /// Keeps a connection on which `nextval` may have run, so that `currval` and `lastval` find it
+    /// again, until somebody else has to wait for one.
+    async fn park(&mut self) {
+        self.registration.clear().await;
+        if let Some(server) = self.server.take() {
+            self.parked = Some(server.checkout);
+        }
+    }
+
+    /// Somebody has to wait for a connection: gives back the one that is kept.
+    pub(super) fn unpark(&mut self) {
+        if let Some(parked) = self.parked.take() {
+            parked.give_back();
         }
     }
 
     /// At a session's end: the connection is cleaned and given back, or else closed.
     pub(super) async fn part_with_server(&mut self) {
+        self.unpark();
         let is_clean = self.status == TransactionStatus::Idle && !self.in_batch;
         let is_quiet =
             |server: &Attached| server.exchange.is_answered() && !server.eof && server.checkout.link.ready == 0;

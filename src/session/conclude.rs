@@ -64,6 +64,9 @@ impl Session {
     }
 
     fn note_statement(&mut self, statement: &Statement, failed: bool, may_have_worked: bool) {
+        let on_primary = self.server.as_ref().is_some_and(|server| server.role == Role::Primary);
+        self.may_have_sequences |= on_primary
+            && (statement.kind == Kind::Write || !statement.functions.is_empty() || statement.changes_settings);
         match statement.kind {
             Kind::Query => self.saw_rows = true,
             Kind::Write | Kind::Utility | Kind::Execute { .. } | Kind::TwoPhase => self.saw_rows = true,

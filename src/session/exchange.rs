@@ -173,6 +173,11 @@ impl Exchange {
         self.awaiting_sync = self.expected.front().is_some_and(|(sent, _)| *sent == Sent::Execute);
     }
 
+    /// Whether a `ReadyForQuery` is to come.
+    pub fn awaits_ready(&self) -> bool {
+        self.expected.iter().any(|(sent, _)| matches!(sent, Sent::Query | Sent::FunctionCall | Sent::Sync))
+    }
+
     /// Whatever is still to come is for nobody.
     pub fn disown(&mut self) {
         for (_, audience) in &mut self.expected {

@@ -55,6 +55,10 @@ pub struct Session {
     reported: Reported,
     horizon: Horizon,
     server: Option<Attached>,
+    /// A connection that is not in use, and kept for as long as nobody else wants it.
+    parked: Option<Checkout>,
+    /// The open transaction may have called `nextval`.
+    may_have_sequences: bool,
     pins: Vec<Pin>,
     status: TransactionStatus,
     /// What it was before what is under way.

@@ -8,6 +8,7 @@
 //! buffer: as long as the client has seen nothing, another node can be asked.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
@@ -15,7 +16,7 @@ use bytes::{Buf, BytesMut};
 use super::exchange::{Event, Sent, Verdict};
 use super::prepared::{ClientStatements, SERVER_NAME_PREFIX};
 use super::{Attached, Audience, Fault, Session};
-use crate::pool::{Reported, note_parameter};
+use crate::pool::{Checkout, NodePool, Reported, note_parameter};
 use crate::wire::backend::{self, tag};
 use crate::wire::{BUFFER_SIZE, Frame, Link, frontend, header};
 
@@ -110,6 +111,7 @@ impl Session {
                 return Ok(outcome);
             }
             let lost_life = self.server.as_ref().filter(|server| server.holding).map(Attached::watch_life);
+            let parked = self.parked.as_ref().map(|parked| Arc::clone(parked.pool()));
             tokio::select! {
                 biased;
                 is_client_there = poll_fn(|cx| self.poll_io(cx)) => {
@@ -118,6 +120,7 @@ impl Session {
                     }
                 }
                 () = wait_for_end(lost_life) => return Ok(Outcome::ServerLost(None)),
+                () = wait_until_wanted(parked.as_ref()) => self.unpark(),
             }
         }
     }
@@ -193,7 +196,15 @@ impl Session {
     /// Reads from a client that is owed nothing, and passes on what the held server says unasked.
     /// False when the client is gone.
     pub(super) async fn listen(&mut self, limit: usize) -> Result<bool, Fault> {
-        let Some(server) = &mut self.server else { return Ok(self.client.fill(limit).await.unwrap_or(false)) };
+        let Some(server) = &mut self.server else {
+            tokio::select! {
+                biased;
+                came = self.client.fill(limit) => return Ok(came.unwrap_or(false)),
+                () = wait_until_wanted(self.parked.as_ref().map(Checkout::pool)) => {}
+            }
+            self.unpark();
+            return Ok(true);
+        };
         let came = poll_fn(|cx| {
             let client = self.client.poll_fill(cx, limit);
             if let Poll::Ready(count) = client {
@@ -396,6 +407,14 @@ fn with_clients_names(body: &[u8], statements: &ClientStatements) -> Option<Vec<
 /// Whether the server ends the session with this error.
 fn is_farewell(body: &[u8]) -> bool {
     matches!(backend::error_field(body, b'V').or_else(|| backend::error_field(body, b'S')), Some(b"FATAL" | b"PANIC"))
+}
+
+/// Returns when somebody else has to wait for a connection like the one that is kept.
+async fn wait_until_wanted(pool: Option<&Arc<NodePool>>) {
+    match pool {
+        Some(pool) => pool.wanted().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn wait_for_end(life: Option<(u64, tokio::sync::watch::Receiver<u64>)>) {
