@@ -17,6 +17,7 @@ use super::exchange::{Event, Sent, Verdict};
 use super::prepared::{ClientStatements, SERVER_NAME_PREFIX};
 use super::{Attached, Audience, Fault, Session};
 use crate::pool::{Checkout, NodePool, Reported, note_parameter};
+use crate::topology::Role;
 use crate::wire::backend::{self, tag};
 use crate::wire::{BUFFER_SIZE, Frame, Link, frontend, header};
 
@@ -210,7 +211,10 @@ impl Session {
             if let Poll::Ready(count) = client {
                 return Poll::Ready(Some(matches!(count, Ok(1..))));
             }
-            match server.checkout.link.poll_fill(cx, BUFFER_SIZE) {
+            if server.checkout.link.input.len() >= server.input_limit {
+                return Poll::Ready(None);
+            }
+            match server.checkout.link.poll_fill(cx, server.input_limit) {
                 Poll::Ready(Ok(1..)) => Poll::Ready(None),
                 Poll::Ready(Ok(0) | Err(_)) => {
                     server.eof = true;
@@ -294,7 +298,7 @@ impl Session {
                 }
                 Event::Failed(failure) => {
                     self.tally.failed = Some(failure);
-                    if server.holding && failure.is_worth_another_node() {
+                    if server.holding && server.role == Role::Replica && failure.is_worth_another_node() {
                         worth_another = Some(failure);
                     }
                 }
