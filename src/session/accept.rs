@@ -299,6 +299,7 @@ impl Session {
             tally: Tally::default(),
             tail: Settings::default(),
             tail_sent: Settings::default(),
+            opening: super::relocate::Opening::default(),
             saw_rows: false,
             changed_catalog: false,
             _slot: slot,

@@ -23,6 +23,7 @@ impl Session {
         let may_have_worked = !failed || std::mem::take(&mut self.tally.completed) > 0;
         self.tally.completed = 0;
         self.named_here.clear();
+        self.opening.follow(&executed, failed, self.status);
         self.follow_settings(&executed, failed);
         for statement in executed.iter().flat_map(|analysis| &analysis.statements) {
             self.note_statement(statement, failed, may_have_worked);

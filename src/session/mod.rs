@@ -14,6 +14,7 @@ mod exchange;
 mod gather;
 mod prepared;
 mod relay;
+mod relocate;
 mod serve;
 mod tracked;
 mod translate;
@@ -78,6 +79,8 @@ pub struct Session {
     tail: Settings,
     /// What was sent of it.
     tail_sent: Settings,
+    /// How the open transaction was begun.
+    opening: relocate::Opening,
     /// The open transaction has read or written rows.
     saw_rows: bool,
     /// The open transaction has changed a catalog.

@@ -80,6 +80,7 @@ impl Session {
         if self.must_move(&understood) {
             self.leave_batch().await?;
         }
+        self.relocate_if_needed(&understood).await?;
         let mut excluded = Vec::new();
         loop {
             match self.attempt(work, &mut understood, &mut excluded).await? {

@@ -115,6 +115,8 @@ impl Session {
         if let Some(server) = &mut self.server {
             server.checkout.unnamed = None;
         }
+        let is_lone_begin = matches!(&*analysis.statements, [statement] if matches!(statement.kind, Kind::Begin(_)));
+        self.opening.sent = is_lone_begin.then(|| text.into());
         self.tail = self.tracked.tail(&analysis).over(&self.tail);
         self.executed.push(analysis);
         self.put_tail();

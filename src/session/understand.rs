@@ -179,7 +179,7 @@ impl Session {
         }
     }
 
-    fn is_serializable_by_default(&self) -> bool {
+    pub(super) fn is_serializable_by_default(&self) -> bool {
         setting(self.tracked.current(), "default_transaction_isolation")
             .is_some_and(|level| level.eq_ignore_ascii_case("serializable"))
     }

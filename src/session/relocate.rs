@@ -1,0 +1,108 @@
+//! A transaction that turns out to belong elsewhere before it has run anything.
+//!
+//! BEGIN must be answered at once, so it goes where its own modes say. When the next statement says
+//! otherwise (`SET TRANSACTION READ ONLY` on the primary, or something on a replica that only the
+//! primary can do), nothing has been read or locked yet: the transaction is begun anew on the
+//! other side by the client's own text, and nobody can tell the difference.
+
+use std::sync::Arc;
+
+use super::exchange::{Purpose, Sent};
+use super::relay::{Outcome, Until};
+use super::understand::Understood;
+use super::{Audience, Fault, Session};
+use crate::route::{Demand, Reason, RouteSetting};
+use crate::sql::{Analysis, Kind, TransactionModes};
+use crate::topology::Role;
+use crate::wire::ErrorReply;
+use crate::wire::backend::TransactionStatus;
+use crate::wire::frontend::put_query;
+
+/// How the open transaction was begun, for as long as nothing but its modes has followed.
+#[derive(Debug, Default)]
+pub(super) struct Opening {
+    /// The text that is under way, if that is a lone BEGIN.
+    pub(super) sent: Option<Box<[u8]>>,
+    /// The text that has begun the transaction.
+    begun: Option<Box<[u8]>>,
+    serializable: bool,
+}
+
+impl Opening {
+    /// What was executed, and how it ended.
+    pub(super) fn follow(&mut self, executed: &[Arc<Analysis>], failed: bool, status: TransactionStatus) {
+        let sent = self.sent.take();
+        if status != TransactionStatus::Transaction || failed {
+            *self = Self::default();
+            return;
+        }
+        for statement in executed.iter().flat_map(|analysis| &analysis.statements) {
+            match statement.kind {
+                Kind::Begin(modes) => {
+                    self.begun.clone_from(&sent);
+                    self.serializable = modes.serializable == Some(true);
+                }
+                // The modes would be lost with the first BEGIN.
+                _ => *self = Self::default(),
+            }
+        }
+    }
+}
+
+impl Session {
+    /// Begins the open transaction anew elsewhere, where what comes needs that and nothing has been run.
+    pub(super) async fn relocate_if_needed(&mut self, understood: &Understood) -> Result<(), Fault> {
+        let Some(demand) = self.other_side(understood) else { return Ok(()) };
+        let Some(begin) = self.opening.begun.take() else { return Ok(()) };
+        self.run_own(b"ROLLBACK").await?;
+        self.release().await;
+        self.status = TransactionStatus::Idle;
+        let lost = |reply: ErrorReply| Fault::Fatal(reply.into_fatal());
+        self.attach(&Understood::nothing(demand), &mut Vec::new()).await.map_err(lost)?;
+        self.bring_settings().await?.map_err(lost)?;
+        self.run_own(&begin).await?;
+        self.status = TransactionStatus::Transaction;
+        self.opening.begun = Some(begin);
+        Ok(())
+    }
+
+    fn other_side(&self, understood: &Understood) -> Option<Demand> {
+        self.opening.begun.as_ref()?;
+        let role = self.server.as_ref()?.role;
+        if self.route() != RouteSetting::Auto || !self.pins.is_empty() || self.in_batch || !understood.waits {
+            return None;
+        }
+        let modes =
+            understood.analyses.iter().flat_map(|analysis| &analysis.statements).find_map(|statement| match statement
+                .kind
+            {
+                Kind::SetTransaction(modes) => Some(modes),
+                _ => None,
+            });
+        let to_primary = Some(Demand::Primary(Reason::Transaction));
+        match (role, modes, understood.demand) {
+            (Role::Primary, Some(TransactionModes { read_only: Some(true), serializable }), _) => {
+                let is_serializable =
+                    self.opening.serializable || serializable == Some(true) || self.is_serializable_by_default();
+                (!is_serializable).then_some(Demand::Replica(Reason::ReadOnlyTransaction))
+            }
+            (Role::Replica, Some(modes), _) => {
+                let moves = modes.read_only == Some(false) || modes.serializable == Some(true);
+                to_primary.filter(|_| moves)
+            }
+            (Role::Replica, None, Demand::Primary(Reason::Statement(_))) => to_primary,
+            _ => None,
+        }
+    }
+
+    /// Runs a statement of which the client sees nothing. It must succeed: the client's transaction depends on it.
+    async fn run_own(&mut self, sql: &[u8]) -> Result<(), Fault> {
+        self.put(|out| put_query(out, sql));
+        self.expect(Sent::Query, Audience::Proxy(Purpose::Housekeeping));
+        let outcome = self.relay(Until::Answered).await?;
+        match (outcome, self.tally.own_failure.take()) {
+            (Outcome::Done, None) => Ok(()),
+            _ => Err(Fault::Fatal(ErrorReply::fatal("08006", "the transaction could not be begun on another server"))),
+        }
+    }
+}
