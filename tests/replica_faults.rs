@@ -62,12 +62,15 @@ async fn a_replica_freezes_under_load() {
 
     readers.take_slowest();
     victim.signal_all(Signal::SIGSTOP).unwrap();
-    // Clients that come only now, for which connections have to be made.
+    // Clients that come only now, for which connections have to be made or brought to their settings.
     let mut slowest_client = Duration::ZERO;
-    for _ in 0..8 {
-        let start = std::time::Instant::now();
-        assert_eq!(value(&stand.superuser_url()).await, 7);
-        slowest_client = slowest_client.max(start.elapsed());
+    for number in 0..8 {
+        let settings = format!("?application_name=late{number}");
+        for url in [stand.url() + &settings, stand.superuser_url() + &settings] {
+            let start = std::time::Instant::now();
+            assert_eq!(value(&url).await, 7);
+            slowest_client = slowest_client.max(start.elapsed());
+        }
     }
     stand.proxy.wait_ejected(&victim.address()).await;
     readers.read_more(2000).await;
