@@ -85,16 +85,33 @@ pub struct Credentials<'a> {
     pub options: &'a str,
 }
 
-/// Connects and logs in, within `limit`.
+/// Connects and logs in, within `limit`, and for no longer than the monitor gets answers from the node:
+/// the kernel of a server that is frozen still accepts connections, and nobody answers them.
 pub async fn login(
     node: &Arc<Node>,
     credentials: Credentials<'_>,
     limit: Duration,
 ) -> Result<ServerConnection, LoginError> {
-    match tokio::time::timeout(limit, Login::start(node, credentials)).await {
-        Ok(result) => result,
-        Err(_) => Err(LoginError::Timeout { node: node.name.clone(), limit }),
+    tokio::select! {
+        result = tokio::time::timeout(limit, Login::start(node, credentials)) => {
+            result.unwrap_or_else(|_| Err(LoginError::Timeout { node: node.name.clone(), limit }))
+        }
+        () = lost(node) => {
+            let error = io::Error::new(io::ErrorKind::TimedOut, "it stopped answering the monitor");
+            Err(LoginError::Unreachable { node: node.name.clone(), error })
+        }
     }
+}
+
+/// Returns when the monitor loses the node.
+async fn lost(node: &Node) {
+    let mut life = node.watch_incarnation();
+    while life.changed().await.is_ok() {
+        if !node.is_reachable() {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 struct Login<'a> {

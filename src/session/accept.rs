@@ -10,9 +10,10 @@ use pgwire::messages::Message;
 use pgwire::messages::startup::{Authentication, BackendKeyData, NegotiateProtocolVersion, SecretKey};
 use tokio::net::TcpStream;
 
+use super::attach::Brought;
 use super::auth::{self, Rejection};
 use super::prepared::ClientStatements;
-use super::relay::Tally;
+use super::relay::{Outcome, Tally};
 use super::serve::GOODBYE_LIMIT;
 use super::tracked::Tracked;
 use super::understand::{Understood, object_to_setting};
@@ -233,22 +234,11 @@ impl Login {
             Reported::new(),
             None,
         );
-        let mut understood = Understood::nothing(Demand::Replica(Reason::FreshReplica));
-        let mut excluded = Vec::new();
-        let attached = session.attach(&understood, &mut excluded).await;
-        if attached.is_err() {
-            understood.demand = Demand::Primary(Reason::Transaction);
-            session.attach(&understood, &mut excluded).await?;
-        }
-        match session.bring_settings().await {
-            Ok(result) => result?,
-            Err(Fault::Fatal(reply)) => return Err(reply),
-            Err(_) => return Err(ErrorReply::fatal("08006", "the server connection was lost during login")),
-        }
-        // They may have been sent ahead, without waiting.
-        let settled = session.relay(super::relay::Until::Answered).await;
-        let Some(server) = session.server.as_ref().filter(|_| matches!(settled, Ok(super::relay::Outcome::Done)))
-        else {
+        session.reach_a_server().await.map_err(|fault| match fault {
+            Fault::Fatal(reply) => reply,
+            _ => ErrorReply::fatal("08006", "the server connection was lost during login"),
+        })?;
+        let Some(server) = session.server.as_ref() else {
             return Err(ErrorReply::fatal("08006", "the server connection was lost during login"));
         };
         let mut reported = server.checkout.reported.clone();
@@ -266,6 +256,28 @@ impl Login {
 }
 
 impl Session {
+    /// Takes a connection to a replica, or else to the primary, that has this session's settings.
+    async fn reach_a_server(&mut self) -> Result<(), Fault> {
+        let mut understood = Understood::nothing(Demand::Replica(Reason::FreshReplica));
+        let mut excluded = Vec::new();
+        loop {
+            if self.attach(&understood, &mut excluded).await.is_err() {
+                understood.demand = Demand::Primary(Reason::Transaction);
+                self.attach(&understood, &mut excluded).await.map_err(Fault::Fatal)?;
+            }
+            let mut brought = self.bring_settings().await?;
+            // They may have been sent ahead, without waiting.
+            if matches!(brought, Brought::Yes) && !matches!(self.relay_own().await?, Outcome::Done) {
+                brought = self.lost_own().await;
+            }
+            match brought {
+                Brought::Yes => return Ok(()),
+                Brought::Refused(reply) => return Err(Fault::Fatal(reply)),
+                Brought::LostReplica(node) => excluded.push(node),
+            }
+        }
+    }
+
     fn new(
         proxy: Arc<Proxy>,
         identity: Identity,

@@ -144,34 +144,61 @@ impl Session {
     }
 
     /// Brings the connection to this client's settings, in the same round trip where the server is
-    /// known to take them. An error comes back when it does not; the connection is gone then.
-    pub(super) async fn bring_settings(&mut self) -> Result<Result<(), ErrorReply>, Fault> {
+    /// known to take them. Unless they are brought the connection is gone.
+    pub(super) async fn bring_settings(&mut self) -> Result<Brought, Fault> {
         if self.in_batch || self.status != TransactionStatus::Idle {
-            return Ok(Ok(()));
+            return Ok(Brought::Yes);
         }
         let wanted = Arc::clone(self.tracked.current());
-        let Some(server) = &mut self.server else { return Ok(Ok(())) };
-        let Some(sql) = wanted.sql_from(&server.checkout.settings) else { return Ok(Ok(())) };
+        let Some(server) = &mut self.server else { return Ok(Brought::Yes) };
+        let Some(sql) = wanted.sql_from(&server.checkout.settings) else { return Ok(Brought::Yes) };
         let pool = Arc::clone(server.checkout.pool());
         let may_be_pipelined = wanted.may_be_pipelined(&server.checkout.settings, |digest| pool.is_proven(digest));
         server.checkout.settings = Arc::clone(&wanted);
         self.put(|out| put_query(out, sql.as_bytes()));
         self.expect(Sent::Query, Audience::Proxy(Purpose::Settings));
         if may_be_pipelined {
-            return Ok(Ok(()));
+            return Ok(Brought::Yes);
         }
-        let outcome = self.relay(Until::Answered).await?;
+        let outcome = self.relay_own().await?;
         let failure = self.tally.own_failure.take();
         match (outcome, failure) {
             (Outcome::Done, None) => {
                 pool.note_proven(wanted.digests());
-                Ok(Ok(()))
+                Ok(Brought::Yes)
             }
+            (Outcome::ServerLost(_), None) => Ok(self.lost_own().await),
             (_, failure) => {
                 self.server = None;
                 self.registration.clear().await;
-                Ok(Err(settings_refused(failure.as_deref())))
+                Ok(Brought::Refused(settings_refused(failure.as_deref())))
             }
+        }
+    }
+
+    /// Relays what the proxy has sent of its own, to the end, or to the end of the node's life.
+    pub(super) async fn relay_own(&mut self) -> Result<Outcome, Fault> {
+        if let Some(server) = &mut self.server {
+            // Nothing of it is for the client, so there is nothing to be held back but the wish to try elsewhere.
+            server.holding = true;
+        }
+        let outcome = self.relay(Until::Answered).await;
+        if let Some(server) = &mut self.server {
+            server.holding = false;
+        }
+        outcome
+    }
+
+    /// The server was lost while it ran nothing but the proxy's own messages.
+    pub(super) async fn lost_own(&mut self) -> Brought {
+        let lost = self.server.take();
+        self.registration.clear().await;
+        match lost {
+            Some(server) if server.role == Role::Replica => {
+                server.checkout.node.note_connection_error();
+                Brought::LostReplica(Arc::clone(&server.checkout.node))
+            }
+            _ => Brought::Refused(settings_refused(None)),
         }
     }
 
@@ -312,6 +339,17 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// What came of bringing a connection to a client's settings.
+#[derive(Debug)]
+pub(super) enum Brought {
+    /// It has them, or will have before what is sent next.
+    Yes,
+    /// It is gone, and the client is told this.
+    Refused(ErrorReply),
+    /// It is gone with its node, a replica; another node may do.
+    LostReplica(Arc<Node>),
 }
 
 /// A `DataRow` of two texts.

@@ -10,6 +10,7 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
@@ -17,8 +18,9 @@ use super::exchange::{Event, Sent, Verdict};
 use super::prepared::{ClientStatements, SERVER_NAME_PREFIX};
 use super::{Attached, Audience, Fault, Session};
 use crate::pool::{Checkout, NodePool, Reported, note_parameter};
+use crate::sql::{Analysis, Statement};
 use crate::topology::Role;
-use crate::wire::backend::{self, tag};
+use crate::wire::backend::{self, TransactionStatus, tag};
 use crate::wire::{BUFFER_SIZE, Frame, Link, frontend, header};
 
 /// PostgreSQL sends when it has this much (`PQ_SEND_BUFFER_SIZE`) or is done: an answer that is
@@ -308,6 +310,12 @@ impl Session {
                 Event::Ready(status) => {
                     self.status = status;
                     self.in_batch = false;
+                    // Before the client learns of it, and can tell another one.
+                    let has_ddl = |analysis: &Arc<Analysis>| analysis.statements.iter().any(Statement::is_ddl);
+                    if status == TransactionStatus::Idle && (self.changed_catalog || self.executed.iter().any(has_ddl))
+                    {
+                        self.database.note_catalog_change(Instant::now());
+                    }
                 }
             }
         }

@@ -1,15 +1,17 @@
 //! From what was gathered to what was answered; and a session's end.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use super::attach::Brought;
 use super::gather::Gathered;
 use super::relay::{Failure, Outcome, Until};
 use super::understand::Understood;
 use super::{ClientFault, Fault, Session, Tally};
 use crate::route::{Demand, Reason};
+use crate::sql::{Analysis, Statement};
 use crate::topology::{Node, Role};
 use crate::wire::backend::{self, TransactionStatus, put_ready_for_query};
 use crate::wire::frontend::tag;
@@ -102,9 +104,16 @@ impl Session {
         {
             return Ok(Attempt::Refused(reply));
         }
-        if let Err(reply) = self.bring_settings().await? {
-            let at = "It was refused when this session's settings were carried over to another server connection.";
-            return Ok(Attempt::Refused(if reply.detail.is_none() { reply.detail(at) } else { reply }));
+        match self.bring_settings().await? {
+            Brought::Yes => {}
+            Brought::Refused(reply) => {
+                let at = "It was refused when this session's settings were carried over to another server connection.";
+                return Ok(Attempt::Refused(if reply.detail.is_none() { reply.detail(at) } else { reply }));
+            }
+            Brought::LostReplica(node) => {
+                excluded.push(node);
+                return Ok(Attempt::Again);
+            }
         }
         self.forget_sequences(understood);
         self.hold_where_possible(understood);
@@ -165,11 +174,25 @@ impl Session {
         let link = &server.checkout.link;
         let is_at_a_boundary = link.ready == 0 && link.unread == 0 && self.client.unread == 0;
         let reply = lost(&node, server.role, understood, in_transaction, words);
+        if server.role != Role::Replica && understood.may_commit(in_transaction) {
+            self.note_unknown_outcome(understood);
+        }
         if in_transaction || !is_at_a_boundary {
             return Err(Fault::Fatal(reply.into_fatal()));
         }
         self.forget_exchange();
         Ok(Attempt::Refused(reply))
+    }
+
+    /// It may have been committed, so what comes next must show it if it was.
+    fn note_unknown_outcome(&mut self, understood: &Understood) {
+        let now = Instant::now();
+        self.horizon.saw_primary(now);
+        let has_ddl = |analysis: &Arc<Analysis>| analysis.statements.iter().any(Statement::is_ddl);
+        if self.changed_catalog || understood.analyses.iter().any(has_ddl) {
+            self.database.note_catalog_change(now);
+            self.proxy.monitor.catalog_changed(&self.identity.database);
+        }
     }
 
     /// What was under way will never be answered.

@@ -63,6 +63,11 @@ impl Statement {
         self.pin = pin;
         self
     }
+
+    /// Whether it changes the catalog.
+    pub fn is_ddl(&self) -> bool {
+        matches!(self.kind, Kind::Ddl)
+    }
 }
 
 /// A possibly qualified name, folded as PostgreSQL folds it (lower case unless quoted).

@@ -1,6 +1,10 @@
 //! A real cluster with the real binary in front of it, for integration tests.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub mod pgbench;
+pub mod readers;
+pub mod server_log;
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
