@@ -197,7 +197,7 @@ impl Session {
             if let Poll::Ready(count) = client {
                 return Poll::Ready(Some(matches!(count, Ok(1..))));
             }
-            match server.checkout.link.poll_fill(cx, BUFFER_SIZE) {
+            match server.checkout.link.poll_fill(cx, server.input_limit) {
                 Poll::Ready(Ok(1..)) => Poll::Ready(None),
                 Poll::Ready(Ok(0) | Err(_)) => {
                     server.eof = true;
