@@ -149,7 +149,7 @@ async fn a_bad_config_is_refused_whole() {
         (good.replace("level = \"session\"", "level = \"primary\"\n\n[pool]\nsize = 0"), "pool.size"),
         (good.replace("level = \"session\"", "level = \"primary"), "pgsluice.toml:"),
         (
-            good.replace("level = \"session\"", "level = \"primary\"").replace("tls", "x").replacen(
+            good.replace("level = \"session\"", "level = \"primary\"").replacen(
                 "[listen]\n",
                 "[listen]\ntls = \"require\"\ncert = \"none.crt\"\nkey = \"none.key\"\n",
                 1,

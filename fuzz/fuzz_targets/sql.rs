@@ -35,7 +35,11 @@ fuzz_target!(|text: &[u8]| {
     for _ in 0..2 {
         let cached = cache.analyse(text);
         let verdicts = |analysis: &pgsluice::sql::Analysis| -> Vec<_> {
-            analysis.statements.iter().map(|statement| (judge(statement, None), judge(statement, Some(&CATALOG)))).collect()
+            analysis
+                .statements
+                .iter()
+                .map(|statement| (judge(statement, None), judge(statement, Some(&CATALOG))))
+                .collect()
         };
         assert_eq!(verdicts(&cached), verdicts(&analysis));
     }

@@ -40,13 +40,13 @@ async fn results_that_nobody_reads() {
     let growth = Growth::from(&stand).await;
     let texts = [
         "SELECT repeat('x', 1024) FROM generate_series(1, 1048576)",
-        "SELECT repeat('x', 500000000), repeat('y', 500000000)",
+        "SELECT repeat('x', 500000000)",
         "COPY (SELECT repeat('x', 1024) FROM generate_series(1, 1048576)) TO STDOUT",
     ];
     let mut clients = Vec::new();
     for round in 0..20 {
         let mut raw = Raw::log_in(&stand).await;
-        // The second makes a gigabyte in the server, which is not what is tested: once is enough.
+        // The server makes the second's wide row whole before it sends it: once is enough.
         let text = texts[if round == 1 { 1 } else { round % 2 * 2 }];
         raw.send(&frame(b'Q', format!("{text}\0").as_bytes())).await;
         clients.push(raw);
