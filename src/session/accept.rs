@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{Buf, BytesMut};
 use pgwire::messages::Message;
@@ -27,6 +28,8 @@ use crate::wire::backend::{TransactionStatus, put_parameter_status, put_ready_fo
 use crate::wire::startup::{self, Packet, PacketError, Request};
 use crate::wire::{ErrorReply, Link, Stream};
 
+const MAJOR: i32 = 3;
+
 /// The newest minor version of protocol 3 that is spoken.
 const NEWEST_MINOR: u16 = 2;
 
@@ -37,7 +40,10 @@ const MAX_PACKETS: usize = 3;
 pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream) {
     let mut link = Link::new(Stream::Plain(stream), BytesMut::new());
     let limit = proxy.config.load().limits.login_timeout;
-    let session = match tokio::time::timeout(limit, log_in(&proxy, &mut link)).await {
+    let counted = LoggingIn::new(&proxy);
+    let outcome = tokio::time::timeout(limit, log_in(&proxy, &mut link)).await;
+    drop(counted);
+    let session = match outcome {
         Ok(Ok(login)) => login.map(|login| login.into_session(proxy, link)),
         Ok(Err(Rejection::Gone)) => None,
         Ok(Err(Rejection::Told(reply))) => {
@@ -54,6 +60,22 @@ pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream) {
     };
     if let Some(session) = session {
         session.run().await;
+    }
+}
+
+/// One of the clients that have not logged in yet, in `proxy.clients.login`.
+struct LoggingIn(Arc<Proxy>);
+
+impl LoggingIn {
+    fn new(proxy: &Arc<Proxy>) -> Self {
+        proxy.clients.login.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(proxy))
+    }
+}
+
+impl Drop for LoggingIn {
+    fn drop(&mut self) {
+        self.0.clients.login.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -176,8 +198,10 @@ fn negotiate_version(link: &mut Link, request: &Request) -> Result<(), Rejection
     if request.minor_version <= NEWEST_MINOR && request.protocol_options.is_empty() {
         return Ok(());
     }
-    let minor = i32::from(request.minor_version.min(NEWEST_MINOR));
-    let message = NegotiateProtocolVersion::new(minor, request.protocol_options.clone());
+    // The whole number, major version and all: the documentation speaks of the minor version, but this is
+    // what PostgreSQL sends and what libpq compares with (`pqGetNegotiateProtocolVersion3`).
+    let newest = MAJOR << 16 | i32::from(request.minor_version.min(NEWEST_MINOR));
+    let message = NegotiateProtocolVersion::new(newest, request.protocol_options.clone());
     message.encode(&mut link.output).map_err(|_| Rejection::Gone)
 }
 

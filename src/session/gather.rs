@@ -48,10 +48,6 @@ impl Session {
             if let Some(gathered) = self.scan_batch(&mut scanned, limit)? {
                 return Ok(gathered);
             }
-            if self.client.input.len() >= limit {
-                // Whole messages up to the last bytes, and the start of another.
-                return Ok(self.part(scanned));
-            }
             if self.client.input.is_empty() {
                 self.client.shrink();
             }
@@ -68,7 +64,11 @@ impl Session {
     /// Looks at the messages behind the first `scanned` bytes of the input.
     fn scan_batch(&mut self, scanned: &mut usize, limit: usize) -> Result<Option<Gathered>, ClientFault> {
         loop {
-            let Some(header) = header(&self.client.input[*scanned..])? else { return Ok(None) };
+            let Some(header) = header(&self.client.input[*scanned..])? else {
+                // Where not even the next header fits, what is whole must go first.
+                let is_full = self.client.input.len() >= limit && *scanned > 0;
+                return Ok(is_full.then(|| self.part(*scanned)));
+            };
             let is_whole = self.client.input.len() >= *scanned + header.size;
             match header.tag {
                 tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL if *scanned == 0 => {
@@ -102,7 +102,9 @@ impl Session {
                         0 if header.size > limit - BUFFER_SIZE && self.client.input.len() >= BUFFER_SIZE => {
                             Some(Gathered::Long(header))
                         }
-                        1.. if *scanned + header.size > limit => Some(self.part(*scanned)),
+                        1.. if *scanned + header.size > limit || self.client.input.len() >= limit => {
+                            Some(self.part(*scanned))
+                        }
                         _ => None,
                     });
                 }

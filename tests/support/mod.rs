@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
 pub mod pgbench;
+pub mod raw;
 pub mod readers;
 pub mod server_log;
 
@@ -30,7 +31,19 @@ impl Stand {
 
     pub async fn start_with(options: ClusterOptions, sections: &str) -> Self {
         let cluster = Cluster::start(options).await.expect("the cluster starts");
-        let proxy = ProxyProcess::start(&cluster, sections).await;
+        let config = proxy_config(&cluster, sections);
+        Self::in_front_of(cluster, &config).await
+    }
+
+    /// With further lines for `[listen]`, which every config has already.
+    pub async fn start_listening(replicas: usize, listen: &str, sections: &str) -> Self {
+        let cluster = Cluster::start(ClusterOptions::with_replicas(replicas)).await.expect("the cluster starts");
+        let config = proxy_config(&cluster, sections).replacen("[listen]\n", &format!("[listen]\n{listen}"), 1);
+        Self::in_front_of(cluster, &config).await
+    }
+
+    async fn in_front_of(cluster: Cluster, config: &str) -> Self {
+        let proxy = ProxyProcess::start_with_config(config).await;
         proxy.wait_for_metric("pgsluice_node_up", &["role=\"primary\""], |value| value == 1.0).await;
         for replica in cluster.replicas() {
             proxy.wait_admitted(&replica.address()).await;
@@ -147,8 +160,22 @@ impl ProxyProcess {
 
     /// Resident memory in bytes.
     pub fn memory(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most that it ever was, or since [`Self::reset_peak_memory`].
+    pub fn peak_memory(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    /// The peak is from now on counted anew.
+    pub fn reset_peak_memory(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").expect("the peak is reset");
+    }
+
+    fn status(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("its status");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its memory");
+        let line = status.lines().find(|line| line.starts_with(name)).expect("its memory");
         line.split_whitespace().nth(1).and_then(|text| text.parse::<u64>().ok()).expect("a number") * 1024
     }
 
