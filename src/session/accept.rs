@@ -101,7 +101,11 @@ async fn receive_packet(link: &mut Link) -> Result<Packet, Rejection> {
             PacketError::Options(_) => "42601",
             PacketError::Length | PacketError::Layout => "08P01",
         };
-        told(sqlstate, error.to_string())
+        let reply = ErrorReply::fatal(sqlstate, error.to_string());
+        Rejection::Told(match error {
+            PacketError::Options(_) => reply.hint("Try \"postgres --help\" for more information."),
+            _ => reply,
+        })
     };
     loop {
         let size = startup::size(&link.input).map_err(malformed)?;
@@ -291,6 +295,8 @@ impl Session {
             portals: Vec::new(),
             executed: Vec::new(),
             tally: Tally::default(),
+            tail: Settings::default(),
+            tail_sent: Settings::default(),
             saw_rows: false,
             changed_catalog: false,
             _slot: slot,

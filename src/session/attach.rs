@@ -11,7 +11,7 @@ use super::{Attached, Audience, Fault, Session};
 use crate::config::PoolMode;
 use crate::pool::{Checkout, CheckoutError, LoginError, SettingValue, Settings};
 use crate::route::{Demand, Plan, Question, Reason, Refusal, RouteSetting, decide};
-use crate::sql::Pin;
+use crate::sql::{Pin, PrimaryCause};
 use crate::telemetry::metrics::CausalOutcome;
 use crate::topology::{Node, Role};
 use crate::wire::backend::{self, TransactionStatus};
@@ -58,6 +58,7 @@ impl Session {
             role: plan.role,
             reason: plan.reason,
             holding: false,
+            is_fresh: true,
             eof: false,
             last_words: None,
             input_limit: BUFFER_SIZE,
@@ -153,6 +154,15 @@ impl Session {
                 self.registration.clear().await;
                 Ok(Err(settings_refused(failure.as_deref())))
             }
+        }
+    }
+
+    /// What other clients' `nextval` left on a connection is nobody else's to see.
+    pub(super) fn forget_sequences(&mut self, understood: &Understood) {
+        let asks = understood.demand == Demand::Primary(Reason::Statement(PrimaryCause::SequenceState));
+        if asks && self.server.as_ref().is_some_and(|server| server.is_fresh) {
+            self.put(|out| put_query(out, b"DISCARD SEQUENCES"));
+            self.expect(Sent::Query, Audience::Proxy(Purpose::Housekeeping));
         }
     }
 
@@ -319,13 +329,7 @@ fn no_connection(error: &CheckoutError) -> ErrorReply {
 /// What a client is told when a server does not let the proxy in for it.
 pub(super) fn login_failed(error: &LoginError) -> ErrorReply {
     match error {
-        LoginError::Refused { body, .. } => {
-            let field = |code| backend::error_field(body, code).map(|text| String::from_utf8_lossy(text).into_owned());
-            let sqlstate = known_sqlstate(backend::sqlstate(body));
-            let mut reply = ErrorReply::error(sqlstate, field(b'M').unwrap_or_else(|| error.to_string()));
-            (reply.detail, reply.hint) = (field(b'D'), field(b'H'));
-            reply
-        }
+        LoginError::Refused { body, .. } => as_told(body),
         LoginError::NoPassword { .. } => ErrorReply::error("28000", error.to_string())
             .hint("Give the user a server_password in the config, or a password that is no verifier."),
         _ => ErrorReply::error("08006", error.to_string()),
@@ -334,7 +338,10 @@ pub(super) fn login_failed(error: &LoginError) -> ErrorReply {
 
 /// The codes with which PostgreSQL refuses logins; others become the one for a refused connection.
 fn known_sqlstate(code: &[u8]) -> &'static str {
-    const KNOWN: [&str; 9] = ["28000", "28P01", "3D000", "42501", "53300", "55000", "57P01", "57P03", "22023"];
+    const KNOWN: [&str; 14] = [
+        "0A000", "22023", "28000", "28P01", "3D000", "42501", "42601", "42602", "42704", "53300", "55000", "55P02",
+        "57P01", "57P03",
+    ];
     KNOWN.into_iter().find(|known| known.as_bytes() == code).unwrap_or("08004")
 }
 
@@ -342,8 +349,13 @@ fn settings_refused(body: Option<&[u8]>) -> ErrorReply {
     let Some(body) = body else {
         return ErrorReply::error("08006", "the connection was lost while the session's settings were carried over");
     };
-    let message = backend::error_field(body, b'M').map(String::from_utf8_lossy).unwrap_or_default();
-    ErrorReply::error(known_sqlstate(backend::sqlstate(body)), message)
-        .detail("A setting of this session was refused when it was carried over to another server connection.")
-        .hint("RESET it, or RESET ALL, and connect anew.")
+    as_told(body)
+}
+
+/// An error that a server gave to the proxy, for the client.
+fn as_told(body: &[u8]) -> ErrorReply {
+    let field = |code| backend::error_field(body, code).map(|text| String::from_utf8_lossy(text).into_owned());
+    let mut reply = ErrorReply::error(known_sqlstate(backend::sqlstate(body)), field(b'M').unwrap_or_default());
+    (reply.detail, reply.hint) = (field(b'D'), field(b'H'));
+    reply
 }

@@ -52,6 +52,12 @@ impl Session {
 
     fn follow_settings(&mut self, executed: &[Arc<Analysis>], failed: bool) {
         let Some(server) = &mut self.server else { return };
+        server.is_fresh = false;
+        let tail = std::mem::take(&mut self.tail_sent);
+        if failed {
+            // The tail may have gone through all the same; the next statement's settings put that right.
+            server.checkout.settings = Arc::new(tail.over(&server.checkout.settings));
+        }
         let course = Course { failed, before: self.status_before, after: self.status };
         self.tracked.follow(executed, course, &mut server.checkout.settings);
         self.status_before = self.status;

@@ -33,7 +33,7 @@ use prepared::ClientStatements;
 use relay::Tally;
 use tracked::Tracked;
 
-use crate::pool::{Checkout, Identity, Reported};
+use crate::pool::{Checkout, Identity, Reported, Settings};
 use crate::proxy::{ClientSlot, Database, Proxy};
 use crate::route::{Horizon, Reason};
 use crate::sql::{Analysis, Pin};
@@ -70,6 +70,10 @@ pub struct Session {
     /// What has been executed since the last `ReadyForQuery`.
     executed: Vec<Arc<Analysis>>,
     tally: Tally,
+    /// What has to be set again when the messages under way are done; see [`Tracked::tail`].
+    tail: Settings,
+    /// What was sent of it.
+    tail_sent: Settings,
     /// The open transaction has read or written rows.
     saw_rows: bool,
     /// The open transaction has changed a catalog.
@@ -86,6 +90,8 @@ struct Attached {
     reason: Reason,
     /// The answer is held back: nothing of it has been shown to the client.
     holding: bool,
+    /// Nothing has been run on it yet.
+    is_fresh: bool,
     eof: bool,
     last_words: Option<Box<[u8]>>,
     input_limit: usize,

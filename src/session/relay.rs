@@ -13,8 +13,9 @@ use std::task::{Context, Poll};
 use bytes::{Buf, BytesMut};
 
 use super::exchange::{Event, Sent, Verdict};
+use super::prepared::{ClientStatements, SERVER_NAME_PREFIX};
 use super::{Attached, Audience, Fault, Session};
-use crate::pool::note_parameter;
+use crate::pool::{Reported, note_parameter};
 use crate::wire::backend::{self, tag};
 use crate::wire::{BUFFER_SIZE, Frame, Link, frontend, header};
 
@@ -79,9 +80,10 @@ impl Failure {
             b"25006" => true,
             // A conflict with recovery; a deadlock or a temporary table on a standby.
             b"40001" | b"40P01" | b"55000" | b"0A000" | b"XX000" => self.mentions_recovery,
-            // Something does not exist: the standby may not have replayed its creation.
-            b"42601" => false,
-            code => code.starts_with(b"42") || code == b"3F000",
+            // A table, column, function, type, schema or right that is not there: the standby may not
+            // have replayed its creation.
+            b"42P01" | b"42703" | b"42883" | b"42704" | b"42501" | b"3F000" => true,
+            _ => false,
         }
     }
 
@@ -236,9 +238,16 @@ impl Session {
                 server.input_limit = BUFFER_SIZE.max(link.ready + header.size.min(MAX_MESSAGE));
                 break;
             }
-            match server.see(&mut self.reported, header.tag, header.size.min(here)) {
+            let seen = header.size.min(here);
+            server.put_in_clients_terms(header.tag, seen, self.registration.key().pid);
+            match server.see(&mut self.reported, &self.statements, header.tag, seen) {
                 Verdict::Pass => server.checkout.link.pass(header.size),
                 Verdict::Drop => server.checkout.link.drop_message(header.size),
+                Verdict::Rewrite(message) => {
+                    server.checkout.link.hand_over(&mut self.client);
+                    server.checkout.link.drop_message(header.size);
+                    self.client.output.extend_from_slice(&message);
+                }
                 Verdict::Replace(reply) => {
                     server.checkout.link.hand_over(&mut self.client);
                     server.checkout.link.drop_message(header.size);
@@ -311,7 +320,7 @@ impl Session {
 
 impl Attached {
     /// Decides what becomes of the next message, of which `size` bytes are there.
-    fn see(&mut self, told: &mut crate::pool::Reported, tag: u8, size: usize) -> Verdict {
+    fn see(&mut self, told: &mut Reported, statements: &ClientStatements, tag: u8, size: usize) -> Verdict {
         let connection = &mut *self.checkout;
         let bytes = &connection.link.unmarked()[..size];
         let frame = Frame { tag, body: &bytes[5..], bytes };
@@ -328,7 +337,24 @@ impl Attached {
                 self.last_words = Some(frame.body.into());
                 Verdict::Drop
             }
+            tag::ERROR_RESPONSE => match self.exchange.receive(&frame) {
+                Verdict::Pass => with_clients_names(frame.body, statements).map_or(Verdict::Pass, Verdict::Rewrite),
+                verdict => verdict,
+            },
             _ => self.exchange.receive(&frame),
+        }
+    }
+
+    /// A notification that the client has sent itself carries the process ID that the client knows.
+    fn put_in_clients_terms(&mut self, tag: u8, size: usize, pid: i32) {
+        let connection = &mut *self.checkout;
+        let start = connection.link.ready + 5;
+        if tag != tag::NOTIFICATION_RESPONSE || size < 9 {
+            return;
+        }
+        let sender = &mut connection.link.input[start..start + 4];
+        if *sender == connection.cancel_key.pid.to_be_bytes() {
+            sender.copy_from_slice(&pid.to_be_bytes());
         }
     }
 
@@ -353,6 +379,18 @@ impl Link {
         self.input.advance(self.ready);
         self.ready = 0;
     }
+}
+
+/// An `ErrorResponse` in which the servers' names of prepared statements are the client's own again;
+/// `None` where there is none in it.
+fn with_clients_names(body: &[u8], statements: &ClientStatements) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(body).ok()?;
+    let (before, rest) = text.split_once(&format!("\"{SERVER_NAME_PREFIX}"))?;
+    let (id, after) = rest.split_once('"')?;
+    let name = String::from_utf8_lossy(statements.name_of(id.parse().ok()?)?);
+    let mut message = BytesMut::new();
+    frontend::put(&mut message, tag::ERROR_RESPONSE, &[format!("{before}\"{name}\"{after}").as_bytes()]);
+    Some(message.to_vec())
 }
 
 /// Whether the server ends the session with this error.
