@@ -30,7 +30,7 @@ const SCHEMA: &str = "
     CREATE PROCEDURE p_write() LANGUAGE sql AS 'INSERT INTO journal VALUES (2)';
     CREATE FUNCTION f_operator(int, int) RETURNS int LANGUAGE plpgsql VOLATILE
         AS 'BEGIN INSERT INTO journal VALUES ($1); RETURN $1 + $2; END';
-    CREATE OPERATOR +++ (LEFTARG = int, RIGHTARG = int, FUNCTION = f_operator);
+    CREATE OPERATOR <#> (LEFTARG = int, RIGHTARG = int, FUNCTION = f_operator);
     CREATE TYPE box_of_int AS (a int);
     CREATE FUNCTION f_cast(int) RETURNS box_of_int LANGUAGE plpgsql VOLATILE
         AS 'BEGIN INSERT INTO journal VALUES ($1); RETURN ROW($1); END';
@@ -390,14 +390,18 @@ async fn nextval_and_currval_share_a_connection() {
     assert_eq!(client.value("SELECT currval('s')").await, next);
     assert_eq!(client.value("SELECT lastval()").await, next);
     assert!(no_error(&client.query("COMMIT").await));
-    // Outside of a transaction the next statement may meet another server connection.
+    // Outside of a transaction the next statement may meet another server connection: what others
+    // have drawn there is not shown.
     for _ in 0..10 {
         let next = client.value("SELECT nextval('s')").await;
         for other in &mut others {
             other.value("SELECT nextval('s')").await;
         }
-        assert_eq!(client.value("SELECT currval('s')").await, next);
-        assert_eq!(client.value("SELECT lastval()").await, next);
+        for sql in ["SELECT currval('s')", "SELECT lastval()"] {
+            let messages = client.query(sql).await;
+            let is_own = raw::rows(&messages) == [[next.as_str()]];
+            assert!(is_own || raw::sqlstates(&messages) == ["55000"], "{sql}: {messages:?}");
+        }
     }
     stand.stop().await;
 }
@@ -447,7 +451,7 @@ async fn what_a_replica_refuses_is_healed() {
     let stand = stand("").await;
     let mut client = reader(&stand).await;
     let mut witness = Witness::new(&stand);
-    let hidden = ["SELECT f_liar()", "SELECT 1 OPERATOR(public.+++) 2", "SELECT 5::box_of_int", "SELECT 1 +++ 2"];
+    let hidden = ["SELECT f_liar()", "SELECT 1 OPERATOR(public.<#>) 2", "SELECT 5::box_of_int", "SELECT 1 <#> 2"];
     let mut healed = 0.0;
     for sql in hidden {
         // Each text has a mark of its own, so it is repeated whole.

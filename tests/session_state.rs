@@ -227,6 +227,15 @@ async fn session_authorization_stays_with_its_client() {
     assert_eq!(one.value(who).await, "app app");
     ok(&mut one, "COMMIT").await;
     assert_eq!(one.value(who).await, "postgres postgres");
+    // A setting that only a superuser may touch, and then a role that is none.
+    ok(&mut one, "SET log_min_duration_statement = '1h'").await;
+    ok(&mut one, "SET ROLE pg_monitor").await;
+    assert_eq!(one.value("SHOW log_min_duration_statement").await, "1h");
+    assert_eq!(two.value("SHOW log_min_duration_statement").await, "-1");
+    assert_eq!(two.value(who).await, "postgres postgres");
+    assert_eq!(one.value(who).await, "postgres pg_monitor");
+    assert_eq!(one.value("SHOW log_min_duration_statement").await, "1h");
+    ok(&mut one, "DISCARD ALL").await;
     // Who leaves under another name leaves nothing behind.
     ok(&mut one, "SET SESSION AUTHORIZATION app").await;
     one.send(&frame(b'X', b"")).await;
