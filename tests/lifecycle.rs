@@ -213,7 +213,7 @@ async fn sigterm_drains() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_client_is_told_why_it_is_sent_away() {
     let mut stand = Stand::start(0, "").await;
-    let mut idle = support::raw::Raw::log_in(&stand).await;
+    let mut idle = support::unruly::Raw::log_in(&stand).await;
     stand.proxy.signal(Signal::SIGTERM);
     let told = idle.farewell().await;
     assert_eq!((told.severity.as_str(), told.code.as_str()), ("FATAL", "57P01"), "{told:?}");

@@ -97,7 +97,12 @@ impl Settings {
     /// The SQL that turns a connection at `from` into one at `self`, as one `Query`'s text; `None` when there is nothing to do.
     pub fn sql_from(&self, from: &Self) -> Option<String> {
         let mut sql = String::new();
-        for (name, _) in from.iter().filter(|(name, _)| self.get(name).is_none()) {
+        // Out of another client's role first: what follows may need the rights of the user behind it.
+        let gone = |name: &str| from.get(name).is_some() && self.get(name).is_none();
+        for name in AWAITED[..2].iter().filter(|name| gone(name)) {
+            let _ = write!(sql, "RESET {};", quote_setting_name(name));
+        }
+        for (name, _) in from.iter().filter(|(name, _)| gone(name) && !AWAITED[..2].contains(name)) {
             let _ = write!(sql, "RESET {};", quote_setting_name(name));
         }
         // The user first: what follows is then judged by the rights that it will be used with.

@@ -129,6 +129,7 @@ impl Session {
     fn count(&self, understood: &Understood) {
         let Some(server) = &self.server else { return };
         let runs = u64::try_from(understood.runs).unwrap_or(u64::MAX);
+        self.proxy.metrics.parse_failures.increment(understood.parse_failures);
         self.proxy.count_statements(server.role, server.reason, runs, understood.asked_at.elapsed());
     }
 }

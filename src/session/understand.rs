@@ -23,6 +23,8 @@ pub(super) struct Understood {
     pub(super) demand: Demand,
     /// How many statements are run.
     pub(super) runs: usize,
+    /// How many of its texts the parser cannot parse.
+    pub(super) parse_failures: u64,
     /// The client waits for answers.
     pub(super) waits: bool,
     /// All of it is here, from its beginning: it could be sent to another node as well.
@@ -34,7 +36,8 @@ pub(super) struct Understood {
 impl Understood {
     /// Of no messages at all.
     pub(super) fn nothing(demand: Demand) -> Self {
-        Self { analyses: Vec::new(), demand, runs: 0, waits: true, is_repeatable: false, asked_at: Instant::now() }
+        let asked_at = Instant::now();
+        Self { analyses: Vec::new(), demand, runs: 0, parse_failures: 0, waits: true, is_repeatable: false, asked_at }
     }
 
     /// Whether something may have been committed by it, when no answer has come.
@@ -109,6 +112,8 @@ impl Session {
         if frame.tag == tag::QUERY {
             understood.runs += analysis.statements.len().max(1);
         }
+        let is_unparsed = |statement: &Statement| statement.primary == Some(PrimaryCause::Unparsed);
+        understood.parse_failures += u64::from(analysis.statements.iter().any(is_unparsed));
         if !self.can_read(text) {
             understood.demand = Demand::Primary(Reason::UnreadableText);
         }

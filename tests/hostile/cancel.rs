@@ -7,7 +7,7 @@ use rand::Rng;
 use tokio_postgres::NoTls;
 
 use crate::bystander::{Bystander, assert_no_defect};
-use crate::support::raw::{Raw, V3, packet, startup};
+use crate::support::unruly::{Raw, V3, packet, startup};
 use crate::support::{DEADLINE, Stand};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,7 +53,7 @@ async fn only_the_right_key_stops_a_statement() {
         canceller.send(&packet(CANCEL_REQUEST_CODE, &key)).await;
         assert_eq!(canceller.message().await, None, "a cancel request is not answered");
         let (mut raw, answers) = tokio::time::timeout(DEADLINE, sleeping).await.expect("it is stopped").unwrap();
-        let told = crate::support::raw::errors(&answers);
+        let told = crate::support::unruly::errors(&answers);
         assert_eq!(told.len(), 1);
         assert_eq!(told[0].code, "57014", "{told:?}");
 
@@ -61,7 +61,7 @@ async fn only_the_right_key_stops_a_statement() {
         let mut canceller = Raw::connect(&stand.proxy.address).await;
         canceller.send(&packet(CANCEL_REQUEST_CODE, &key)).await;
         canceller.drain().await;
-        assert!(crate::support::raw::errors(&raw.query("SELECT 1").await).is_empty());
+        assert!(crate::support::unruly::errors(&raw.query("SELECT 1").await).is_empty());
     }
     bystander.is_undisturbed(&stand).await;
     stand.stop().await;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use pgsluice::wire::backend::tag;
 
 use crate::bystander::Bystander;
-use crate::support::raw::{
+use crate::support::unruly::{
     GSS_REQUEST, Raw, SSL_REQUEST, Told, V3, frame, frame_of_length, initial_response, packet, parse, startup,
 };
 use crate::support::{DEADLINE, Stand};

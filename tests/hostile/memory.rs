@@ -6,7 +6,7 @@ use pgsluice::wire::backend::tag;
 use tokio::io::AsyncWriteExt;
 
 use crate::bystander::Bystander;
-use crate::support::raw::{Message, Raw, bind, errors, execute, first_column, frame, parse, sync};
+use crate::support::unruly::{Message, Raw, bind, errors, execute, first_column, frame, parse, sync};
 use crate::support::{DEADLINE, Stand};
 
 const MIB: u64 = 1 << 20;

@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::bystander::{Bystander, assert_no_defect};
 use crate::support::Stand;
-use crate::support::raw::{Raw, bind, errors, execute, first_column, frame, frame_of_length, parse, sync};
+use crate::support::unruly::{Raw, bind, errors, execute, first_column, frame, frame_of_length, parse, sync};
 
 /// One server connection: whoever keeps it without need is noticed.
 const SECTIONS: &str = "[pool]\nsize = 1\n";
@@ -27,7 +27,7 @@ async fn messages_that_are_none() {
         ("the most negative length", frame_of_length(b'd', i32::MIN, b"SELECT"), "invalid message length"),
         ("a length of 0", frame_of_length(b'P', 0, b""), "invalid message length 0"),
         ("a length of 3", frame_of_length(b'S', 3, b""), "invalid message length 3"),
-        ("a startup packet", crate::support::raw::SSL_REQUEST.to_vec(), "invalid"),
+        ("a startup packet", crate::support::unruly::SSL_REQUEST.to_vec(), "invalid"),
         ("HTTP", b"GET / HTTP/1.1\r\n\r\n".to_vec(), "invalid"),
         ("a Query without terminator", frame(b'Q', b"SELECT 1"), "malformed Query message"),
         ("a Query of nothing", frame(b'Q', b""), "malformed Query message"),

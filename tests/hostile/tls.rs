@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use crate::bystander::assert_no_defect;
-use crate::support::raw::{Raw, SSL_REQUEST, V3, startup};
+use crate::support::unruly::{Raw, SSL_REQUEST, V3, startup};
 use crate::support::{Stand, has_program};
 
 /// A certificate for the loopback, and the lines of `[listen]` that use it.

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use crate::bystander::Bystander;
-use crate::support::raw::{Raw, bind, execute, frame, parse};
+use crate::support::unruly::{Raw, bind, execute, frame, parse};
 use crate::support::{DEADLINE, Stand};
 
 const SECTIONS: &str = "[pool]\nsize = 1\n";

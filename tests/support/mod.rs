@@ -5,6 +5,7 @@ pub mod pgbench;
 pub mod raw;
 pub mod readers;
 pub mod server_log;
+pub mod unruly;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -67,6 +68,23 @@ impl Stand {
             "postgresql://{}:{}@{}/{}",
             options.superuser.user, options.superuser.password, self.proxy.address, options.database
         )
+    }
+
+    /// How the application's user logs in through the proxy, for [`raw::Raw`].
+    pub fn login(&self) -> raw::Login<'_> {
+        self.login_at(&self.proxy.address)
+    }
+
+    /// The same at another address, such as a server's own.
+    pub fn login_at<'a>(&'a self, address: &'a str) -> raw::Login<'a> {
+        let options = self.cluster.options();
+        let (user, password) = (options.app.user.as_str(), options.app.password.as_str());
+        raw::Login { address, user, password, database: &options.database, minor: 0, settings: &[] }
+    }
+
+    /// A client of frames, through the proxy.
+    pub async fn raw(&self) -> raw::Raw {
+        raw::Raw::connect(&self.login()).await
     }
 
     /// A client of the application's user.

@@ -1,243 +1,342 @@
-//! A client that can send anything: for tests of what a well-behaved driver would never do.
+//! A client that speaks frames: it sends what a test wants, in the order and the packets that it
+//! wants, and shows every message that comes back.
+//!
+//! <https://www.postgresql.org/docs/current/protocol-message-formats.html>
 
-use std::time::Duration;
+use std::fmt;
 
-use bytes::{Buf, BytesMut};
-use pgsluice::wire::backend::{error_field, tag};
-use pgsluice::wire::{Frames, header};
-use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::{DEADLINE, Stand};
+use super::DEADLINE;
 
-pub const V3: i32 = 3 << 16;
-pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
-pub const GSS_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 48];
-
-/// A connection without a driver. All that is awaited here ends within [`DEADLINE`], or the test has failed.
-pub struct Raw<S = TcpStream> {
-    pub stream: S,
-    input: BytesMut,
+/// One message from a server.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message {
+    pub tag: u8,
+    pub body: Vec<u8>,
 }
 
-/// What an `ErrorResponse` says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
-    pub severity: String,
-    pub code: String,
-    pub message: String,
-    pub detail: String,
-    pub hint: String,
+/// `Z I`, `C SELECT 1`, `E ERROR 22012 division by zero`, `D [1|NULL]`, or the tag and the escaped bytes.
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self.tag {
+            b'E' | b'N' => {
+                let field = |code| self.field(code).unwrap_or_default();
+                let texts = [field(b'S'), field(b'C'), field(b'M'), field(b'D'), field(b'H')];
+                texts.join(" ").trim_end().to_owned()
+            }
+            b'D' => format!("[{}]", self.columns().join("|")),
+            _ => self.body.escape_ascii().to_string().trim_end_matches("\\x00").to_owned(),
+        };
+        write!(f, "{} {text}", char::from(self.tag))
+    }
 }
 
-/// A message: its type and its body.
-pub type Message = (u8, Vec<u8>);
-
-impl Raw {
-    pub async fn connect(address: &str) -> Self {
-        let stream = TcpStream::connect(address).await.expect("the proxy takes the connection");
-        stream.set_nodelay(true).expect("a socket option");
-        Self { stream, input: BytesMut::new() }
+impl Message {
+    /// A field of an error or a notice.
+    pub fn field(&self, code: u8) -> Option<String> {
+        let mut fields = self.body.split(|byte| *byte == 0);
+        fields.find(|field| field.first() == Some(&code)).map(|field| String::from_utf8_lossy(&field[1..]).into_owned())
     }
 
-    /// Connects and logs in as the application's user.
-    pub async fn log_in(stand: &Stand) -> Self {
-        let options = stand.cluster.options();
-        let mut raw = Self::connect(&stand.proxy.address).await;
-        let packet = startup(V3, &[("user", &options.app.user), ("database", &options.database)]);
-        raw.send(&packet).await;
-        raw.authenticate(&options.app.password).await;
-        raw.until(tag::READY_FOR_QUERY).await;
+    /// The columns of a `DataRow`, as text.
+    pub fn columns(&self) -> Vec<String> {
+        assert_eq!(self.tag, b'D');
+        let mut columns = Vec::new();
+        let mut rest = &self.body[2..];
+        while let Some((length, tail)) = rest.split_first_chunk() {
+            let Ok(length) = usize::try_from(i32::from_be_bytes(*length)) else {
+                columns.push("NULL".to_owned());
+                rest = tail;
+                continue;
+            };
+            columns.push(String::from_utf8_lossy(&tail[..length]).into_owned());
+            rest = &tail[length..];
+        }
+        columns
+    }
+}
+
+/// The messages' tags, as one word.
+pub fn tags(messages: &[Message]) -> String {
+    messages.iter().map(|message| char::from(message.tag)).collect()
+}
+
+/// The SQLSTATEs of all errors among them.
+pub fn sqlstates(messages: &[Message]) -> Vec<String> {
+    messages.iter().filter(|message| message.tag == b'E').filter_map(|message| message.field(b'C')).collect()
+}
+
+/// The rows among them.
+pub fn rows(messages: &[Message]) -> Vec<Vec<String>> {
+    messages.iter().filter(|message| message.tag == b'D').map(Message::columns).collect()
+}
+
+/// Whom to connect as, and with which minor version of protocol 3.
+#[derive(Debug, Clone)]
+pub struct Login<'a> {
+    pub address: &'a str,
+    pub user: &'a str,
+    pub password: &'a str,
+    pub database: &'a str,
+    pub minor: u16,
+    pub settings: &'a [(&'a str, &'a str)],
+}
+
+/// A connection.
+pub struct Raw {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    /// What came between the authentication and the first `ReadyForQuery`.
+    pub greeting: Vec<Message>,
+}
+
+impl Raw {
+    /// Logs in, by SCRAM where the server asks for it.
+    pub async fn connect(login: &Login<'_>) -> Self {
+        let mut raw = Self::open(login.address).await;
+        let messages = raw.log_in(login).await;
+        assert_eq!(messages.last().map(|message| message.tag), Some(b'Z'), "{messages:?}");
+        raw.greeting = messages;
         raw
     }
 
-    /// The SCRAM exchange, up to `AuthenticationOk`.
-    pub async fn authenticate(&mut self, password: &str) {
-        let mut scram = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
-        let asked = self.expect(tag::AUTHENTICATION).await;
-        assert_eq!(asked[..4], 10_i32.to_be_bytes(), "AuthenticationSASL");
-        self.send(&initial_response("SCRAM-SHA-256", scram.message())).await;
-        let challenge = self.expect(tag::AUTHENTICATION).await;
-        scram.update(&challenge[4..]).expect("a challenge");
-        self.send(&frame(b'p', scram.message())).await;
-        let last = self.expect(tag::AUTHENTICATION).await;
-        scram.finish(&last[4..]).expect("the server knows the password too");
-        assert_eq!(self.expect(tag::AUTHENTICATION).await, [0; 4], "AuthenticationOk");
+    /// Connects without a word.
+    pub async fn open(address: &str) -> Self {
+        let stream = TcpStream::connect(address).await.expect("it connects");
+        stream.set_nodelay(true).expect("no delay");
+        Self { stream, buffer: Vec::new(), greeting: Vec::new() }
     }
 
-    /// To be read and written by different tasks.
-    pub fn split(self) -> (Raw<OwnedReadHalf>, OwnedWriteHalf) {
-        let (stream, writer) = self.stream.into_split();
-        (Raw { stream, input: self.input }, writer)
-    }
-
-    /// Sends what the other side takes of it.
-    pub async fn send(&mut self, bytes: &[u8]) {
-        let _ = tokio::time::timeout(DEADLINE, self.stream.write_all(bytes)).await.expect("the bytes are taken");
-    }
-
-    /// A `Query`, and all of its answer.
-    pub async fn query(&mut self, text: &str) -> Vec<Message> {
-        self.send(&frame(b'Q', format!("{text}\0").as_bytes())).await;
-        self.until(tag::READY_FOR_QUERY).await
-    }
-
-    /// The connection ends without warning: with a reset, not a farewell.
-    pub fn vanish(self) {
-        let socket = socket2::SockRef::from(&self.stream);
-        socket.set_linger(Some(Duration::ZERO)).expect("a socket option");
-    }
-}
-
-impl<S: AsyncRead + Unpin> Raw<S> {
-    /// The answer to an `SSLRequest` or `GSSENCRequest`.
-    pub async fn byte(&mut self) -> Option<u8> {
-        if self.input.is_empty() && !self.fill().await {
-            return None;
+    /// Sends the startup packet and answers what is asked, up to `ReadyForQuery` or an error.
+    pub async fn log_in(&mut self, login: &Login<'_>) -> Vec<Message> {
+        let mut body = [3_u16.to_be_bytes(), login.minor.to_be_bytes()].concat();
+        let pairs = [("user", login.user), ("database", login.database)];
+        for (name, value) in pairs.iter().chain(login.settings) {
+            body.extend([name.as_bytes(), b"\0", value.as_bytes(), b"\0"].concat());
         }
-        Some(self.input.get_u8())
+        body.push(0);
+        let length = u32::try_from(body.len() + 4).expect("short").to_be_bytes();
+        self.send(&[&length[..], &body].concat()).await;
+        let mut scram = None;
+        let mut greeting = Vec::new();
+        loop {
+            let message = self.read().await;
+            match (message.tag, message.body.get(..4)) {
+                (b'R', Some([0, 0, 0, 10])) => {
+                    let exchange = ScramSha256::new(login.password.as_bytes(), ChannelBinding::unsupported());
+                    let first = exchange.message();
+                    let length = i32::try_from(first.len()).expect("short").to_be_bytes();
+                    let parts = [SCRAM_SHA_256.as_bytes(), b"\0", &length, first];
+                    self.send(&frame(b'p', &parts.concat())).await;
+                    scram = Some(exchange);
+                }
+                (b'R', Some([0, 0, 0, 11])) => {
+                    let exchange = scram.as_mut().expect("SASL was asked for");
+                    exchange.update(&message.body[4..]).expect("the server's first message");
+                    let last = frame(b'p', exchange.message());
+                    self.send(&last).await;
+                }
+                (b'R', Some([0, 0, 0, 12])) => {
+                    scram.as_mut().expect("SASL was asked for").finish(&message.body[4..]).expect("its proof");
+                }
+                (tag, _) => {
+                    greeting.push(message);
+                    if matches!(tag, b'Z' | b'E') {
+                        return greeting;
+                    }
+                }
+            }
+        }
     }
 
-    /// The next message; `None` at the end of the connection.
-    pub async fn message(&mut self) -> Option<Message> {
+    /// Sends bytes, in one write.
+    pub async fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.expect("it takes them");
+    }
+
+    /// The next message.
+    pub async fn read(&mut self) -> Message {
+        self.next().await.expect("a message, and not the end")
+    }
+
+    /// The next message; `None` at the end of the stream.
+    pub async fn next(&mut self) -> Option<Message> {
         loop {
-            if let Some(frame) = Frames::new(&self.input).next() {
-                let frame = frame.expect("the proxy speaks the protocol");
-                let (message, size) = ((frame.tag, frame.body.to_vec()), frame.bytes.len());
-                self.input.advance(size);
+            if let Some(message) = self.take() {
                 return Some(message);
             }
-            if !self.fill().await {
-                assert!(self.input.is_empty(), "half a message at the end: {:?}", header(&self.input));
+            let mut chunk = [0; 8192];
+            let count = tokio::time::timeout(DEADLINE, self.stream.read(&mut chunk))
+                .await
+                .unwrap_or_else(|_| {
+                    panic!("no message within {DEADLINE:?}; unread: {:?}", self.buffer.escape_ascii().to_string())
+                })
+                .unwrap_or(0);
+            if count == 0 {
                 return None;
             }
+            self.buffer.extend_from_slice(&chunk[..count]);
         }
     }
 
-    async fn fill(&mut self) -> bool {
-        let read = tokio::time::timeout(DEADLINE, self.stream.read_buf(&mut self.input));
-        matches!(read.await.expect("the proxy answers or hangs up"), Ok(1..))
-    }
-
-    /// The body of the next message, which must be of that type.
-    pub async fn expect(&mut self, wanted: u8) -> Vec<u8> {
-        match self.message().await {
-            Some((tag, body)) if tag == wanted => body,
-            other => panic!("wanted {:?}, got {}", char::from(wanted), show(other.as_ref())),
+    fn take(&mut self) -> Option<Message> {
+        let header = self.buffer.first_chunk::<5>()?;
+        let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]);
+        let end = 1 + usize::try_from(length).expect("a length");
+        if self.buffer.len() < end {
+            return None;
         }
+        let bytes: Vec<u8> = self.buffer.drain(..end).collect();
+        Some(Message { tag: bytes[0], body: bytes[5..].to_vec() })
     }
 
-    /// All messages up to one of that type.
-    pub async fn until(&mut self, wanted: u8) -> Vec<Message> {
-        let mut seen = Vec::new();
-        loop {
-            let message = self.message().await.unwrap_or_else(|| panic!("the connection ended after {seen:?}"));
-            let is_last = message.0 == wanted;
-            seen.push(message);
-            if is_last {
-                return seen;
-            }
+    /// Messages up to this many `ReadyForQuery`.
+    pub async fn until_ready(&mut self, count: usize) -> Vec<Message> {
+        self.until(b'Z', count).await
+    }
+
+    /// Messages up to this many with this tag.
+    pub async fn until(&mut self, tag: u8, count: usize) -> Vec<Message> {
+        let mut messages = Vec::new();
+        let mut left = count;
+        while left > 0 {
+            let Some(message) = self.next().await else { panic!("the end after {messages:?}") };
+            left -= usize::from(message.tag == tag);
+            messages.push(message);
         }
+        messages
     }
 
-    /// An error, and then the end of the connection.
-    pub async fn farewell(&mut self) -> Told {
-        let told = read_error(&self.expect(tag::ERROR_RESPONSE).await);
-        assert_eq!(self.message().await, None, "after {told:?}");
-        told
+    /// Sends, and reads up to `ReadyForQuery`.
+    pub async fn exchange(&mut self, bytes: &[u8]) -> Vec<Message> {
+        self.send(bytes).await;
+        self.until_ready(1).await
     }
 
-    /// Reads and throws away until the connection ends.
-    pub async fn drain(&mut self) {
-        while self.fill().await {
-            self.input.clear();
-        }
+    /// A simple query.
+    pub async fn query(&mut self, sql: &str) -> Vec<Message> {
+        self.exchange(&query(sql)).await
+    }
+
+    /// A simple query that must not fail; its rows.
+    pub async fn rows(&mut self, sql: &str) -> Vec<Vec<String>> {
+        let messages = self.query(sql).await;
+        assert_eq!(sqlstates(&messages), [String::new(); 0], "{sql}: {messages:?}");
+        rows(&messages)
+    }
+
+    /// A simple query that must give one value.
+    pub async fn value(&mut self, sql: &str) -> String {
+        let rows = self.rows(sql).await;
+        assert_eq!((rows.len(), rows.first().map(Vec::len)), (1, Some(1)), "{sql}: {rows:?}");
+        rows[0][0].clone()
     }
 }
 
+/// A message with this tag and body.
 pub fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![tag];
-    bytes.extend(i32::try_from(body.len() + 4).expect("a length").to_be_bytes());
-    bytes.extend(body);
-    bytes
+    let length = u32::try_from(body.len() + 4).expect("short").to_be_bytes();
+    [&[tag][..], &length, body].concat()
 }
 
-/// A header that says what it likes about the body's length.
-pub fn frame_of_length(tag: u8, length: i32, body: &[u8]) -> Vec<u8> {
-    [&[tag][..], &length.to_be_bytes(), body].concat()
+fn text(value: &str) -> Vec<u8> {
+    [value.as_bytes(), b"\0"].concat()
 }
 
-/// A first packet: its length, a version or request code, and the rest as it is.
-pub fn packet(code: i32, body: &[u8]) -> Vec<u8> {
-    let length = i32::try_from(body.len() + 8).expect("a length");
-    [&length.to_be_bytes()[..], &code.to_be_bytes(), body].concat()
+fn count(number: usize) -> [u8; 2] {
+    u16::try_from(number).expect("few").to_be_bytes()
 }
 
-pub fn startup(version: i32, parameters: &[(&str, &str)]) -> Vec<u8> {
-    let mut body: Vec<u8> =
-        parameters.iter().flat_map(|(name, value)| format!("{name}\0{value}\0").into_bytes()).collect();
-    body.push(0);
-    packet(version, &body)
+pub fn query(sql: &str) -> Vec<u8> {
+    frame(b'Q', &text(sql))
 }
 
-pub fn initial_response(mechanism: &str, message: &[u8]) -> Vec<u8> {
-    let length = i32::try_from(message.len()).expect("a length").to_be_bytes();
-    frame(b'p', &[mechanism.as_bytes(), b"\0", &length, message].concat())
+pub fn parse(name: &str, sql: &str) -> Vec<u8> {
+    parse_typed(name, sql, &[])
 }
 
-/// `Parse` without parameter types.
-pub fn parse(name: &str, text: &str) -> Vec<u8> {
-    frame(b'P', format!("{name}\0{text}\0\0\0").as_bytes())
+pub fn parse_typed(name: &str, sql: &str, types: &[u32]) -> Vec<u8> {
+    let types_bytes: Vec<u8> = types.iter().flat_map(|oid| oid.to_be_bytes()).collect();
+    frame(b'P', &[text(name), text(sql), count(types.len()).to_vec(), types_bytes].concat())
 }
 
-/// `Bind` to the unnamed portal, with text parameters.
-pub fn bind(statement: &str, parameters: &[&[u8]]) -> Vec<u8> {
-    let mut body = format!("\0{statement}\0").into_bytes();
-    body.extend([0, 0]);
-    body.extend(u16::try_from(parameters.len()).expect("few").to_be_bytes());
-    for value in parameters {
-        body.extend(i32::try_from(value.len()).expect("a length").to_be_bytes());
-        body.extend(*value);
+/// All parameters and results as text.
+pub fn bind(portal: &str, statement: &str, parameters: &[&str]) -> Vec<u8> {
+    bind_as(portal, statement, parameters, false)
+}
+
+/// As [`bind`], with the results in binary where asked for.
+pub fn bind_as(portal: &str, statement: &str, parameters: &[&str], binary: bool) -> Vec<u8> {
+    let mut body = [text(portal), text(statement), count(0).to_vec(), count(parameters.len()).to_vec()].concat();
+    for parameter in parameters {
+        body.extend(u32::try_from(parameter.len()).expect("short").to_be_bytes());
+        body.extend(parameter.as_bytes());
     }
-    body.extend([0, 0]);
+    body.extend([count(1), count(usize::from(binary))].concat());
     frame(b'B', &body)
 }
 
-/// `Execute` of the unnamed portal, all rows.
-pub fn execute() -> Vec<u8> {
-    frame(b'E', &[0; 5])
+pub fn describe_statement(name: &str) -> Vec<u8> {
+    frame(b'D', &[b"S".to_vec(), text(name)].concat())
+}
+
+pub fn describe_portal(name: &str) -> Vec<u8> {
+    frame(b'D', &[b"P".to_vec(), text(name)].concat())
+}
+
+/// At most `limit` rows; 0 is all.
+pub fn execute(portal: &str, limit: u32) -> Vec<u8> {
+    frame(b'E', &[text(portal), limit.to_be_bytes().to_vec()].concat())
+}
+
+pub fn close_statement(name: &str) -> Vec<u8> {
+    frame(b'C', &[b"S".to_vec(), text(name)].concat())
+}
+
+pub fn close_portal(name: &str) -> Vec<u8> {
+    frame(b'C', &[b"P".to_vec(), text(name)].concat())
 }
 
 pub fn sync() -> Vec<u8> {
     frame(b'S', b"")
 }
 
-pub fn read_error(body: &[u8]) -> Told {
-    let field = |code| String::from_utf8_lossy(error_field(body, code).unwrap_or_default()).into_owned();
-    Told { severity: field(b'V'), code: field(b'C'), message: field(b'M'), detail: field(b'D'), hint: field(b'H') }
+pub fn flush() -> Vec<u8> {
+    frame(b'H', b"")
 }
 
-/// The errors among some messages.
-pub fn errors(messages: &[Message]) -> Vec<Told> {
-    messages.iter().filter(|(tag, _)| *tag == tag::ERROR_RESPONSE).map(|(_, body)| read_error(body)).collect()
+pub fn copy_data(data: &str) -> Vec<u8> {
+    frame(b'd', data.as_bytes())
 }
 
-/// The first column of each row, as text.
-pub fn first_column(messages: &[Message]) -> Vec<String> {
-    let rows = messages.iter().filter(|(tag, _)| *tag == tag::DATA_ROW);
-    rows.map(|(_, body)| {
-        let length = usize::try_from(i32::from_be_bytes(*body[2..].first_chunk().expect("a column"))).expect("no null");
-        String::from_utf8_lossy(&body[6..6 + length]).into_owned()
-    })
-    .collect()
+pub fn copy_done() -> Vec<u8> {
+    frame(b'c', b"")
 }
 
-fn show(message: Option<&Message>) -> String {
-    match message {
-        None => "the end of the connection".into(),
-        Some((tag::ERROR_RESPONSE, body)) => format!("{:?}", read_error(body)),
-        Some((tag, body)) => format!("{:?} {}", char::from(*tag), String::from_utf8_lossy(body)),
+pub fn copy_fail(reason: &str) -> Vec<u8> {
+    frame(b'f', &text(reason))
+}
+
+/// A fast-path call with binary arguments and a binary result.
+pub fn function_call(oid: u32, arguments: &[&[u8]]) -> Vec<u8> {
+    let mut body = [&oid.to_be_bytes()[..], &count(1), &count(1), &count(arguments.len())].concat();
+    for argument in arguments {
+        body.extend(u32::try_from(argument.len()).expect("short").to_be_bytes());
+        body.extend(*argument);
     }
+    body.extend(count(1));
+    frame(b'F', &body)
+}
+
+/// Parse, Bind, Execute of the unnamed statement.
+pub fn run(sql: &str, parameters: &[&str]) -> Vec<u8> {
+    [parse("", sql), bind("", "", parameters), execute("", 0)].concat()
+}
+
+/// Bind, Execute of a prepared statement.
+pub fn run_prepared(name: &str, parameters: &[&str]) -> Vec<u8> {
+    [bind("", name, parameters), execute("", 0)].concat()
 }
