@@ -11,6 +11,7 @@ use pgwire::messages::startup::{Authentication, BackendKeyData, NegotiateProtoco
 use tokio::net::TcpStream;
 
 use super::auth::{self, Rejection};
+use super::overhead::Overhead;
 use super::prepared::ClientStatements;
 use super::relay::Tally;
 use super::serve::GOODBYE_LIMIT;
@@ -291,6 +292,7 @@ impl Session {
             portals: Vec::new(),
             executed: Vec::new(),
             tally: Tally::default(),
+            overhead: Overhead::default(),
             saw_rows: false,
             changed_catalog: false,
             _slot: slot,

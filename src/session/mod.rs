@@ -12,6 +12,7 @@ mod cancel;
 mod conclude;
 mod exchange;
 mod gather;
+mod overhead;
 mod prepared;
 mod relay;
 mod serve;
@@ -29,6 +30,7 @@ use std::sync::atomic::Ordering;
 
 use exchange::{Audience, Exchange};
 use gather::ClientFault;
+use overhead::Overhead;
 use prepared::ClientStatements;
 use relay::Tally;
 use tracked::Tracked;
@@ -70,6 +72,7 @@ pub struct Session {
     /// What has been executed since the last `ReadyForQuery`.
     executed: Vec<Arc<Analysis>>,
     tally: Tally,
+    overhead: Overhead,
     /// The open transaction has read or written rows.
     saw_rows: bool,
     /// The open transaction has changed a catalog.
