@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use deadpool::managed::{Manager, Metrics, Pool, QueueMode, RecycleError, RecycleResult, Timeouts};
+use tokio::sync::Notify;
 
 use super::checkout::{Checkout, CheckoutError, checkout_error};
 use super::connection::{ServerConnection, Unusable};
@@ -40,6 +41,7 @@ pub struct Pools {
 pub struct NodePool {
     pool: Pool<ServerManager>,
     proven: Mutex<HashSet<u64>>,
+    pressure: Notify,
 }
 
 /// Makes connections for one pool, and looks at them before they are used again.
@@ -127,7 +129,7 @@ impl NodePool {
         let pool = builder.runtime(deadpool::Runtime::Tokio1).build();
         #[expect(clippy::expect_used, reason = "a runtime is given, which is all that can be missing")]
         let pool = pool.expect("a pool with a runtime");
-        Self { pool, proven: Mutex::new(HashSet::new()) }
+        Self { pool, proven: Mutex::default(), pressure: Notify::new() }
     }
 
     /// The node that its connections go to.
@@ -144,9 +146,23 @@ impl NodePool {
     pub async fn checkout(self: &Arc<Self>) -> Result<Checkout, CheckoutError> {
         let limits = &self.pool.manager().config.load().pool;
         let wait = limits.checkout_timeout;
+        let status = self.pool.status();
+        if status.available == 0 && status.size >= status.max_size {
+            self.pressure.notify_one();
+        }
         let timeouts = Timeouts { wait: Some(wait), create: None, recycle: None };
         let object = self.pool.timeout_get(&timeouts).await.map_err(|error| checkout_error(error, self, wait))?;
         Ok(Checkout::new(object, Arc::clone(self)))
+    }
+
+    /// Whether somebody waits for a connection.
+    pub fn is_wanted(&self) -> bool {
+        self.pool.status().waiting > 0
+    }
+
+    /// Returns when somebody has to wait for a connection: whoever keeps one unused is to give it back.
+    pub async fn wanted(&self) {
+        self.pressure.notified().await;
     }
 
     /// Whether this node has accepted a setting before.

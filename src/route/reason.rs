@@ -39,8 +39,6 @@ pub enum Reason {
     TooLong,
     /// To the primary: the fast-path function call protocol.
     FunctionCall,
-    /// Where this client's server connection is: it is pinned, or its transaction is open there.
-    Held,
 }
 
 impl Reason {
@@ -63,7 +61,6 @@ impl Reason {
             Self::UnreadableText,
             Self::TooLong,
             Self::FunctionCall,
-            Self::Held,
         ]
         .into_iter()
         .chain(PrimaryCause::ALL.into_iter().map(Self::Statement))
@@ -89,7 +86,6 @@ impl Reason {
             Self::UnreadableText => "unreadable_text",
             Self::TooLong => "too_long",
             Self::FunctionCall => "function_call",
-            Self::Held => "held",
         }
     }
 }

@@ -102,7 +102,11 @@ async fn receive_packet(link: &mut Link) -> Result<Packet, Rejection> {
             PacketError::Options(_) => "42601",
             PacketError::Length | PacketError::Layout => "08P01",
         };
-        told(sqlstate, error.to_string())
+        let reply = ErrorReply::fatal(sqlstate, error.to_string());
+        Rejection::Told(match error {
+            PacketError::Options(_) => reply.hint("Try \"postgres --help\" for more information."),
+            _ => reply,
+        })
     };
     loop {
         let size = startup::size(&link.input).map_err(malformed)?;
@@ -283,6 +287,8 @@ impl Session {
             reported,
             horizon: Horizon::default(),
             server: None,
+            parked: None,
+            may_have_sequences: false,
             pins: Vec::new(),
             status: TransactionStatus::Idle,
             status_before: TransactionStatus::Idle,
@@ -293,6 +299,8 @@ impl Session {
             executed: Vec::new(),
             tally: Tally::default(),
             overhead: Overhead::default(),
+            tail: Settings::default(),
+            tail_sent: Settings::default(),
             saw_rows: false,
             changed_catalog: false,
             _slot: slot,

@@ -11,7 +11,7 @@ use super::{Attached, Audience, Fault, Session};
 use crate::config::PoolMode;
 use crate::pool::{Checkout, CheckoutError, LoginError, SettingValue, Settings};
 use crate::route::{Demand, Plan, Question, Reason, Refusal, RouteSetting, decide};
-use crate::sql::Pin;
+use crate::sql::{Pin, PrimaryCause};
 use crate::telemetry::metrics::CausalOutcome;
 use crate::topology::{Node, Role};
 use crate::wire::backend::{self, TransactionStatus};
@@ -31,6 +31,10 @@ impl Session {
     ) -> Result<(), ErrorReply> {
         loop {
             let plan = self.plan(understood.demand, excluded).await.map_err(refusal)?;
+            let plan = match self.take_parked(plan).await {
+                Ok(()) => return Ok(()),
+                Err(plan) => plan,
+            };
             let pool = self.proxy.pools.of(&plan.node, &self.identity);
             let asked_at = Instant::now();
             self.overhead.pause();
@@ -41,7 +45,7 @@ impl Session {
             self.proxy.metrics.pool_wait.record(asked_at.elapsed());
             match result {
                 Ok(checkout) => {
-                    self.take(checkout, plan);
+                    self.take(checkout, plan, true);
                     return Ok(());
                 }
                 Err(CheckoutError::Login(error)) if plan.role == Role::Replica && is_the_nodes_fault(&error) => {
@@ -58,13 +62,27 @@ impl Session {
         }
     }
 
-    fn take(&mut self, checkout: Checkout, plan: Plan) {
+    /// Takes the connection that was kept, where that is one to the planned node.
+    async fn take_parked(&mut self, plan: Plan) -> Result<(), Plan> {
+        if !self.parked.as_ref().is_some_and(|parked| Arc::ptr_eq(&parked.node, &plan.node)) {
+            return Err(plan);
+        }
+        let Some(mut parked) = self.parked.take() else { return Err(plan) };
+        if parked.incarnation != plan.node.incarnation() || parked.examine().await.is_err() {
+            return Err(plan);
+        }
+        self.take(parked, plan, false);
+        Ok(())
+    }
+
+    fn take(&mut self, checkout: Checkout, plan: Plan, is_fresh: bool) {
         self.registration.set(&checkout);
         self.server = Some(Attached {
             exchange: Exchange::default(),
             role: plan.role,
             reason: plan.reason,
             holding: false,
+            is_fresh,
             eof: false,
             last_words: None,
             input_limit: BUFFER_SIZE,
@@ -129,6 +147,7 @@ impl Session {
             _ => self.server = None,
         }
         self.in_batch = false;
+        self.named_here.clear();
         self.portals.clear();
         Ok(())
     }
@@ -165,6 +184,15 @@ impl Session {
         }
     }
 
+    /// What other clients' `nextval` left on a connection is nobody else's to see.
+    pub(super) fn forget_sequences(&mut self, understood: &Understood) {
+        let asks = understood.demand == Demand::Primary(Reason::Statement(PrimaryCause::SequenceState));
+        if asks && self.server.as_ref().is_some_and(|server| server.is_fresh) {
+            self.put(|out| put_query(out, b"DISCARD SEQUENCES"));
+            self.expect(Sent::Query, Audience::Proxy(Purpose::Housekeeping));
+        }
+    }
+
     /// A read's answer is held back while another node could still give it instead.
     pub(super) fn hold_where_possible(&mut self, understood: &Understood) {
         let is_read = matches!(understood.demand, Demand::Replica(_));
@@ -182,6 +210,11 @@ impl Session {
         let marked = link.ready;
         link.ready = 0;
         link.remove(marked);
+        if self.in_batch && !server.exchange.awaits_ready() {
+            // The server waits for the end of a pipeline that goes on elsewhere.
+            frontend::put(&mut link.output, tag::SYNC, &[]);
+            server.exchange.expect(Sent::Sync, Audience::Proxy(Purpose::Housekeeping));
+        }
         let outcome = self.relay(Until::Answered).await?;
         self.status = TransactionStatus::Idle;
         self.in_batch = false;
@@ -206,13 +239,36 @@ impl Session {
     /// Gives the connection back when nothing of this client is left on it.
     pub(super) async fn release_if_free(&mut self) {
         let is_free = self.status == TransactionStatus::Idle && !self.in_batch && self.pins.is_empty();
-        if is_free && self.proxy.config.load().pool.mode == PoolMode::Transaction {
+        if !is_free || self.proxy.config.load().pool.mode != PoolMode::Transaction {
+            return;
+        }
+        let keeps = std::mem::take(&mut self.may_have_sequences);
+        if keeps && self.server.as_ref().is_some_and(|server| !server.checkout.pool().is_wanted()) {
+            self.park().await;
+        } else {
             self.release().await;
+        }
+    }
+
+    /// Keeps a connection on which `nextval` may have run, so that `currval` and `lastval` find it
+    /// again, until somebody else has to wait for one.
+    async fn park(&mut self) {
+        self.registration.clear().await;
+        if let Some(server) = self.server.take() {
+            self.parked = Some(server.checkout);
+        }
+    }
+
+    /// Somebody has to wait for a connection: gives back the one that is kept.
+    pub(super) fn unpark(&mut self) {
+        if let Some(parked) = self.parked.take() {
+            parked.give_back();
         }
     }
 
     /// At a session's end: the connection is cleaned and given back, or else closed.
     pub(super) async fn part_with_server(&mut self) {
+        self.unpark();
         let is_clean = self.status == TransactionStatus::Idle && !self.in_batch;
         let is_quiet =
             |server: &Attached| server.exchange.is_answered() && !server.eof && server.checkout.link.ready == 0;
@@ -328,13 +384,7 @@ fn no_connection(error: &CheckoutError) -> ErrorReply {
 /// What a client is told when a server does not let the proxy in for it.
 pub(super) fn login_failed(error: &LoginError) -> ErrorReply {
     match error {
-        LoginError::Refused { body, .. } => {
-            let field = |code| backend::error_field(body, code).map(|text| String::from_utf8_lossy(text).into_owned());
-            let sqlstate = known_sqlstate(backend::sqlstate(body));
-            let mut reply = ErrorReply::error(sqlstate, field(b'M').unwrap_or_else(|| error.to_string()));
-            (reply.detail, reply.hint) = (field(b'D'), field(b'H'));
-            reply
-        }
+        LoginError::Refused { body, .. } => as_told(body),
         LoginError::NoPassword { .. } => ErrorReply::error("28000", error.to_string())
             .hint("Give the user a server_password in the config, or a password that is no verifier."),
         _ => ErrorReply::error("08006", error.to_string()),
@@ -343,7 +393,10 @@ pub(super) fn login_failed(error: &LoginError) -> ErrorReply {
 
 /// The codes with which PostgreSQL refuses logins; others become the one for a refused connection.
 fn known_sqlstate(code: &[u8]) -> &'static str {
-    const KNOWN: [&str; 9] = ["28000", "28P01", "3D000", "42501", "53300", "55000", "57P01", "57P03", "22023"];
+    const KNOWN: [&str; 14] = [
+        "0A000", "22023", "28000", "28P01", "3D000", "42501", "42601", "42602", "42704", "53300", "55000", "55P02",
+        "57P01", "57P03",
+    ];
     KNOWN.into_iter().find(|known| known.as_bytes() == code).unwrap_or("08004")
 }
 
@@ -351,8 +404,13 @@ fn settings_refused(body: Option<&[u8]>) -> ErrorReply {
     let Some(body) = body else {
         return ErrorReply::error("08006", "the connection was lost while the session's settings were carried over");
     };
-    let message = backend::error_field(body, b'M').map(String::from_utf8_lossy).unwrap_or_default();
-    ErrorReply::error(known_sqlstate(backend::sqlstate(body)), message)
-        .detail("A setting of this session was refused when it was carried over to another server connection.")
-        .hint("RESET it, or RESET ALL, and connect anew.")
+    as_told(body)
+}
+
+/// An error that a server gave to the proxy, for the client.
+fn as_told(body: &[u8]) -> ErrorReply {
+    let field = |code| backend::error_field(body, code).map(|text| String::from_utf8_lossy(text).into_owned());
+    let mut reply = ErrorReply::error(known_sqlstate(backend::sqlstate(body)), field(b'M').unwrap_or_default());
+    (reply.detail, reply.hint) = (field(b'D'), field(b'H'));
+    reply
 }

@@ -53,12 +53,21 @@ impl Session {
 
     fn follow_settings(&mut self, executed: &[Arc<Analysis>], failed: bool) {
         let Some(server) = &mut self.server else { return };
+        server.is_fresh = false;
+        let tail = std::mem::take(&mut self.tail_sent);
+        if failed {
+            // The tail may have gone through all the same; the next statement's settings put that right.
+            server.checkout.settings = Arc::new(tail.over(&server.checkout.settings));
+        }
         let course = Course { failed, before: self.status_before, after: self.status };
         self.tracked.follow(executed, course, &mut server.checkout.settings);
         self.status_before = self.status;
     }
 
     fn note_statement(&mut self, statement: &Statement, failed: bool, may_have_worked: bool) {
+        let on_primary = self.server.as_ref().is_some_and(|server| server.role == Role::Primary);
+        self.may_have_sequences |= on_primary
+            && (statement.kind == Kind::Write || !statement.functions.is_empty() || statement.changes_settings);
         match statement.kind {
             Kind::Query => self.saw_rows = true,
             Kind::Write | Kind::Utility | Kind::Execute { .. } | Kind::TwoPhase => self.saw_rows = true,

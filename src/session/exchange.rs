@@ -59,6 +59,8 @@ pub enum Purpose {
     Settings,
     /// To ask which settings there are.
     Probe,
+    /// To complete what the client has just sent: its `ReadyForQuery` stands for that of the client's message before it.
+    Tail,
     /// To prepare a statement that the client prepared elsewhere.
     Prepare,
     /// To move a transaction, or to clean up after a client.
@@ -72,7 +74,9 @@ pub enum Verdict {
     Pass,
     /// Nobody gets it.
     Drop,
-    /// The client gets this instead.
+    /// The client gets this message instead.
+    Rewrite(Vec<u8>),
+    /// The client gets this error instead.
     Replace(ErrorReply),
 }
 
@@ -169,6 +173,11 @@ impl Exchange {
         self.awaiting_sync = self.expected.front().is_some_and(|(sent, _)| *sent == Sent::Execute);
     }
 
+    /// Whether a `ReadyForQuery` is to come.
+    pub fn awaits_ready(&self) -> bool {
+        self.expected.iter().any(|(sent, _)| matches!(sent, Sent::Query | Sent::FunctionCall | Sent::Sync))
+    }
+
     /// Whatever is still to come is for nobody.
     pub fn disown(&mut self) {
         for (_, audience) in &mut self.expected {
@@ -202,11 +211,16 @@ impl Exchange {
         match (sent, frame.tag) {
             (Sent::Query | Sent::FunctionCall | Sent::Sync, tag::READY_FOR_QUERY) => {
                 let status = TransactionStatus::read(frame.body).unwrap_or(TransactionStatus::Failed);
-                if purpose.is_none() {
-                    self.events.push(Event::Ready(status));
-                }
+                let has_tail = matches!(self.expected.get(1), Some((_, Audience::Proxy(Purpose::Tail))));
                 self.expected.pop_front();
                 self.copying_in = false;
+                if has_tail {
+                    return Verdict::Drop;
+                }
+                if purpose.is_none_or(|purpose| purpose == Purpose::Tail) {
+                    self.events.push(Event::Ready(status));
+                    return Verdict::Pass;
+                }
             }
             (Sent::Query, tag::DATA_ROW) if purpose == Some(Purpose::Probe) => {
                 self.events.push(Event::OwnRow(frame.body.into()));
@@ -278,6 +292,7 @@ impl Exchange {
             self.skip_to_sync();
         }
         match audience {
+            Audience::Proxy(Purpose::Tail) => Verdict::Drop,
             Audience::Proxy(purpose) if purpose != Purpose::Prepare => {
                 self.events.push(Event::OwnFailed(body.into()));
                 Verdict::Drop

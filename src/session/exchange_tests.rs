@@ -43,6 +43,17 @@ fn settings_before_a_query_are_not_seen() {
 }
 
 #[test]
+fn a_tail_ends_the_message_before_it() {
+    let mut exchange = Exchange::default();
+    exchange.expect(Sent::Query, Audience::Client);
+    exchange.expect(Sent::Query, Audience::Proxy(Purpose::Tail));
+    let script: [(u8, &[u8]); 4] = [(b'C', b"RESET\0"), (b'Z', b"I"), (b'C', b"SET\0"), (b'Z', b"I")];
+    assert_eq!(replay(&mut exchange, &script), [Verdict::Pass, Verdict::Drop, Verdict::Drop, Verdict::Pass]);
+    assert_eq!(exchange.take_events(), [Event::Completed, Event::Ready(TransactionStatus::Idle)]);
+    assert!(exchange.is_answered());
+}
+
+#[test]
 fn an_extended_batch_with_a_lazy_preparation() {
     let mut exchange = Exchange::default();
     exchange.expect(Sent::Parse(7), Audience::Proxy(Purpose::Prepare));

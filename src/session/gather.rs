@@ -48,6 +48,10 @@ impl Session {
             if let Some(gathered) = self.scan_batch(&mut scanned, limit)? {
                 return Ok(gathered);
             }
+            if self.client.input.len() >= limit {
+                // Whole messages up to the last bytes, and the start of another.
+                return Ok(self.part(scanned));
+            }
             if self.client.input.is_empty() {
                 self.client.shrink();
             }

@@ -35,7 +35,7 @@ use prepared::ClientStatements;
 use relay::Tally;
 use tracked::Tracked;
 
-use crate::pool::{Checkout, Identity, Reported};
+use crate::pool::{Checkout, Identity, Reported, Settings};
 use crate::proxy::{ClientSlot, Database, Proxy};
 use crate::route::{Horizon, Reason};
 use crate::sql::{Analysis, Pin};
@@ -57,6 +57,10 @@ pub struct Session {
     reported: Reported,
     horizon: Horizon,
     server: Option<Attached>,
+    /// A connection that is not in use, and kept for as long as nobody else wants it.
+    parked: Option<Checkout>,
+    /// The open transaction may have called `nextval`.
+    may_have_sequences: bool,
     pins: Vec<Pin>,
     status: TransactionStatus,
     /// What it was before what is under way.
@@ -73,6 +77,10 @@ pub struct Session {
     executed: Vec<Arc<Analysis>>,
     tally: Tally,
     overhead: Overhead,
+    /// What has to be set again when the messages under way are done; see [`Tracked::tail`].
+    tail: Settings,
+    /// What was sent of it.
+    tail_sent: Settings,
     /// The open transaction has read or written rows.
     saw_rows: bool,
     /// The open transaction has changed a catalog.
@@ -89,6 +97,8 @@ struct Attached {
     reason: Reason,
     /// The answer is held back: nothing of it has been shown to the client.
     holding: bool,
+    /// Nothing has been run on it yet.
+    is_fresh: bool,
     eof: bool,
     last_words: Option<Box<[u8]>>,
     input_limit: usize,

@@ -12,6 +12,9 @@ use crate::pool::Shape;
 use crate::sql::Analysis;
 use crate::wire::frontend::Parse;
 
+/// What the names on the servers begin with; an ID follows.
+pub const SERVER_NAME_PREFIX: &str = "pgsluice_";
+
 /// A text with its parameter types.
 #[derive(Debug)]
 pub struct Prepared {
@@ -73,7 +76,7 @@ impl Statements {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         Prepared {
             id,
-            server_name: format!("pgsluice_{id}").into(),
+            server_name: format!("{SERVER_NAME_PREFIX}{id}").into(),
             text: parse.text.into(),
             types: parse.types.into(),
             analysis,
@@ -101,6 +104,11 @@ impl ClientStatements {
     /// By the client's name; the unnamed one by the empty name.
     pub fn get(&self, name: &[u8]) -> Option<&Held> {
         if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
+    }
+
+    /// The client's name for a statement.
+    pub fn name_of(&self, id: u64) -> Option<&[u8]> {
+        self.named.iter().find(|(_, held)| held.statement.id == id).map(|(name, _)| &**name)
     }
 
     /// Gives it a name.

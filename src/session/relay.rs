@@ -8,13 +8,16 @@
 //! buffer: as long as the client has seen nothing, another node can be asked.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
 
 use super::exchange::{Event, Sent, Verdict};
+use super::prepared::{ClientStatements, SERVER_NAME_PREFIX};
 use super::{Attached, Audience, Fault, Session};
-use crate::pool::note_parameter;
+use crate::pool::{Checkout, NodePool, Reported, note_parameter};
+use crate::topology::Role;
 use crate::wire::backend::{self, tag};
 use crate::wire::{BUFFER_SIZE, Frame, Link, frontend, header};
 
@@ -79,9 +82,10 @@ impl Failure {
             b"25006" => true,
             // A conflict with recovery; a deadlock or a temporary table on a standby.
             b"40001" | b"40P01" | b"55000" | b"0A000" | b"XX000" => self.mentions_recovery,
-            // Something does not exist: the standby may not have replayed its creation.
-            b"42601" => false,
-            code => code.starts_with(b"42") || code == b"3F000",
+            // A table, column, function, type, schema or right that is not there: the standby may not
+            // have replayed its creation.
+            b"42P01" | b"42703" | b"42883" | b"42704" | b"42501" | b"3F000" => true,
+            _ => false,
         }
     }
 
@@ -108,6 +112,7 @@ impl Session {
                 return Ok(outcome);
             }
             let lost_life = self.server.as_ref().filter(|server| server.holding).map(Attached::watch_life);
+            let parked = self.parked.as_ref().map(|parked| Arc::clone(parked.pool()));
             tokio::select! {
                 biased;
                 is_client_there = poll_fn(|cx| self.poll_io(cx)) => {
@@ -116,6 +121,7 @@ impl Session {
                     }
                 }
                 () = wait_for_end(lost_life) => return Ok(Outcome::ServerLost(None)),
+                () = wait_until_wanted(parked.as_ref()) => self.unpark(),
             }
         }
     }
@@ -200,13 +206,24 @@ impl Session {
     /// Reads from a client that is owed nothing, and passes on what the held server says unasked.
     /// False when the client is gone.
     pub(super) async fn listen(&mut self, limit: usize) -> Result<bool, Fault> {
-        let Some(server) = &mut self.server else { return Ok(self.client.fill(limit).await.unwrap_or(false)) };
+        let Some(server) = &mut self.server else {
+            tokio::select! {
+                biased;
+                came = self.client.fill(limit) => return Ok(came.unwrap_or(false)),
+                () = wait_until_wanted(self.parked.as_ref().map(Checkout::pool)) => {}
+            }
+            self.unpark();
+            return Ok(true);
+        };
         let came = poll_fn(|cx| {
             let client = self.client.poll_fill(cx, limit);
             if let Poll::Ready(count) = client {
                 return Poll::Ready(Some(matches!(count, Ok(1..))));
             }
-            match server.checkout.link.poll_fill(cx, BUFFER_SIZE) {
+            if server.checkout.link.input.len() >= server.input_limit {
+                return Poll::Ready(None);
+            }
+            match server.checkout.link.poll_fill(cx, server.input_limit) {
                 Poll::Ready(Ok(1..)) => Poll::Ready(None),
                 Poll::Ready(Ok(0) | Err(_)) => {
                     server.eof = true;
@@ -245,9 +262,16 @@ impl Session {
                 server.input_limit = BUFFER_SIZE.max(link.ready + header.size.min(MAX_MESSAGE));
                 break;
             }
-            match server.see(&mut self.reported, header.tag, header.size.min(here)) {
+            let seen = header.size.min(here);
+            server.put_in_clients_terms(header.tag, seen, self.registration.key().pid);
+            match server.see(&mut self.reported, &self.statements, header.tag, seen) {
                 Verdict::Pass => server.checkout.link.pass(header.size),
                 Verdict::Drop => server.checkout.link.drop_message(header.size),
+                Verdict::Rewrite(message) => {
+                    server.checkout.link.hand_over(&mut self.client);
+                    server.checkout.link.drop_message(header.size);
+                    self.client.output.extend_from_slice(&message);
+                }
                 Verdict::Replace(reply) => {
                     server.checkout.link.hand_over(&mut self.client);
                     server.checkout.link.drop_message(header.size);
@@ -283,7 +307,7 @@ impl Session {
                 }
                 Event::Failed(failure) => {
                     self.tally.failed = Some(failure);
-                    if server.holding && failure.is_worth_another_node() {
+                    if server.holding && server.role == Role::Replica && failure.is_worth_another_node() {
                         worth_another = Some(failure);
                     }
                 }
@@ -320,7 +344,7 @@ impl Session {
 
 impl Attached {
     /// Decides what becomes of the next message, of which `size` bytes are there.
-    fn see(&mut self, told: &mut crate::pool::Reported, tag: u8, size: usize) -> Verdict {
+    fn see(&mut self, told: &mut Reported, statements: &ClientStatements, tag: u8, size: usize) -> Verdict {
         let connection = &mut *self.checkout;
         let bytes = &connection.link.unmarked()[..size];
         let frame = Frame { tag, body: &bytes[5..], bytes };
@@ -337,7 +361,24 @@ impl Attached {
                 self.last_words = Some(frame.body.into());
                 Verdict::Drop
             }
+            tag::ERROR_RESPONSE => match self.exchange.receive(&frame) {
+                Verdict::Pass => with_clients_names(frame.body, statements).map_or(Verdict::Pass, Verdict::Rewrite),
+                verdict => verdict,
+            },
             _ => self.exchange.receive(&frame),
+        }
+    }
+
+    /// A notification that the client has sent itself carries the process ID that the client knows.
+    fn put_in_clients_terms(&mut self, tag: u8, size: usize, pid: i32) {
+        let connection = &mut *self.checkout;
+        let start = connection.link.ready + 5;
+        if tag != tag::NOTIFICATION_RESPONSE || size < 9 {
+            return;
+        }
+        let sender = &mut connection.link.input[start..start + 4];
+        if *sender == connection.cancel_key.pid.to_be_bytes() {
+            sender.copy_from_slice(&pid.to_be_bytes());
         }
     }
 
@@ -364,9 +405,29 @@ impl Link {
     }
 }
 
+/// An `ErrorResponse` in which the servers' names of prepared statements are the client's own again;
+/// `None` where there is none in it.
+fn with_clients_names(body: &[u8], statements: &ClientStatements) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(body).ok()?;
+    let (before, rest) = text.split_once(&format!("\"{SERVER_NAME_PREFIX}"))?;
+    let (id, after) = rest.split_once('"')?;
+    let name = String::from_utf8_lossy(statements.name_of(id.parse().ok()?)?);
+    let mut message = BytesMut::new();
+    frontend::put(&mut message, tag::ERROR_RESPONSE, &[format!("{before}\"{name}\"{after}").as_bytes()]);
+    Some(message.to_vec())
+}
+
 /// Whether the server ends the session with this error.
 fn is_farewell(body: &[u8]) -> bool {
     matches!(backend::error_field(body, b'V').or_else(|| backend::error_field(body, b'S')), Some(b"FATAL" | b"PANIC"))
+}
+
+/// Returns when somebody else has to wait for a connection like the one that is kept.
+async fn wait_until_wanted(pool: Option<&Arc<NodePool>>) {
+    match pool {
+        Some(pool) => pool.wanted().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn wait_for_end(life: Option<(u64, tokio::sync::watch::Receiver<u64>)>) {

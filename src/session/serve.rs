@@ -103,8 +103,10 @@ impl Session {
             return Ok(Attempt::Refused(reply));
         }
         if let Err(reply) = self.bring_settings().await? {
-            return Ok(Attempt::Refused(reply));
+            let at = "It was refused when this session's settings were carried over to another server connection.";
+            return Ok(Attempt::Refused(if reply.detail.is_none() { reply.detail(at) } else { reply }));
         }
+        self.forget_sequences(understood);
         self.hold_where_possible(understood);
         match self.execute(work, understood).await? {
             Outcome::Done => Ok(Attempt::Done),

@@ -49,7 +49,26 @@ impl Tracked {
         self.uncertain
     }
 
-    /// Follows the statements of one exchange. `server` is what is set on the connection that ran them.
+    /// What has to be set again behind a text that takes settings back: a client's RESET goes back to
+    /// its startup packet, a server's to its own login.
+    pub fn tail(&self, analysis: &Analysis) -> Settings {
+        let mut tail = Settings::default();
+        for statement in &analysis.statements {
+            match &statement.kind {
+                Kind::Set(Setting::Reset { name } | Setting::Session { name, value: None }) => {
+                    if let Some(value) = self.startup.get(name) {
+                        tail = tail.with(&Change::Set(name.clone(), value.clone()));
+                    }
+                }
+                Kind::Set(Setting::ResetAll) | Kind::Discard(Discard::All) => tail = Settings::clone(&self.startup),
+                _ => {}
+            }
+        }
+        tail
+    }
+
+    /// Follows the statements of one exchange. `server` is what is set on the connection
+    /// that ran them, and their [`Tracked::tail`].
     pub fn follow(&mut self, statements: &[Arc<Analysis>], course: Course, server: &mut Arc<Settings>) {
         let all = || statements.iter().flat_map(|analysis| &analysis.statements);
         let count = all().count();
@@ -63,7 +82,7 @@ impl Tracked {
                 Kind::Discard(Discard::All) if !course.failed => {
                     self.journal.clear();
                     self.current = Arc::clone(&self.startup);
-                    *server = Arc::default();
+                    *server = Arc::clone(&self.startup);
                     changes.clear();
                 }
                 Kind::Begin(_) | Kind::TwoPhase => control = true,
@@ -165,21 +184,19 @@ impl Tracked {
     }
 
     fn apply(&mut self, changes: &[Change], server: &mut Arc<Settings>) {
-        let (mut here, mut there) = (Settings::clone(&self.current), Settings::clone(server));
+        let mut settings = Settings::clone(&self.current);
         for change in changes {
-            there = there.with(change);
-            here = match change {
+            settings = match change {
                 Change::Reset(name) => match self.startup.get(name) {
-                    Some(value) => here.with(&Change::Set(name.clone(), value.clone())),
-                    None => here.with(change),
+                    Some(value) => settings.with(&Change::Set(name.clone(), value.clone())),
+                    None => settings.with(change),
                 },
-                Change::ResetAll => here.with(change).over(&self.startup),
-                Change::Set(..) => here.with(change),
+                Change::ResetAll => settings.with(change).over(&self.startup),
+                Change::Set(..) => settings.with(change),
             };
         }
-        *server = Arc::new(there);
-        // One allocation for both, where they are the same.
-        self.current = if here.same(server) { Arc::clone(server) } else { Arc::new(here) };
+        self.current = Arc::new(settings);
+        *server = Arc::clone(&self.current);
     }
 }
 
@@ -232,7 +249,12 @@ mod tests {
         assert_eq!(client.current(), "timezone='Asia/Tokyo' work_mem='8MB'");
         client.run("RESET timezone", Idle, Idle, false);
         assert_eq!(client.current(), "timezone=UTC work_mem='8MB'");
-        assert_eq!(show(&client.server), "work_mem='8MB'", "the server goes back further than the client");
+        assert_eq!(
+            show(&client.tracked.tail(&analyse("RESET timezone"))),
+            "timezone=UTC",
+            "the server goes back further"
+        );
+        assert_eq!(show(&client.tracked.tail(&analyse("RESET work_mem"))), "");
         client.run("RESET ALL", Idle, Idle, false);
         assert_eq!(client.current(), "timezone=UTC");
         assert!(!client.tracked.is_uncertain());
@@ -287,6 +309,7 @@ mod tests {
         client.run("SET work_mem = '8MB'", Idle, Idle, false);
         client.run("DISCARD ALL", Idle, Idle, false);
         assert_eq!(client.current(), "timezone=UTC");
-        assert_eq!(show(&client.server), "");
+        assert_eq!(show(&client.server), "timezone=UTC");
+        assert_eq!(show(&client.tracked.tail(&analyse("DISCARD ALL"))), "timezone=UTC");
     }
 }

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use super::exchange::{Purpose, Sent};
-use super::prepared::{Held, Prepared};
+use super::prepared::{Held, Prepared, SERVER_NAME_PREFIX};
 use super::relay::{Outcome, Until};
 use super::{Audience, Fault, Session};
+use crate::pool::Settings;
 use crate::sql::{Analysis, Kind};
 use crate::wire::frontend::{self, Bind, Parse, Target, put_bind, put_parse, put_query, put_statement_target, tag};
 use crate::wire::{ErrorReply, Frame, Frames, Header};
@@ -16,6 +17,9 @@ use crate::wire::{ErrorReply, Frame, Frames, Header};
 /// A text that no server accepts: whatever is refused here must fail there as well, in its place in
 /// the pipeline and in the transaction. The server's error is replaced on its way back.
 const REFUSED: &[u8] = b"refused by pgsluice";
+
+/// The name of no statement: IDs begin at 1.
+const NO_STATEMENT: &[u8] = b"pgsluice_0";
 
 /// Prepared statements that one server connection is made to hold.
 const MAX_PREPARED: usize = 1000;
@@ -111,7 +115,9 @@ impl Session {
         if let Some(server) = &mut self.server {
             server.checkout.unnamed = None;
         }
+        self.tail = self.tracked.tail(&analysis).over(&self.tail);
         self.executed.push(analysis);
+        self.put_tail();
         Ok(Outcome::Done)
     }
 
@@ -171,7 +177,7 @@ impl Session {
             && let Some(other) = connection.prepared.keys().next().copied()
         {
             connection.prepared.remove(&other);
-            let other = format!("pgsluice_{other}");
+            let other = format!("{SERVER_NAME_PREFIX}{other}");
             put_statement_target(&mut connection.link.output, tag::CLOSE, other.as_bytes());
             server.exchange.expect(Sent::Close, Audience::Proxy(Purpose::Prepare));
         }
@@ -229,7 +235,7 @@ impl Session {
         match Target::read(frame.body, "Close")? {
             Target::Statement(name) if !self.is_skipping() && self.statements.remove(name).is_some() => {
                 // The server keeps its statement for others who have the same; closing what is not there is no error.
-                self.put(|out| put_statement_target(out, tag::CLOSE, b"pgsluice_0"));
+                self.put(|out| put_statement_target(out, tag::CLOSE, NO_STATEMENT));
             }
             _ => self.put(|out| out.extend_from_slice(frame.bytes)),
         }
@@ -243,10 +249,18 @@ impl Session {
                 let portal = frame.body.split(|byte| *byte == 0).next().unwrap_or_default();
                 let analysis =
                     self.portals.iter().find(|(name, _)| **name == *portal).map(|(_, analysis)| Arc::clone(analysis));
-                self.executed.extend(analysis);
+                if let Some(analysis) = analysis {
+                    self.tail = self.tracked.tail(&analysis).over(&self.tail);
+                    self.executed.push(analysis);
+                }
                 self.expect(Sent::Execute, Audience::Client);
             }
-            tag::SYNC => self.expect(Sent::Sync, Audience::Client),
+            tag::SYNC => {
+                self.expect(Sent::Sync, Audience::Client);
+                self.put(|out| out.extend_from_slice(frame.bytes));
+                self.put_tail();
+                return;
+            }
             tag::FUNCTION_CALL => {
                 self.saw_rows = true;
                 self.expect(Sent::FunctionCall, Audience::Client);
@@ -254,6 +268,16 @@ impl Session {
             _ => {}
         }
         self.put(|out| out.extend_from_slice(frame.bytes));
+    }
+
+    /// Sets again what the client's RESET must not take back, before it is told that it is done.
+    fn put_tail(&mut self) {
+        let tail = std::mem::take(&mut self.tail);
+        if let Some(sql) = tail.sql_from(&Settings::default()) {
+            self.put(|out| put_query(out, sql.as_bytes()));
+            self.expect(Sent::Query, Audience::Proxy(Purpose::Tail));
+            self.tail_sent = tail;
+        }
     }
 
     /// Has the statement prepared on this connection. Where the client knows what it looks like, the

@@ -69,7 +69,7 @@ pub enum PacketError {
     #[error("no PostgreSQL user name specified in startup packet")]
     NoUser,
     /// `options` that are not `-c name=value` or `--name=value`.
-    #[error("unsupported command-line argument in startup packet options: {0}")]
+    #[error("invalid command-line argument for server process: {0}")]
     Options(String),
 }
 

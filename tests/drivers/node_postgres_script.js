@@ -415,7 +415,8 @@ step('pool_and_concurrency', async (t) => {
     }
   }
   t.note('workers', await Promise.all(Array.from({ length: 10 }, (_, n) => work(n))))
-  t.note('not leaked', (await pool.query("SELECT current_setting('my.worker', true) AS v")).rows)
+  // RESET leaves '' behind where a setting of no known module was never set: PostgreSQL cannot undo its definition.
+  t.note('not leaked', (await pool.query("SELECT nullif(current_setting('my.worker', true), '') AS v")).rows)
   await pool.end()
 })
 
