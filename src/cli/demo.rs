@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::run::{Server, end_signal, runtime};
 use crate::config::{Config, ConfigWatcher, LogFormat};
-use crate::demo::{Cluster, ClusterOptions, Description, proxy_config};
+use crate::demo::{Binaries, Cluster, ClusterOptions, Description, proxy_config};
 
 /// Arguments of `pgsluice demo`.
 #[derive(Debug, Clone, Args)]
@@ -102,49 +102,74 @@ fn text(cluster: &Cluster, proxy: Option<(&Server, &Path)>) -> String {
         format!("postgresql://{}:{}@{}/postgres", superuser.user, superuser.password, server.address())
     };
     let Some((server, config)) = proxy else {
-        let _ = writeln!(text, "\n  psql '{}'\n\nCtrl-C stops and removes all of it.", url_of(cluster.primary()));
+        let _ = writeln!(text, "\n  {} '{}'\n\nCtrl-C stops and removes all of it.", psql(), url_of(cluster.primary()));
         return text;
     };
     let options = cluster.options();
     let url =
         format!("postgresql://{}:{}@{}/{}", options.app.user, options.app.password, server.address, options.database);
-    let metrics = format!("http://{}/metrics", server.http_address);
+    let psql = psql();
     let _ = write!(
         text,
         "
 pgsluice is ready. Connect through it as to any PostgreSQL:
 
-  psql '{url}'
+  {psql} '{url}'
 
-Metrics: {metrics}
+Metrics: http://{http}/metrics
 Config:  {config} (edit it: changes are taken over at once)
 
-Three things to try, in another terminal:
+Three things to try, in another terminal. First give it these names:
 
-1. See where statements go, and why.
-   psql '{url}' -c 'CREATE TABLE notes (id bigint GENERATED ALWAYS AS IDENTITY, body text)'
-   psql '{url}' -c \"INSERT INTO notes (body) VALUES ('hello')\" -c 'SELECT * FROM notes'
-   curl -s {metrics} | grep 'pgsluice_statements_total.* [1-9]'
+   export APP='{url}'
+   export METRICS='http://{http}/metrics'
 ",
+        http = server.http_address,
         config = config.display(),
     );
     if let Some(replica) = cluster.replicas().first() {
+        let _ = writeln!(text, "   export REPLICA='{}'", url_of(replica));
+    }
+    let _ = write!(
+        text,
+        "
+1. See where statements go, and why.
+   {psql} \"$APP\" -c 'CREATE TABLE IF NOT EXISTS notes (id bigint GENERATED ALWAYS AS IDENTITY, body text)'
+   {psql} \"$APP\" -c \"INSERT INTO notes (body) VALUES ('hello')\" -c 'SELECT * FROM notes'
+   {psql} \"$APP\" -c 'SELECT * FROM notes'
+   curl -s \"$METRICS\" | grep '^pgsluice_statements_total.* [1-9]'
+   The first read came right behind a write in the same session: the primary answered it (not_fresh), because no
+   replica was known yet to have that write. The second one is a new session's: a replica answered (fresh_replica).
+",
+    );
+    if !cluster.replicas().is_empty() {
         let _ = write!(
             text,
             "
-2. Let a replica fall behind, and watch it leave (replica_ejected … reason=\"lag\" becomes 1).
-   psql '{replica}' -c 'SELECT pg_wal_replay_pause()'
-   psql '{url}' -c \"INSERT INTO notes (body) SELECT 'more' FROM generate_series(1, 1000)\"
-   curl -s {metrics} | grep -E 'replica_lag_seconds|replica_ejected.* 1$'
+2. Let a replica fall behind, and watch it leave: replica_ejected says why, and so does the log here.
+   {psql} \"$REPLICA\" -c 'SELECT pg_wal_replay_pause()'
+   {psql} \"$APP\" -c \"INSERT INTO notes (body) SELECT 'more' FROM generate_series(1, 1000)\"
+   sleep 1; curl -s \"$METRICS\" | grep -E '^pgsluice_replica_(lag_seconds|ejected.* 1$)'
 
-3. Read your own writes all the same, then let it come back (after a second or two).
-   psql '{url}' -c \"INSERT INTO notes (body) VALUES ('mine')\" -c 'SELECT count(*) FROM notes'
-   psql '{replica}' -c 'SELECT pg_wal_replay_resume()'
-   curl -s {metrics} | grep -E 'replica_lag_seconds|replica_ejected.* 1$'
+3. Read your own write all the same, then let the replica catch up and come back.
+   {psql} \"$APP\" -c \"INSERT INTO notes (body) VALUES ('mine')\" -c \"SELECT * FROM notes WHERE body = 'mine'\"
+   {psql} \"$REPLICA\" -c 'SELECT pg_wal_replay_resume()'
+   sleep 3; curl -s \"$METRICS\" | grep -E '^pgsluice_replica_(lag_seconds|ejected.* 1$)'
 ",
-            replica = url_of(replica),
         );
     }
     text.push_str("\nCtrl-C stops and removes all of it.\n");
     text
+}
+
+/// psql as the shell finds it, or else the one beside the servers' programs.
+fn psql() -> String {
+    let is_on_path = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join("psql").is_file()));
+    let beside = || Binaries::find().ok().map(|binaries| binaries.path("psql")).filter(|path| path.is_file());
+    match is_on_path {
+        true => None,
+        false => beside(),
+    }
+    .map_or_else(|| "psql".to_owned(), |path| path.display().to_string())
 }

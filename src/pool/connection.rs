@@ -35,7 +35,7 @@ pub struct ServerConnection {
     pub reported: Reported,
     /// What has been set since login.
     pub settings: Arc<Settings>,
-    /// Prepared statements that the server holds, by [`crate::session::Prepared`]'s ID.
+    /// Prepared statements that the server holds, by the IDs that the sessions give them.
     pub prepared: HashMap<u64, Shape>,
     /// The ID of the text that is the server's unnamed statement, where one of ours is.
     pub unnamed: Option<u64>,

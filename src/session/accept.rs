@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use super::attach::Brought;
 use super::auth::{self, Rejection};
+use super::overhead::Overhead;
 use super::prepared::ClientStatements;
 use super::relay::{Outcome, Tally};
 use super::serve::GOODBYE_LIMIT;
@@ -333,6 +334,7 @@ impl Session {
             portals: Vec::new(),
             executed: Vec::new(),
             tally: Tally::default(),
+            overhead: Overhead::default(),
             tail: Settings::default(),
             tail_sent: Settings::default(),
             opening: super::relocate::Opening::default(),

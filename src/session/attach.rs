@@ -37,9 +37,11 @@ impl Session {
             };
             let pool = self.proxy.pools.of(&plan.node, &self.identity);
             let asked_at = Instant::now();
+            self.overhead.pause();
             self.proxy.clients.waiting.fetch_add(1, Ordering::Relaxed);
             let result = pool.checkout().await;
             self.proxy.clients.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.overhead.go_on();
             self.proxy.metrics.pool_wait.record(asked_at.elapsed());
             match result {
                 Ok(checkout) => {
@@ -50,7 +52,12 @@ impl Session {
                     tracing::info!(node = %plan.node.name, %error, "no connection; its read is asked of another node");
                     excluded.push(plan.node);
                 }
-                Err(error) => return Err(no_connection(&error)),
+                Err(error) => {
+                    if matches!(error, CheckoutError::Busy { .. }) {
+                        self.proxy.metrics.checkout_timeouts.increment(1);
+                    }
+                    return Err(no_connection(&error));
+                }
             }
         }
     }
@@ -92,6 +99,7 @@ impl Session {
         if wait.is_zero() || !is_behind(&plan) {
             return plan;
         }
+        self.overhead.pause();
         let deadline = tokio::time::Instant::now() + wait;
         let mut rounds = self.proxy.monitor.rounds(SHARD);
         while is_behind(&plan) {
@@ -104,6 +112,7 @@ impl Session {
         }
         let outcome = if is_behind(&plan) { CausalOutcome::Primary } else { CausalOutcome::CaughtUp };
         self.proxy.metrics.causal_waits(outcome).increment(1);
+        self.overhead.go_on();
         plan
     }
 

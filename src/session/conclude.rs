@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::tracked::Course;
 use super::understand::Understood;
 use super::{Fault, Session};
-use crate::sql::{Analysis, Discard, Kind, Pin, Statement};
+use crate::sql::{Analysis, Discard, Kind, Pin, PrimaryCause, Statement};
 use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
 
@@ -19,6 +19,7 @@ impl Session {
             return Ok(());
         }
         let executed = std::mem::take(&mut self.executed);
+        self.count_parse_failures(&executed);
         let failed = self.tally.failed.take().is_some();
         let may_have_worked = !failed || std::mem::take(&mut self.tally.completed) > 0;
         self.tally.completed = 0;
@@ -131,5 +132,18 @@ impl Session {
         let runs = u64::try_from(understood.runs).unwrap_or(u64::MAX);
         self.proxy.metrics.parse_failures.increment(understood.parse_failures);
         self.proxy.count_statements(server.role, server.reason, runs, understood.asked_at.elapsed());
+        if understood.waits {
+            self.proxy.metrics.proxy_overhead.record(self.overhead.total());
+        }
+    }
+
+    /// Each time that such a statement is run, whether its text was known or new: so that the number
+    /// tells, beside that of all statements, how much of the traffic is not understood.
+    fn count_parse_failures(&self, executed: &[Arc<Analysis>]) {
+        let statements = executed.iter().flat_map(|analysis| &analysis.statements);
+        let failures = statements.filter(|statement| statement.primary == Some(PrimaryCause::Unparsed)).count();
+        if failures > 0 {
+            self.proxy.metrics.parse_failures.increment(u64::try_from(failures).unwrap_or(u64::MAX));
+        }
     }
 }

@@ -12,6 +12,7 @@ mod cancel;
 mod conclude;
 mod exchange;
 mod gather;
+mod overhead;
 mod prepared;
 mod relay;
 mod relocate;
@@ -30,6 +31,7 @@ use std::sync::atomic::Ordering;
 
 use exchange::{Audience, Exchange};
 use gather::ClientFault;
+use overhead::Overhead;
 use prepared::ClientStatements;
 use relay::Tally;
 use tracked::Tracked;
@@ -75,6 +77,7 @@ pub struct Session {
     /// What has been executed since the last `ReadyForQuery`.
     executed: Vec<Arc<Analysis>>,
     tally: Tally,
+    overhead: Overhead,
     /// What has to be set again when the messages under way are done; see [`Tracked::tail`].
     tail: Settings,
     /// What was sent of it.

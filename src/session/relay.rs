@@ -158,7 +158,10 @@ impl Session {
         let mut moved = false;
         if !link.output.is_empty() || self.client.ready > 0 {
             match link.poll_write_from(&mut self.client, cx) {
-                Poll::Ready(Ok(())) => moved = true,
+                Poll::Ready(Ok(())) => {
+                    self.overhead.pause();
+                    moved = true;
+                }
                 Poll::Ready(Err(_)) => {
                     // It takes nothing more, but may still have something to say: reading will tell.
                     link.output = BytesMut::new();
@@ -171,14 +174,20 @@ impl Session {
         }
         if !server.holding && (link.ready > 0 || !self.client.is_flushed()) {
             match self.client.poll_write_from(link, cx) {
-                Poll::Ready(Ok(())) => moved = true,
+                Poll::Ready(Ok(())) => {
+                    self.overhead.delivered();
+                    moved = true;
+                }
                 Poll::Ready(Err(_)) => return Poll::Ready(false),
                 Poll::Pending => {}
             }
         }
         if !server.eof && link.input.len() < server.input_limit {
             match link.poll_fill(cx, server.input_limit) {
-                Poll::Ready(Ok(1..)) => moved = true,
+                Poll::Ready(Ok(1..)) => {
+                    self.overhead.heard();
+                    moved = true;
+                }
                 Poll::Ready(Ok(0) | Err(_)) => {
                     server.eof = true;
                     moved = true;

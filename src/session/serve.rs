@@ -79,6 +79,7 @@ impl Session {
             return self.skip(work).await;
         }
         let mut understood = self.understand(work)?;
+        self.overhead.start(understood.asked_at);
         if self.must_move(&understood) {
             self.leave_batch().await?;
         }

@@ -29,7 +29,7 @@ pub mod names {
     pub const STATEMENTS_TOTAL: &str = "pgsluice_statements_total";
     /// From a statement's last byte read to its answer's last byte written.
     pub const STATEMENT_DURATION_SECONDS: &str = "pgsluice_statement_duration_seconds";
-    /// Of it, the time in pgsluice alone.
+    /// Of it, the time in pgsluice alone; see `session/overhead.rs`.
     pub const PROXY_OVERHEAD_SECONDS: &str = "pgsluice_proxy_overhead_seconds";
     /// Clients.
     pub const CLIENTS: &str = "pgsluice_clients";
@@ -37,11 +37,13 @@ pub mod names {
     pub const SERVER_CONNECTIONS: &str = "pgsluice_server_connections";
     /// How long a client waited for a server connection.
     pub const POOL_WAIT_SECONDS: &str = "pgsluice_pool_wait_seconds";
+    /// Statements refused because no server connection was free in time.
+    pub const CHECKOUT_TIMEOUTS_TOTAL: &str = "pgsluice_checkout_timeouts_total";
     /// Reads that waited for a replica to catch up.
     pub const CAUSAL_WAITS_TOTAL: &str = "pgsluice_causal_waits_total";
     /// Statements that a standby refused and the primary ran.
     pub const HEALED_STATEMENTS_TOTAL: &str = "pgsluice_healed_statements_total";
-    /// Texts that the parser does not understand.
+    /// Statements that the parser does not understand.
     pub const PARSE_FAILURES_TOTAL: &str = "pgsluice_parse_failures_total";
     /// Reloads of the config.
     pub const CONFIG_RELOADS_TOTAL: &str = "pgsluice_config_reloads_total";
@@ -83,8 +85,6 @@ label_set! {
 label_set! {
     /// `state` of `pgsluice_server_connections`.
     ServerState {
-        /// Logs in.
-        Connecting = "connecting",
         /// In the pool.
         Idle = "idle",
         /// Serves a client.
@@ -171,9 +171,10 @@ fn describe() {
     gauge!(names::CLIENTS, Unit::Count, "Clients");
     gauge!(names::SERVER_CONNECTIONS, Unit::Count, "Connections to servers");
     histogram!(names::POOL_WAIT_SECONDS, Unit::Seconds, "How long a client waited for a server connection");
+    counter!(names::CHECKOUT_TIMEOUTS_TOTAL, Unit::Count, "Times that no server connection was free in time");
     counter!(names::CAUSAL_WAITS_TOTAL, Unit::Count, "Reads that waited for a replica to catch up");
     counter!(names::HEALED_STATEMENTS_TOTAL, Unit::Count, "Statements that a standby refused and the primary then ran");
-    counter!(names::PARSE_FAILURES_TOTAL, Unit::Count, "Texts that the parser does not understand");
+    counter!(names::PARSE_FAILURES_TOTAL, Unit::Count, "Statements that the parser does not understand");
     counter!(names::CONFIG_RELOADS_TOTAL, Unit::Count, "Reloads of the config");
 }
 
@@ -187,6 +188,8 @@ pub struct ProxyMetrics {
     pub proxy_overhead: Histogram,
     /// `pgsluice_pool_wait_seconds`
     pub pool_wait: Histogram,
+    /// `pgsluice_checkout_timeouts_total`
+    pub checkout_timeouts: Counter,
     /// `pgsluice_healed_statements_total`
     pub healed_statements: Counter,
     /// `pgsluice_parse_failures_total`
@@ -215,6 +218,7 @@ impl ProxyMetrics {
                 .collect(),
             proxy_overhead: metrics::histogram!(names::PROXY_OVERHEAD_SECONDS),
             pool_wait: metrics::histogram!(names::POOL_WAIT_SECONDS),
+            checkout_timeouts: zeroed(metrics::counter!(names::CHECKOUT_TIMEOUTS_TOTAL)),
             healed_statements: zeroed(metrics::counter!(names::HEALED_STATEMENTS_TOTAL)),
             parse_failures: zeroed(metrics::counter!(names::PARSE_FAILURES_TOTAL)),
         }
@@ -479,6 +483,8 @@ mod tests {
         has(&text, r#"pgsluice_statements_total{shard="a",role="replica",reason="read"} 0"#);
         has(&text, r#"pgsluice_clients{state="idle"} 1"#);
         has(&text, "pgsluice_healed_statements_total 0");
+        has(&text, "pgsluice_checkout_timeouts_total 0");
+        has(&text, "pgsluice_parse_failures_total 0");
         has(&text, r#"pgsluice_proxy_overhead_seconds_bucket{le="0.000005"} 1"#);
         has(&text, r#"pgsluice_statement_duration_seconds_bucket{shard="a",role="primary",le="0.005"} 1"#);
         has(&text, r#"pgsluice_server_connections{shard="a",node="n:1",state="idle"} 3"#);
