@@ -2,6 +2,7 @@
 //! fresh enough for the session that asks.
 //!
 //! `docs/ARCHITECTURE.md` shows a statement's way through these rooms.
+#![warn(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod admin;
 pub mod cli;

@@ -1,4 +1,5 @@
 //! The `pgsluice` command: reads the arguments and calls the subcommand.
+#![warn(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::PathBuf;
 use std::process::ExitCode;

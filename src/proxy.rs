@@ -316,13 +316,16 @@ impl Drop for ClientSlot {
     }
 }
 
+/// A user and the digests of the settings that its client starts with.
+type GreetingKey = (Arc<str>, Vec<u64>);
+
 /// What is shared by the sessions of one database.
 #[derive(Debug, Default)]
 pub struct Database {
     has_changed: AtomicBool,
     /// Where its catalog last changed.
     catalog: Mutex<Horizon>,
-    greetings: Mutex<HashMap<(Arc<str>, Vec<u64>), Reported>>,
+    greetings: Mutex<HashMap<GreetingKey, Reported>>,
 }
 
 impl Database {

@@ -361,7 +361,7 @@ async fn the_proxy_starts_before_its_servers() {
     let proxy = ProxyProcess::start_with_config(text).await;
     assert!(proxy.http_get("/readyz").await.starts_with("HTTP/1.1 503"));
     assert!(proxy.http_get("/healthz").await.starts_with("HTTP/1.1 200"));
-    let error = try_connect(&format!("postgresql://a:b@{}/a", proxy.address)).await.err().expect("nobody is there");
+    let error = try_connect(&format!("postgresql://a:b@{}/a", proxy.address)).await.expect_err("nobody is there");
     assert_eq!(error.code().map(|code| code.code()), Some("57P03"), "{error:?}");
     proxy.stop().await;
 }

@@ -691,7 +691,7 @@ async fn large_messages() {
         (
             "a long pipeline",
             vec![
-                readies(1, &[(0..3000).map(|n| insert(n)).collect::<Vec<_>>().concat(), sync()]),
+                readies(1, &[(0..3000).map(insert).collect::<Vec<_>>().concat(), sync()]),
                 ready(&[query("SELECT count(*) FROM w")]),
             ],
         ),

@@ -22,7 +22,7 @@ async fn shared() -> Stand {
 
 async fn ok(client: &mut Raw, sql: &str) {
     let messages = client.query(sql).await;
-    assert_eq!(raw::sqlstates(&messages), [String::new(); 0], "{sql}: {messages:?}");
+    assert_eq!(raw::sqlstates(&messages), Vec::<String>::new(), "{sql}: {messages:?}");
 }
 
 async fn fails(client: &mut Raw, sql: &str, sqlstate: &str) {
@@ -264,8 +264,8 @@ async fn parameter_status_reaches_its_client() {
     ] {
         assert_eq!(status(&one.query(sql).await), [expected], "{sql}");
         // The other one is told nothing, and has its own.
-        assert_eq!(status(&two.query("SELECT 1").await), [String::new(); 0], "{sql}");
-        assert_eq!(status(&one.query("SELECT 1").await), [String::new(); 0], "{sql}");
+        assert_eq!(status(&two.query("SELECT 1").await), Vec::<String>::new(), "{sql}");
+        assert_eq!(status(&one.query("SELECT 1").await), Vec::<String>::new(), "{sql}");
     }
     let messages = one.query("SELECT chr(233)").await;
     let row = messages.iter().find(|message| message.tag == b'D').unwrap();

@@ -90,7 +90,7 @@ impl Drop for Checkout {
 pub(super) fn checkout_error(error: PoolError<LoginError>, pool: &NodePool, limit: Duration) -> CheckoutError {
     let node = pool.node().name.clone();
     match error {
-        PoolError::Timeout(TimeoutType::Wait) => CheckoutError::Busy { node, limit, size: pool.size() },
+        PoolError::Timeout(TimeoutType::Wait) => CheckoutError::Busy { node, limit, size: pool.max_size() },
         PoolError::Timeout(_) => CheckoutError::Login(LoginError::Timeout { node, limit }),
         PoolError::Backend(error) => CheckoutError::Login(error),
         PoolError::Closed | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => {

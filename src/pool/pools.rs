@@ -29,11 +29,14 @@ pub struct Identity {
     pub database: Arc<str>,
 }
 
+/// A node's name, and who is connected as what.
+type PoolKey = (Arc<str>, Identity);
+
 /// All pools.
 #[derive(Debug)]
 pub struct Pools {
     config: Arc<ArcSwap<Config>>,
-    pools: Mutex<HashMap<(Arc<str>, Identity), Arc<NodePool>>>,
+    pools: Mutex<HashMap<PoolKey, Arc<NodePool>>>,
 }
 
 /// The connections to one node for one database and user.
@@ -138,7 +141,7 @@ impl NodePool {
     }
 
     /// How many connections there may be.
-    pub fn size(&self) -> usize {
+    pub fn max_size(&self) -> usize {
         self.pool.status().max_size
     }
 

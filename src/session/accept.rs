@@ -11,14 +11,13 @@ use pgwire::messages::Message;
 use pgwire::messages::startup::{Authentication, BackendKeyData, NegotiateProtocolVersion, SecretKey};
 use tokio::net::TcpStream;
 
-use super::attach::Brought;
 use super::auth::{self, Rejection};
 use super::overhead::Overhead;
 use super::prepared::ClientStatements;
-use super::relay::{Outcome, Tally};
+use super::relay::Tally;
 use super::serve::GOODBYE_LIMIT;
 use super::tracked::Tracked;
-use super::understand::{Understood, object_to_setting};
+use super::understand::object_to_setting;
 use super::{Fault, Session};
 use crate::config::{AuthMethod, TlsMode};
 use crate::pool::{Identity, Reported, SettingValue, Settings};
@@ -259,13 +258,14 @@ impl Login {
             Reported::new(),
             None,
         );
-        session.reach_a_server().await.map_err(|fault| match fault {
-            Fault::Fatal(reply) => reply,
-            _ => ErrorReply::fatal("08006", "the server connection was lost during login"),
-        })?;
-        let Some(server) = session.server.as_ref() else {
-            return Err(ErrorReply::fatal("08006", "the server connection was lost during login"));
-        };
+        let lost = || ErrorReply::fatal("08006", "the server connection was lost during login");
+        if session.reach(Demand::Replica(Reason::FreshReplica)).await.is_err() {
+            session.reach(Demand::Primary(Reason::Transaction)).await.map_err(|fault| match fault {
+                Fault::Fatal(reply) => reply,
+                _ => lost(),
+            })?;
+        }
+        let server = session.server.as_ref().ok_or_else(lost)?;
         let mut reported = server.checkout.reported.clone();
         if server.role == Role::Replica || reported.contains_key("in_hot_standby") {
             // Of the whole that the client speaks to, not of one node.
@@ -281,28 +281,6 @@ impl Login {
 }
 
 impl Session {
-    /// Takes a connection to a replica, or else to the primary, that has this session's settings.
-    async fn reach_a_server(&mut self) -> Result<(), Fault> {
-        let mut understood = Understood::nothing(Demand::Replica(Reason::FreshReplica));
-        let mut excluded = Vec::new();
-        loop {
-            if self.attach(&understood, &mut excluded).await.is_err() {
-                understood.demand = Demand::Primary(Reason::Transaction);
-                self.attach(&understood, &mut excluded).await.map_err(Fault::Fatal)?;
-            }
-            let mut brought = self.bring_settings().await?;
-            // They may have been sent ahead, without waiting.
-            if matches!(brought, Brought::Yes) && !matches!(self.relay_own().await?, Outcome::Done) {
-                brought = self.lost_own().await;
-            }
-            match brought {
-                Brought::Yes => return Ok(()),
-                Brought::Refused(reply) => return Err(Fault::Fatal(reply)),
-                Brought::LostReplica(node) => excluded.push(node),
-            }
-        }
-    }
-
     fn new(
         proxy: Arc<Proxy>,
         identity: Identity,

@@ -185,6 +185,25 @@ impl Session {
         }
     }
 
+    /// Takes a connection that has this session's settings, for what the proxy wants to do there.
+    pub(super) async fn reach(&mut self, demand: Demand) -> Result<(), Fault> {
+        let fatal = |reply: ErrorReply| Fault::Fatal(reply.into_fatal());
+        let mut excluded = Vec::new();
+        loop {
+            self.attach(&Understood::nothing(demand), &mut excluded).await.map_err(fatal)?;
+            let mut brought = self.bring_settings().await?;
+            // They may have been sent ahead, without waiting.
+            if matches!(brought, Brought::Yes) && !matches!(self.relay_own().await?, Outcome::Done) {
+                brought = self.lost_own().await;
+            }
+            match brought {
+                Brought::Yes => return Ok(()),
+                Brought::Refused(reply) => return Err(fatal(reply)),
+                Brought::LostReplica(node) => excluded.push(node),
+            }
+        }
+    }
+
     /// Relays what the proxy has sent of its own, to the end, or to the end of the node's life.
     pub(super) async fn relay_own(&mut self) -> Result<Outcome, Fault> {
         if let Some(server) = &mut self.server {

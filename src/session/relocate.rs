@@ -57,9 +57,7 @@ impl Session {
         self.run_own(b"ROLLBACK").await?;
         self.release().await;
         self.status = TransactionStatus::Idle;
-        let lost = |reply: ErrorReply| Fault::Fatal(reply.into_fatal());
-        self.attach(&Understood::nothing(demand), &mut Vec::new()).await.map_err(lost)?;
-        self.bring_settings().await?.map_err(lost)?;
+        self.reach(demand).await?;
         self.run_own(&begin).await?;
         self.status = TransactionStatus::Transaction;
         self.opening.begun = Some(begin);

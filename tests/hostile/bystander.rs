@@ -46,7 +46,7 @@ impl Bystander {
     }
 
     /// It has not noticed anything, and neither has the proxy's log noticed a defect of its own.
-    pub async fn is_undisturbed(self, stand: &Stand) {
+    pub async fn leave_undisturbed(self, stand: &Stand) {
         self.goes_on(3).await;
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.expect("the bystander was not disturbed");

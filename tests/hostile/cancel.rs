@@ -63,7 +63,7 @@ async fn only_the_right_key_stops_a_statement() {
         canceller.drain().await;
         assert!(crate::support::unruly::errors(&raw.query("SELECT 1").await).is_empty());
     }
-    bystander.is_undisturbed(&stand).await;
+    bystander.leave_undisturbed(&stand).await;
     stand.stop().await;
 }
 
@@ -109,7 +109,7 @@ async fn a_late_request_never_hits_the_next_user_of_the_connection() {
     while client.simple_query("SELECT 1").await.is_err() {
         assert!(start.elapsed() < DEADLINE);
     }
-    bystander.is_undisturbed(&stand).await;
+    bystander.leave_undisturbed(&stand).await;
     assert_no_defect(&stand);
     stand.stop().await;
 }

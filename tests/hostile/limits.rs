@@ -13,7 +13,7 @@ async fn too_many_clients() {
         clients.push(stand.client().await);
     }
     for _ in 0..5 {
-        let error = try_connect(&stand.url()).await.err().expect("one too many");
+        let error = try_connect(&stand.url()).await.expect_err("one too many");
         let error = error.as_db_error().expect("it is told");
         assert_eq!((error.severity(), error.code().code()), ("FATAL", "53300"), "{error:?}");
         assert!(error.message().contains("too many clients"), "{error:?}");

@@ -73,7 +73,7 @@ async fn first_packets_that_are_none() {
         }
         assert_eq!(raw.farewell().await.code, *code, "{name}");
     }
-    bystander.is_undisturbed(&stand).await;
+    bystander.leave_undisturbed(&stand).await;
     stand.stop().await;
 }
 
@@ -118,7 +118,7 @@ async fn who_falls_silent_is_told_and_cut_off() {
         raw.vanish();
     }
     stand.proxy.wait_for_metric("pgsluice_clients", &["state=\"login\""], |value| value == 0.0).await;
-    bystander.is_undisturbed(&stand).await;
+    bystander.leave_undisturbed(&stand).await;
     stand.stop().await;
 }
 
@@ -230,7 +230,7 @@ async fn scram_that_is_none() {
         let told = raw.farewell().await;
         assert_eq!((told.severity.as_str(), told.code.as_str()), ("FATAL", code), "{name}: {told:?}");
     }
-    bystander.is_undisturbed(&stand).await;
+    bystander.leave_undisturbed(&stand).await;
     stand.stop().await;
 }
 
@@ -292,11 +292,11 @@ async fn scram_that_proves_nothing() {
     for url in
         [stand.url().replace(&stand.cluster.options().app.password, "wrong"), stand.url().replace("app:", "nobody:")]
     {
-        let error = crate::support::try_connect(&url).await.err().expect("refused");
+        let error = crate::support::try_connect(&url).await.expect_err("refused");
         assert_eq!(error.code().map(|code| code.code()), Some("28P01"), "{error:?}");
     }
     assert!(!stand.proxy.log_text().contains(&stand.cluster.options().app.password));
-    bystander.is_undisturbed(&stand).await;
+    bystander.leave_undisturbed(&stand).await;
     stand.stop().await;
 }
 

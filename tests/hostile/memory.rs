@@ -58,7 +58,7 @@ async fn results_that_nobody_reads() {
     bystander.goes_on(200).await;
     growth.is_bounded("20 clients that do not read a gigabyte each");
     drop(clients);
-    bystander.is_undisturbed(&stand).await;
+    bystander.leave_undisturbed(&stand).await;
     stand.stop().await;
 }
 
@@ -98,7 +98,7 @@ async fn large_messages_pass_through() {
     assert!(errors(&answers).is_empty(), "{:?}", errors(&answers));
     growth.is_bounded("a COPY of 200 MB in one message");
     assert_eq!(first_column(&raw.query("SELECT length(v) FROM large").await), [LARGE.to_string()]);
-    bystander.is_undisturbed(&stand).await;
+    bystander.leave_undisturbed(&stand).await;
     stand.stop().await;
 }
 
@@ -140,6 +140,6 @@ async fn pipelines_that_nobody_reads() {
         writing.await.expect("written");
         growth.is_bounded(name);
     }
-    bystander.is_undisturbed(&stand).await;
+    bystander.leave_undisturbed(&stand).await;
     stand.stop().await;
 }

@@ -53,7 +53,7 @@ async fn messages_that_are_none() {
         assert_eq!((told.severity.as_str(), told.code.as_str()), ("FATAL", "08P01"), "{name}: {told:?}");
         assert!(told.message.contains(message), "{name}: {told:?}");
     }
-    bystander.is_undisturbed(&stand).await;
+    bystander.leave_undisturbed(&stand).await;
     stand.stop().await;
 }
 
@@ -93,7 +93,7 @@ async fn what_the_server_refuses_leaves_the_session_usable() {
     // A goodbye is a goodbye, and nothing behind it counts.
     raw.send(&[frame(b'X', b""), frame_of_length(b'Q', -1, b"")].concat()).await;
     assert_eq!(raw.message().await, None);
-    bystander.is_undisturbed(&stand).await;
+    bystander.leave_undisturbed(&stand).await;
     stand.stop().await;
 }
 
@@ -118,7 +118,7 @@ async fn silence_in_a_pipeline_holds_no_connection() {
     let bystander = Bystander::start(&stand).await;
     bystander.goes_on(20).await;
     drop(silent);
-    bystander.is_undisturbed(&stand).await;
+    bystander.leave_undisturbed(&stand).await;
     stand.stop().await;
 }
 
@@ -175,7 +175,7 @@ async fn messages_at_random() {
         tokio::io::AsyncWriteExt::shutdown(&mut raw.stream).await.ok();
         raw.drain().await;
     }
-    bystander.is_undisturbed(&stand).await;
+    bystander.leave_undisturbed(&stand).await;
     stand.stop().await;
 }
 

@@ -80,7 +80,7 @@ async fn nothing_of_theirs_is_left() {
         }
     }
     let bystander = Bystander::start(&stand).await;
-    bystander.is_undisturbed(&stand).await;
+    bystander.leave_undisturbed(&stand).await;
     stand.stop().await;
 }
 

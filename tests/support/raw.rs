@@ -224,7 +224,7 @@ impl Raw {
     /// A simple query that must not fail; its rows.
     pub async fn rows(&mut self, sql: &str) -> Vec<Vec<String>> {
         let messages = self.query(sql).await;
-        assert_eq!(sqlstates(&messages), [String::new(); 0], "{sql}: {messages:?}");
+        assert_eq!(sqlstates(&messages), Vec::<String>::new(), "{sql}: {messages:?}");
         rows(&messages)
     }
 
