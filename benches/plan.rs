@@ -30,7 +30,7 @@ fn plan(c: &mut Criterion) {
     for replicas in [2, 8] {
         let shard = shard(replicas, now);
         let (mut session, catalog) = (Horizon::default(), Horizon::default());
-        session.saw_primary(now.checked_sub(Duration::from_secs(1)).unwrap_or(now));
+        session.saw_primary(now.checked_sub(Duration::from_secs(1)).unwrap_or(now), None);
         session.settle(&shard);
         let question = |demand| Question {
             shard: &shard,

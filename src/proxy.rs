@@ -332,7 +332,7 @@ impl Database {
     /// A statement that changed the catalog was acknowledged before `at`: no session may read where
     /// that has not been replayed.
     pub fn note_catalog_change(&self, at: Instant) {
-        self.catalog.lock().unwrap_or_else(PoisonError::into_inner).saw_primary(at);
+        self.catalog.lock().unwrap_or_else(PoisonError::into_inner).saw_primary(at, None);
         self.has_changed.store(true, Ordering::Release);
     }
 

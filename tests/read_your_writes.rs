@@ -83,7 +83,9 @@ async fn all_rounds(stand: &Stand, setup: &str) {
     let mut sessions = JoinSet::new();
     for id in 0..SESSIONS {
         let client = stand.client().await;
-        client.batch_execute(setup).await.unwrap();
+        if !setup.is_empty() {
+            client.batch_execute(setup).await.unwrap();
+        }
         sessions.spawn(async move {
             for round in 1..=ROUNDS {
                 one_round(&client, id, round).await;

@@ -16,7 +16,6 @@ pub mod question;
 pub mod roles;
 mod settings;
 mod supervisor;
-pub mod wal;
 mod watch;
 
 pub use catalogs::Catalogs;

@@ -256,6 +256,7 @@ impl Poller {
         }
         let facts = question::read_facts(&connection.query_one(question::FACTS, &[]).await?)?;
         self.facts = Some((created, facts));
+        self.node.set_wal_layout(facts.layout);
         Ok(facts)
     }
 }

@@ -9,8 +9,7 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use tokio_postgres::types::PgLsn;
 
-use super::wal::WalLayout;
-use crate::topology::{Lsn, Position};
+use crate::topology::{Lsn, Position, WalLayout};
 
 /// What does not change while a connection lives.
 ///

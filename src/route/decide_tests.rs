@@ -29,7 +29,7 @@ fn horizon(lsn: u64) -> Horizon {
     let source = shard(&[]);
     let mut horizon = Horizon::default();
     let start = Instant::now();
-    horizon.saw_primary(start);
+    horizon.saw_primary(start, None);
     let position = Position { timeline: 1, lsn: Lsn(lsn) };
     source.nodes[0].node.set_sample(Some(Sample { asked_at: start + Duration::from_millis(1), position }));
     horizon.settle(&source);

@@ -6,68 +6,106 @@
 //! next sample of the monitor settles it. Until then only the primary will do, or, where nothing
 //! was seen but rows of one replica, that same replica, which does not go back either while it lives.
 //!
+//! A session that reads on and on leaves no moment between two reads for a sample to be asked in. It
+//! asks for itself, now and then, behind a read and on the same connection ([`Horizon::is_unsettled_for`]).
+//!
 //! This gives the session guarantees "read your writes" and "monotonic reads" of Terry et al.,
 //! *Session Guarantees for Weakly Consistent Replicated Data* (1994).
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::topology::{Node, Position, Shard};
+use crate::topology::{Node, Position, Role, Shard};
 
 /// What one session has seen of one shard.
 #[derive(Debug, Default)]
 pub struct Horizon {
     floor: Option<Position>,
-    /// When the primary last acknowledged something that no sample covers yet.
-    primary: Option<Instant>,
-    /// The last read from a replica that no sample covers yet.
+    /// What the primary has acknowledged, and no position is known to cover yet.
+    primary: Option<Unsettled>,
+    /// The last read from a replica, unless a position is known to cover it and all before.
     replica: Option<Sighting>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Unsettled {
+    since: Instant,
+    /// The latest.
+    at: Instant,
 }
 
 #[derive(Debug)]
 struct Sighting {
     node: Arc<Node>,
     incarnation: u64,
-    at: Instant,
+    reads: Unsettled,
+    /// What the replica had replayed just after the last read.
+    position: Option<Position>,
 }
 
 impl Horizon {
-    /// The primary has acknowledged a write, or answered a read, before `at`.
-    pub fn saw_primary(&mut self, at: Instant) {
-        self.primary = Some(at);
+    /// The primary has acknowledged a write, or answered a read, before `at`; and then said, on the same
+    /// connection, that its insert position is `position`.
+    pub fn saw_primary(&mut self, at: Instant, position: Option<Position>) {
+        match position {
+            Some(position) => {
+                self.primary = None;
+                // Whatever a replica has shown, the primary had written.
+                self.replica = None;
+                self.raise(position);
+            }
+            None => {
+                let since = self.primary.map_or(at, |unsettled| unsettled.since);
+                self.primary = Some(Unsettled { since, at });
+            }
+        }
     }
 
-    /// A replica, in its life number `incarnation`, has answered before `at`.
-    pub fn saw_replica(&mut self, node: &Arc<Node>, incarnation: u64, at: Instant) {
-        match &mut self.replica {
-            Some(sighting) if Arc::ptr_eq(&sighting.node, node) => {
-                sighting.incarnation = incarnation;
-                sighting.at = at;
-            }
-            sighting => *sighting = Some(Sighting { node: Arc::clone(node), incarnation, at }),
-        }
+    /// A replica, in its life number `incarnation`, has answered before `at`; and then said, on the
+    /// same connection, that its replay position is `position`.
+    pub fn saw_replica(&mut self, node: &Arc<Node>, incarnation: u64, at: Instant, position: Option<Position>) {
+        let known = self.replica.take().filter(|sighting| {
+            position.is_none() && Arc::ptr_eq(&sighting.node, node) && sighting.incarnation == incarnation
+        });
+        let since = known.map_or(at, |sighting| sighting.reads.since);
+        let reads = Unsettled { since, at };
+        self.replica = Some(Sighting { node: Arc::clone(node), incarnation, reads, position });
+    }
+
+    /// For how long this session has seen more than is known of by position, reading from such a server.
+    pub fn is_unsettled_for(&self, role: Role, now: Instant) -> Duration {
+        let unsettled = match role {
+            Role::Replica => self.replica.as_ref().map(|sighting| sighting.reads),
+            _ => self.primary,
+        };
+        unsettled.map_or(Duration::ZERO, |unsettled| now.saturating_duration_since(unsettled.since))
     }
 
     /// Turns moments into positions, as far as samples allow.
     pub fn settle(&mut self, shard: &Shard) {
         let sample = shard.primary().and_then(|primary| primary.sample());
         if let Some(sample) = sample {
-            if self.primary.is_some_and(|at| sample.asked_at > at) {
+            if self.primary.is_some_and(|unsettled| sample.asked_at > unsettled.at) {
                 self.primary = None;
                 self.raise(sample.position);
             }
             // After a failover: whatever of the old timeline was seen and has survived lies before
             // the switch point, and so before any position on the new one.
-            if self.floor.is_some_and(|floor| floor.timeline < sample.position.timeline) {
+            let is_older = |position: Position| position.timeline < sample.position.timeline;
+            if self.floor.is_some_and(is_older) {
                 self.raise(sample.position);
+            }
+            if let Some(sighting) = &mut self.replica {
+                sighting.position = sighting.position.filter(|position| !is_older(*position));
             }
         }
         if let Some(sighting) = &self.replica {
             let own = sighting.node.sample().filter(|_| sighting.is_alive());
-            let later = |sample: &crate::topology::Sample| sample.asked_at > sighting.at;
+            let later = |sample: &crate::topology::Sample| sample.asked_at > sighting.reads.at;
             if let Some(sample) = own.filter(later).or(sample.filter(later)) {
+                let position = sighting.position.unwrap_or(sample.position);
                 self.replica = None;
-                self.raise(sample.position);
+                self.raise(position);
             }
         }
     }
@@ -75,7 +113,7 @@ impl Horizon {
     /// Whether `node` is known to show all that this session has seen.
     pub fn allows(&self, node: &Arc<Node>) -> bool {
         self.primary.is_none()
-            && self.replica.as_ref().is_none_or(|sighting| Arc::ptr_eq(&sighting.node, node) && sighting.is_alive())
+            && self.replica.as_ref().is_none_or(|sighting| sighting.allows(node))
             && self.floor.is_none_or(|floor| node.has_replayed(floor))
     }
 
@@ -97,6 +135,11 @@ impl Horizon {
 impl Sighting {
     fn is_alive(&self) -> bool {
         self.node.incarnation() == self.incarnation
+    }
+
+    fn allows(&self, node: &Arc<Node>) -> bool {
+        let is_same = Arc::ptr_eq(&self.node, node) && self.is_alive();
+        is_same || self.position.is_some_and(|position| node.has_replayed(position))
     }
 }
 
@@ -145,7 +188,7 @@ mod tests {
         let mut horizon = Horizon::default();
         world.sample(0, 10, 1, 100);
         world.sample(1, 10, 1, 100);
-        horizon.saw_primary(world.at(10));
+        horizon.saw_primary(world.at(10), None);
         horizon.settle(&world.shard);
         assert!(!horizon.allows(world.node(1)), "the question was not sent after the write");
         world.sample(0, 11, 1, 120);
@@ -163,7 +206,7 @@ mod tests {
         let mut horizon = Horizon::default();
         world.sample(1, 5, 1, 100);
         world.sample(2, 5, 1, 100);
-        horizon.saw_replica(world.node(1), world.node(1).incarnation(), world.at(6));
+        horizon.saw_replica(world.node(1), world.node(1).incarnation(), world.at(6), None);
         horizon.settle(&world.shard);
         assert!(horizon.allows(world.node(1)));
         assert!(!horizon.allows(world.node(2)));
@@ -179,7 +222,7 @@ mod tests {
         let world = World::new();
         let mut horizon = Horizon::default();
         world.sample(1, 5, 1, 100);
-        horizon.saw_replica(world.node(1), world.node(1).incarnation(), world.at(6));
+        horizon.saw_replica(world.node(1), world.node(1).incarnation(), world.at(6), None);
         world.node(1).end_incarnation();
         world.sample(1, 7, 1, 90);
         horizon.settle(&world.shard);
@@ -195,7 +238,7 @@ mod tests {
     fn positions_follow_a_new_timeline() {
         let world = World::new();
         let mut horizon = Horizon::default();
-        horizon.saw_primary(world.at(1));
+        horizon.saw_primary(world.at(1), None);
         world.sample(0, 2, 1, 500);
         horizon.settle(&world.shard);
         world.sample(0, 3, 2, 300);
@@ -205,5 +248,52 @@ mod tests {
         assert!(!horizon.allows(world.node(1)));
         world.sample(1, 5, 2, 300);
         assert!(horizon.allows(world.node(1)));
+    }
+    #[test]
+    fn who_reads_on_and_on_is_settled_by_an_answer_behind_a_read() {
+        let world = World::new();
+        let mut horizon = Horizon::default();
+        let position = |lsn| Some(Position { timeline: 1, lsn: Lsn(lsn) });
+        for tick in 10..20 {
+            horizon.saw_primary(world.at(tick), None);
+            world.sample(0, tick, 1, 100);
+            horizon.settle(&world.shard);
+        }
+        world.sample(1, 20, 1, 120);
+        world.sample(2, 20, 1, 110);
+        assert!(!horizon.allows(world.node(1)), "no sample was asked after the last");
+        assert_eq!(horizon.is_unsettled_for(Role::Primary, world.at(20)), Duration::from_millis(10));
+        horizon.saw_primary(world.at(20), position(120));
+        assert_eq!(horizon.is_unsettled_for(Role::Primary, world.at(30)), Duration::ZERO);
+        assert!(horizon.allows(world.node(1)));
+        assert!(!horizon.allows(world.node(2)));
+
+        for tick in 30..40 {
+            horizon.saw_replica(world.node(1), world.node(1).incarnation(), world.at(tick), None);
+        }
+        world.sample(2, 38, 1, 125);
+        assert_eq!(horizon.is_unsettled_for(Role::Replica, world.at(40)), Duration::from_millis(10));
+        assert!(!horizon.allows(world.node(2)), "what the other has shown is not known");
+        horizon.saw_replica(world.node(1), world.node(1).incarnation(), world.at(40), position(125));
+        assert!(horizon.allows(world.node(1)) && horizon.allows(world.node(2)));
+        horizon.saw_replica(world.node(1), world.node(1).incarnation(), world.at(41), position(126));
+        assert!(!horizon.allows(world.node(2)), "one record behind");
+        horizon.saw_replica(world.node(1), world.node(1).incarnation(), world.at(42), None);
+        assert!(horizon.allows(world.node(1)));
+        assert!(!horizon.allows(world.node(2)));
+    }
+
+    #[test]
+    fn a_position_of_an_older_timeline_proves_nothing() {
+        let world = World::new();
+        let mut horizon = Horizon::default();
+        let position = Position { timeline: 1, lsn: Lsn(100) };
+        horizon.saw_replica(world.node(1), world.node(1).incarnation(), world.at(10), Some(position));
+        world.sample(2, 9, 1, 100);
+        assert!(horizon.allows(world.node(2)));
+        world.sample(0, 9, 2, 100);
+        horizon.settle(&world.shard);
+        assert!(!horizon.allows(world.node(2)));
+        assert!(horizon.allows(world.node(1)), "it does not go back");
     }
 }

@@ -30,7 +30,7 @@ impl Session {
         excluded: &mut Vec<Arc<Node>>,
     ) -> Result<(), ErrorReply> {
         loop {
-            let plan = self.plan(understood.demand, excluded).await.map_err(refusal)?;
+            let plan = self.plan(understood, excluded).await.map_err(refusal)?;
             let plan = match self.take_parked(plan).await {
                 Ok(()) => return Ok(()),
                 Err(plan) => plan,
@@ -93,10 +93,12 @@ impl Session {
     }
 
     /// Where to go; where no replica has caught up yet, after waiting for one as long as the config says.
-    async fn plan(&mut self, demand: Demand, excluded: &[Arc<Node>]) -> Result<Plan, Refusal> {
+    async fn plan(&mut self, understood: &Understood, excluded: &[Arc<Node>]) -> Result<Plan, Refusal> {
         let wait = self.proxy.config.load().consistency.wait;
+        let demand = understood.demand;
         let mut plan = self.decide(demand, excluded);
-        if wait.is_zero() || !is_behind(&plan) {
+        // What is only prepared shows no rows that could be old.
+        if wait.is_zero() || understood.runs == 0 || !is_behind(&plan) {
             return plan;
         }
         self.overhead.pause();

@@ -113,12 +113,15 @@ impl Session {
     fn end_transaction(&mut self) {
         let saw_rows = std::mem::take(&mut self.saw_rows);
         let changed_catalog = std::mem::take(&mut self.changed_catalog);
+        let lsn = self.tally.position.take();
         let Some(server) = &self.server else { return };
         let now = Instant::now();
         if saw_rows {
+            let (node, incarnation) = (&server.checkout.node, server.checkout.incarnation);
+            let position = lsn.filter(|_| node.incarnation() == incarnation).and_then(|lsn| node.position_at(lsn));
             match server.role {
-                Role::Replica => self.horizon.saw_replica(&server.checkout.node, server.checkout.incarnation, now),
-                _ => self.horizon.saw_primary(now),
+                Role::Replica => self.horizon.saw_replica(node, incarnation, now, position),
+                _ => self.horizon.saw_primary(now, position),
             }
         }
         if changed_catalog {

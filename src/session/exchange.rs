@@ -59,6 +59,8 @@ pub enum Purpose {
     Settings,
     /// To ask which settings there are.
     Probe,
+    /// To ask which position covers what the client was just shown. What comes of it is not missed when it fails.
+    Position,
     /// To complete what the client has just sent: its `ReadyForQuery` stands for that of the client's message before it.
     Tail,
     /// To prepare a statement that the client prepared elsewhere.
@@ -102,6 +104,8 @@ pub enum Event {
     OwnFailed(Box<[u8]>),
     /// A row of the proxy's own query.
     OwnRow(Box<[u8]>),
+    /// The row that tells a position.
+    Position(Box<[u8]>),
     /// `CommandComplete` for the client.
     Completed,
     /// `ReadyForQuery` for the client.
@@ -173,6 +177,11 @@ impl Exchange {
         self.awaiting_sync = self.expected.front().is_some_and(|(sent, _)| *sent == Sent::Execute);
     }
 
+    /// Whether the last that was sent ends in a `ReadyForQuery`.
+    pub fn ends_ready(&self) -> bool {
+        self.expected.back().is_some_and(|(sent, _)| matches!(sent, Sent::Query | Sent::FunctionCall | Sent::Sync))
+    }
+
     /// Whether a `ReadyForQuery` is to come.
     pub fn awaits_ready(&self) -> bool {
         self.expected.iter().any(|(sent, _)| matches!(sent, Sent::Query | Sent::FunctionCall | Sent::Sync))
@@ -224,6 +233,9 @@ impl Exchange {
             }
             (Sent::Query, tag::DATA_ROW) if purpose == Some(Purpose::Probe) => {
                 self.events.push(Event::OwnRow(frame.body.into()));
+            }
+            (Sent::Query, tag::DATA_ROW) if purpose == Some(Purpose::Position) => {
+                self.events.push(Event::Position(frame.body.into()));
             }
             (Sent::Query | Sent::Execute, tag::COPY_IN_RESPONSE) => self.begin_copy_in(),
             (Sent::Query, tag::COMMAND_COMPLETE) if purpose.is_none() => {
@@ -292,7 +304,7 @@ impl Exchange {
             self.skip_to_sync();
         }
         match audience {
-            Audience::Proxy(Purpose::Tail) => Verdict::Drop,
+            Audience::Proxy(Purpose::Tail | Purpose::Position) => Verdict::Drop,
             Audience::Proxy(purpose) if purpose != Purpose::Prepare => {
                 self.events.push(Event::OwnFailed(body.into()));
                 Verdict::Drop

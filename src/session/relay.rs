@@ -19,7 +19,7 @@ use super::prepared::{ClientStatements, SERVER_NAME_PREFIX};
 use super::{Attached, Audience, Fault, Session};
 use crate::pool::{Checkout, NodePool, Reported, note_parameter};
 use crate::sql::{Analysis, Statement};
-use crate::topology::Role;
+use crate::topology::{Lsn, Role};
 use crate::wire::backend::{self, TransactionStatus, tag};
 use crate::wire::{BUFFER_SIZE, Frame, Link, frontend, header};
 
@@ -70,6 +70,8 @@ pub(super) struct Tally {
     pub(super) failed: Option<Failure>,
     /// How many of its statements completed.
     pub(super) completed: usize,
+    /// What covers all that the statements have shown.
+    pub(super) position: Option<Lsn>,
     /// Rows of the proxy's own query.
     pub(super) rows: Vec<Box<[u8]>>,
     /// The proxy's own message failed: the error's body.
@@ -99,6 +101,11 @@ impl Failure {
             _ => false,
         }
     }
+}
+
+/// A `DataRow` of one `pg_lsn` in text.
+fn read_lsn(body: &[u8]) -> Option<Lsn> {
+    std::str::from_utf8(body.get(6..)?).ok()?.parse().ok()
 }
 
 impl Session {
@@ -315,6 +322,7 @@ impl Session {
                 }
                 Event::OwnFailed(body) => self.tally.own_failure = Some(body),
                 Event::OwnRow(body) => self.tally.rows.push(body),
+                Event::Position(body) => self.tally.position = read_lsn(&body),
                 Event::Completed => self.tally.completed += 1,
                 Event::Ready(status) => {
                     self.status = status;

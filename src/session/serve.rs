@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use super::attach::Brought;
+use super::exchange::{Audience, Purpose, Sent};
 use super::gather::Gathered;
 use super::relay::{Failure, Outcome, Until};
 use super::understand::Understood;
@@ -14,8 +15,14 @@ use crate::route::{Demand, Reason};
 use crate::sql::{Analysis, Statement};
 use crate::topology::{Node, Role};
 use crate::wire::backend::{self, TransactionStatus, put_ready_for_query};
-use crate::wire::frontend::tag;
+use crate::wire::frontend::{put_query, tag};
 use crate::wire::{ErrorReply, Frames, Header};
+
+/// Covers whatever has been read on this connection of a primary.
+const INSERT_POSITION: &[u8] = b"SELECT pg_catalog.pg_current_wal_insert_lsn()";
+
+/// Covers whatever has been read on this connection of a replica, which must be one still.
+const REPLAY_POSITION: &[u8] = b"SELECT pg_catalog.pg_last_wal_replay_lsn() WHERE pg_catalog.pg_is_in_recovery()";
 
 /// How long a client may take to hear why it is sent away.
 pub(super) const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
@@ -136,8 +143,28 @@ impl Session {
             Work::Long(header) => self.translate_long(*header).await?,
         };
         match sent {
-            Outcome::Done => self.relay(if understood.waits { Until::Answered } else { Until::Sent }).await,
+            Outcome::Done => {
+                self.ask_position(understood);
+                self.relay(if understood.waits { Until::Answered } else { Until::Sent }).await
+            }
             other => Ok(other),
+        }
+    }
+
+    /// Asks, behind a read, which position covers it, where no sample of the monitor has done that for long.
+    fn ask_position(&mut self, understood: &Understood) {
+        let Some(server) = &self.server else { return };
+        let interval = self.proxy.config.load().lag.poll_interval;
+        let (patience, sql) = match (server.role, server.reason) {
+            (Role::Replica, _) => (interval, REPLAY_POSITION),
+            (_, Reason::NotFresh) => (interval / 10, INSERT_POSITION),
+            _ => return,
+        };
+        let is_read = understood.is_repeatable && matches!(understood.demand, Demand::Replica(_));
+        let ends_idle = server.exchange.ends_ready() && (is_read || understood.is_commit());
+        if ends_idle && self.horizon.is_unsettled_for(server.role, understood.asked_at) >= patience {
+            self.put(|out| put_query(out, sql));
+            self.expect(Sent::Query, Audience::Proxy(Purpose::Position));
         }
     }
 
@@ -188,7 +215,7 @@ impl Session {
     /// It may have been committed, so what comes next must show it if it was.
     fn note_unknown_outcome(&mut self, understood: &Understood) {
         let now = Instant::now();
-        self.horizon.saw_primary(now);
+        self.horizon.saw_primary(now, None);
         let has_ddl = |analysis: &Arc<Analysis>| analysis.statements.iter().any(Statement::is_ddl);
         if self.changed_catalog || understood.analyses.iter().any(has_ddl) {
             self.database.note_catalog_change(now);

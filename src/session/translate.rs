@@ -106,8 +106,19 @@ impl Session {
             if let Err(outcome) = self.ensure_prepared(&held).await? {
                 return Ok(outcome);
             }
-            self.expect(Sent::Query, Audience::Client);
-            self.put(|out| put_query(out, &renamed));
+            // Where that fails the server ignores a Query, and the client has its error already.
+            self.put(|out| frontend::put(out, tag::FLUSH, &[]));
+            match self.relay(Until::Answered).await? {
+                Outcome::Done => {}
+                other => return Ok(other),
+            }
+            if self.is_skipping() {
+                self.put(|out| frontend::put(out, tag::SYNC, &[]));
+                self.expect(Sent::Sync, Audience::Client);
+            } else {
+                self.expect(Sent::Query, Audience::Client);
+                self.put(|out| put_query(out, &renamed));
+            }
         } else {
             self.expect(Sent::Query, Audience::Client);
             self.put(|out| out.extend_from_slice(frame.bytes));

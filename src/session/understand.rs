@@ -40,6 +40,14 @@ impl Understood {
         Self { analyses: Vec::new(), demand, runs: 0, parse_failures: 0, waits: true, is_repeatable: false, asked_at }
     }
 
+    /// Whether it is the end of a transaction, and no other begins with it.
+    pub(super) fn is_commit(&self) -> bool {
+        let ends = |statement: &Statement| {
+            matches!(statement.kind, Kind::Commit { chain: false } | Kind::Rollback { chain: false })
+        };
+        self.runs == 1 && matches!(&*self.analyses, [only] if matches!(&*only.statements, [one] if ends(one)))
+    }
+
     /// Whether something may have been committed by it, when no answer has come.
     pub(super) fn may_commit(&self, in_transaction: bool) -> bool {
         let commits = |statement: &Statement| matches!(statement.kind, Kind::Commit { .. } | Kind::TwoPhase);

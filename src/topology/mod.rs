@@ -7,9 +7,11 @@
 
 mod node;
 mod position;
+mod wal;
 
 pub use node::{Admission, EjectReason, Node, Outstanding, Role, Sample};
 pub use position::{Lsn, LsnError, Position};
+pub use wal::WalLayout;
 
 use std::sync::Arc;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 
-use super::{Lsn, Position};
+use super::{Lsn, Position, WalLayout};
 
 /// What a server is, as it said itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -117,6 +117,7 @@ pub struct Node {
     pub name: Arc<str>,
     weight: AtomicU32,
     sample: ArcSwapOption<Sample>,
+    wal_layout: ArcSwapOption<WalLayout>,
     lag_micros: AtomicU64,
     lag_bytes: AtomicU64,
     admission: AtomicU8,
@@ -137,6 +138,7 @@ impl Node {
             name: name.into(),
             weight: AtomicU32::new(weight),
             sample: ArcSwapOption::empty(),
+            wal_layout: ArcSwapOption::empty(),
             lag_micros: AtomicU64::new(UNKNOWN_LAG),
             lag_bytes: AtomicU64::new(UNKNOWN_LAG),
             admission: AtomicU8::new(EjectReason::Starting as u8),
@@ -166,6 +168,18 @@ impl Node {
     /// A new position, or that none is known any more.
     pub fn set_sample(&self, sample: Option<Sample>) {
         self.sample.store(sample.map(Arc::new));
+    }
+
+    /// How its WAL is laid out.
+    pub fn set_wal_layout(&self, layout: WalLayout) {
+        self.wal_layout.store(Some(Arc::new(layout)));
+    }
+
+    /// A position for what it said of itself just now, on the timeline that it was last seen on: `lsn` is
+    /// `pg_current_wal_insert_lsn()` of a primary, `pg_last_wal_replay_lsn()` of a replica.
+    pub fn position_at(&self, lsn: Lsn) -> Option<Position> {
+        let layout = self.wal_layout.load_full()?;
+        Some(Position { timeline: self.sample()?.position.timeline, lsn: layout.replayable(lsn) })
     }
 
     /// Replay lag; `None` is unknown, which is not fresh.

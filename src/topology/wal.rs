@@ -1,6 +1,6 @@
 //! The layout of WAL pages, as far as positions care.
 
-use crate::topology::Lsn;
+use super::Lsn;
 
 /// `SizeOfXLogShortPHD` (`src/include/access/xlog_internal.h`): the header of an ordinary page.
 const SHORT_HEADER: u64 = 24;
