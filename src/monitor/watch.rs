@@ -271,7 +271,12 @@ impl ShardWatch {
             probation_reads_left: node.probation_reads_left(),
         };
         let Some(breaker) = watched.breaker.as_mut() else { return };
-        if let Some(change) = breaker.step(now, &seen, limits) {
+        let change = breaker.step(now, &seen, limits);
+        if matches!(breaker.admission(), Admission::Ejected(_)) {
+            // These have been counted, and with no reads there no answer will ever end their row.
+            node.note_answer();
+        }
+        if let Some(change) = change {
             self.admit(index, change);
         }
     }
@@ -291,8 +296,6 @@ impl ShardWatch {
                 warn!(%shard, node = %name, reason = reason.name(), lag_ms, "replica ejected: no reads go there");
             }
             Admission::Probation => {
-                // What went wrong before is what it was out for; the trial counts anew.
-                node.note_answer();
                 info!(%shard, node = %name, reads = limits.probation_reads, lag_ms, "replica on probation");
             }
             Admission::Admitted => info!(%shard, node = %name, lag_ms, "replica admitted: reads go there"),
