@@ -33,7 +33,11 @@ impl Stand {
 
 /// The port of the server that runs a read.
 async fn port_of_a_read(client: &Client) -> i32 {
-    client.query_one("/* a read */ SELECT setting::int FROM pg_settings WHERE name = 'port'", &[]).await.expect("a read").get(0)
+    client
+        .query_one("/* a read */ SELECT setting::int FROM pg_settings WHERE name = 'port'", &[])
+        .await
+        .expect("a read")
+        .get(0)
 }
 
 async fn wait_until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {

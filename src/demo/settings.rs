@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 /// Settings that every server of a cluster gets, before the caller's own.
-const SETTINGS: [(&str, &str); 14] = [
+const SETTINGS: [(&str, &str); 16] = [
     ("listen_addresses", "127.0.0.1"),
     ("max_connections", "300"),
     ("shared_buffers", "32MB"),
@@ -22,6 +22,9 @@ const SETTINGS: [(&str, &str); 14] = [
     // … and notices a silent one sooner (default 60 s), yet not on every stall of a busy machine.
     ("wal_receiver_timeout", "5s"),
     ("logging_collector", "off"),
+    // Whatever the machine's own zone is, or lacks.
+    ("timezone", "UTC"),
+    ("log_timezone", "UTC"),
     ("log_line_prefix", "%m [%p] %a "),
 ];
 

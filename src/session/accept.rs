@@ -304,6 +304,7 @@ impl Session {
             parked: None,
             may_have_sequences: false,
             pins: Vec::new(),
+            prepared_by_sql: Vec::new(),
             status: TransactionStatus::Idle,
             status_before: TransactionStatus::Idle,
             in_batch: false,

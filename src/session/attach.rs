@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::exchange::{Exchange, Purpose, Sent};
 use super::relay::{Outcome, Until};
 use super::understand::Understood;
-use super::{Attached, Audience, Fault, Session};
+use super::{Attached, Audience, Fault, Parked, Session};
 use crate::config::PoolMode;
 use crate::pool::{Checkout, CheckoutError, LoginError, SettingValue, Settings};
 use crate::route::{Demand, Plan, Question, Reason, Refusal, RouteSetting, decide};
@@ -64,10 +64,10 @@ impl Session {
 
     /// Takes the connection that was kept, where that is one to the planned node.
     async fn take_parked(&mut self, plan: Plan) -> Result<(), Plan> {
-        if !self.parked.as_ref().is_some_and(|parked| Arc::ptr_eq(&parked.node, &plan.node)) {
+        if !self.parked.as_ref().is_some_and(|parked| Arc::ptr_eq(&parked.checkout.node, &plan.node)) {
             return Err(plan);
         }
-        let Some(mut parked) = self.parked.take() else { return Err(plan) };
+        let Some(Parked { checkout: mut parked, .. }) = self.parked.take() else { return Err(plan) };
         if parked.incarnation != plan.node.incarnation() || parked.examine().await.is_err() {
             return Err(plan);
         }
@@ -241,12 +241,15 @@ impl Session {
         }
     }
 
-    /// A read's answer is held back while another node could still give it instead.
+    /// A replica's answer to a read is held back while another node could still give it instead.
     pub(super) fn hold_where_possible(&mut self, understood: &Understood) {
         let is_read = matches!(understood.demand, Demand::Replica(_));
         let Some(server) = &mut self.server else { return };
-        server.holding =
-            is_read && understood.is_repeatable && server.reason != Reason::RouteReplica && self.pins.is_empty();
+        server.holding = is_read
+            && understood.is_repeatable
+            && server.role == Role::Replica
+            && server.reason != Reason::RouteReplica
+            && self.pins.is_empty();
     }
 
     /// Throws away what a node has answered, and gives its connection back.
@@ -303,14 +306,16 @@ impl Session {
     async fn park(&mut self) {
         self.registration.clear().await;
         if let Some(server) = self.server.take() {
-            self.parked = Some(server.checkout);
+            let limits = &self.proxy.config.load().pool;
+            let until = (Instant::now() + limits.idle_timeout).min(server.checkout.created + limits.max_lifetime);
+            self.parked = Some(Parked { checkout: server.checkout, until });
         }
     }
 
     /// Somebody has to wait for a connection: gives back the one that is kept.
     pub(super) fn unpark(&mut self) {
         if let Some(parked) = self.parked.take() {
-            parked.give_back();
+            parked.checkout.give_back();
         }
     }
 

@@ -78,14 +78,23 @@ impl Session {
             }
             Kind::Discard(Discard::All) if !failed => {
                 self.pins.clear();
+                self.prepared_by_sql.clear();
                 self.forget_statements();
             }
             Kind::Discard(Discard::Temp) if !failed => self.pins.retain(|pin| *pin != Pin::Temporary),
+            Kind::Prepare { ref name } if may_have_worked => self.prepared_by_sql.push(name.clone()),
             Kind::Deallocate { name: None, .. } if !failed => {
+                self.prepared_by_sql.clear();
                 self.pins.retain(|pin| *pin != Pin::Prepare);
                 self.forget_statements();
             }
-            Kind::Deallocate { name: Some(ref name), .. } if !failed => self.forget_statement(name.as_bytes()),
+            Kind::Deallocate { name: Some(ref name), .. } if !failed => {
+                self.forget_statement(name.as_bytes());
+                self.prepared_by_sql.retain(|prepared| prepared != name);
+                if self.prepared_by_sql.is_empty() {
+                    self.pins.retain(|pin| *pin != Pin::Prepare);
+                }
+            }
             _ => {}
         }
         if let Some(pin) = statement.pin.filter(|_| may_have_worked) {

@@ -28,6 +28,7 @@ pub use prepared::Statements;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use exchange::{Audience, Exchange};
 use gather::ClientFault;
@@ -59,10 +60,12 @@ pub struct Session {
     horizon: Horizon,
     server: Option<Attached>,
     /// A connection that is not in use, and kept for as long as nobody else wants it.
-    parked: Option<Checkout>,
+    parked: Option<Parked>,
     /// The open transaction may have called `nextval`.
     may_have_sequences: bool,
     pins: Vec<Pin>,
+    /// What SQL's PREPARE has made; the empty name is that of a text which was too long to be read.
+    prepared_by_sql: Vec<Box<str>>,
     status: TransactionStatus,
     /// What it was before what is under way.
     status_before: TransactionStatus,
@@ -89,6 +92,14 @@ pub struct Session {
     /// The open transaction has changed a catalog.
     changed_catalog: bool,
     _slot: Option<ClientSlot>,
+}
+
+/// See [`Session::parked`].
+#[derive(Debug)]
+struct Parked {
+    checkout: Checkout,
+    /// When its pool would close it.
+    until: Instant,
 }
 
 /// A server connection in a session's hands.

@@ -17,7 +17,7 @@ use bytes::{Buf, BytesMut};
 use super::exchange::{Event, Sent, Verdict};
 use super::prepared::{ClientStatements, SERVER_NAME_PREFIX};
 use super::{Attached, Audience, Fault, Session};
-use crate::pool::{Checkout, NodePool, Reported, note_parameter};
+use crate::pool::{NodePool, Reported, note_parameter};
 use crate::sql::{Analysis, Statement};
 use crate::topology::{Lsn, Role};
 use crate::wire::backend::{self, TransactionStatus, tag};
@@ -121,7 +121,7 @@ impl Session {
                 return Ok(outcome);
             }
             let lost_life = self.server.as_ref().filter(|server| server.holding).map(Attached::watch_life);
-            let parked = self.parked.as_ref().map(|parked| Arc::clone(parked.pool()));
+            let parked = self.parked.as_ref().map(|parked| Arc::clone(parked.checkout.pool()));
             tokio::select! {
                 biased;
                 is_client_there = poll_fn(|cx| self.poll_io(cx)) => {
@@ -219,7 +219,8 @@ impl Session {
             tokio::select! {
                 biased;
                 came = self.client.fill(limit) => return Ok(came.unwrap_or(false)),
-                () = wait_until_wanted(self.parked.as_ref().map(Checkout::pool)) => {}
+                () = wait_until_wanted(self.parked.as_ref().map(|parked| parked.checkout.pool())) => {}
+                () = sleep_until(self.parked.as_ref().map(|parked| parked.until)) => {}
             }
             self.unpark();
             return Ok(true);
@@ -299,11 +300,13 @@ impl Session {
             let connection = &mut *server.checkout;
             match event {
                 Event::Prepared(id) if connection.unnamed == Some(id) => {}
+                // It may be the second attempt of one batch.
                 Event::Prepared(id) => {
-                    connection.prepared.insert(id, 0);
+                    connection.prepared.entry(id).or_insert(0);
                 }
                 Event::NotPrepared(id) => {
                     connection.unnamed = connection.unnamed.filter(|unnamed| *unnamed != id);
+                    connection.prepared.remove(&id);
                     self.statements.remove_id(id, &self.named_here);
                 }
                 Event::Described { id, shape, for_client } => {
@@ -436,6 +439,13 @@ fn with_clients_names(body: &[u8], statements: &ClientStatements) -> Option<Vec<
 /// Whether the server ends the session with this error.
 fn is_farewell(body: &[u8]) -> bool {
     matches!(backend::error_field(body, b'V').or_else(|| backend::error_field(body, b'S')), Some(b"FATAL" | b"PANIC"))
+}
+
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Returns when somebody else has to wait for a connection like the one that is kept.

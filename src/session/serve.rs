@@ -160,9 +160,11 @@ impl Session {
             (_, Reason::NotFresh) => (interval / 10, INSERT_POSITION),
             _ => return,
         };
-        let is_read = understood.is_repeatable && matches!(understood.demand, Demand::Replica(_));
-        let ends_idle = server.exchange.ends_ready() && (is_read || understood.is_commit());
-        if ends_idle && self.horizon.is_unsettled_for(server.role, understood.asked_at) >= patience {
+        let ends_idle = understood.is_repeatable && understood.is_query() || understood.is_commit();
+        if ends_idle
+            && server.exchange.ends_ready()
+            && self.horizon.is_unsettled_for(server.role, understood.asked_at) >= patience
+        {
             self.put(|out| put_query(out, sql));
             self.expect(Sent::Query, Audience::Proxy(Purpose::Position));
         }

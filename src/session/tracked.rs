@@ -124,7 +124,7 @@ impl Tracked {
 
     /// The server has said what is set.
     pub fn learn(&mut self, settings: Settings, server: &mut Arc<Settings>) {
-        let settings = Arc::new(settings);
+        let settings = Arc::new(self.current.as_told(settings));
         *server = Arc::clone(&settings);
         // What RESET took away is to be as in the startup packet.
         self.current = Arc::new(settings.over(&self.startup));

@@ -54,6 +54,7 @@ impl Session {
             tag::FUNCTION_CALL => Sent::FunctionCall,
             tag::PARSE => {
                 // Nobody knows its text, so it can live on this connection only.
+                self.prepared_by_sql.push("".into());
                 self.pin(crate::sql::Pin::Prepare);
                 self.in_batch = true;
                 Sent::ParseOther
@@ -194,6 +195,10 @@ impl Session {
             put_statement_target(&mut connection.link.output, tag::CLOSE, other.as_bytes());
             server.exchange.expect(Sent::Close, Audience::Proxy(Purpose::Prepare));
         }
+        if !name.is_empty() {
+            // Until the server says otherwise: more messages may be sent before it has answered.
+            connection.prepared.insert(statement.id, 0);
+        }
         put_parse(&mut connection.link.output, Parse { name, text: &statement.text, types: &statement.types });
         server.exchange.expect(Sent::Parse(statement.id), audience);
     }
@@ -302,8 +307,7 @@ impl Session {
             server.checkout.unnamed == Some(statement.id)
         } else {
             let known = server.checkout.prepared.get(&statement.id).copied();
-            let under_way = self.named_here.iter().any(|name| self.is_named(name, statement.id));
-            under_way || known.is_some_and(|shape| held.shape == 0 || shape == 0 || shape == held.shape)
+            known.is_some_and(|shape| held.shape == 0 || shape == 0 || shape == held.shape)
         };
         if is_here || self.is_skipping() {
             return Ok(Ok(()));
@@ -326,10 +330,6 @@ impl Session {
             self.refuse_in_place(ErrorReply::error("0A000", "cached plan must not change result type"));
         }
         Ok(Ok(()))
-    }
-
-    fn is_named(&self, name: &[u8], id: u64) -> bool {
-        self.statements.get(name).is_some_and(|held| held.statement.id == id)
     }
 
     /// Fails the messages up to the next `Sync`, here and on the server.

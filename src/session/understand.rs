@@ -40,6 +40,12 @@ impl Understood {
         Self { analyses: Vec::new(), demand, runs: 0, parse_failures: 0, waits: true, is_repeatable: false, asked_at }
     }
 
+    /// Whether it asks for rows, and does nothing else.
+    pub(super) fn is_query(&self) -> bool {
+        let mut statements = self.analyses.iter().flat_map(|analysis| &analysis.statements);
+        self.runs > 0 && statements.all(|statement| statement.kind == Kind::Query)
+    }
+
     /// Whether it is the end of a transaction, and no other begins with it.
     pub(super) fn is_commit(&self) -> bool {
         let ends = |statement: &Statement| {

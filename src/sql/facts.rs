@@ -58,13 +58,16 @@ impl Facts {
 
     /// The summary. `stronger` is a reason that comes before those found on the way.
     pub(super) fn into_statement(self, kind: Kind, stronger: Option<PrimaryCause>) -> Statement {
+        // A rule of this view turns an UPDATE into set_config().
+        let is_pg_settings = |name: &Name| functions::may_be_builtin(name) && *name.name == *"pg_settings";
+        let updates_settings = kind == Kind::Write && self.relations.iter().any(is_pg_settings);
         Statement {
             kind,
             primary: stronger.or(self.cause),
             relations: unique(self.relations),
             functions: unique(self.functions),
             pin: self.pin,
-            changes_settings: self.changes_settings,
+            changes_settings: self.changes_settings || updates_settings,
         }
     }
 }

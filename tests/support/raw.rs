@@ -59,6 +59,19 @@ impl Message {
     }
 }
 
+/// As they came, but for where in its source a server has found an error: the proxy's own have no such place.
+pub fn without_sources(messages: &[Message]) -> Vec<Message> {
+    let strip = |message: &Message| {
+        if message.tag != b'E' {
+            return message.clone();
+        }
+        let fields = message.body.split_inclusive(|byte| *byte == 0);
+        let kept = fields.filter(|field| !matches!(field[0], b'F' | b'L' | b'R'));
+        Message { tag: message.tag, body: kept.flatten().copied().collect() }
+    };
+    messages.iter().map(strip).collect()
+}
+
 /// The messages' tags, as one word.
 pub fn tags(messages: &[Message]) -> String {
     messages.iter().map(|message| char::from(message.tag)).collect()
