@@ -229,7 +229,8 @@ async fn an_idle_client_is_told_why_it_is_sent_away() {
 async fn past_the_limit_it_ends_all_the_same() {
     let mut stand = Stand::start(0, "[limits]\ndrain_timeout = \"1s\"\n").await;
     let (open, running) = (stand.client().await, stand.client().await);
-    open.batch_execute("CREATE TABLE t (n int); BEGIN; INSERT INTO t VALUES (1)").await.unwrap();
+    open.batch_execute("CREATE TABLE t (n int)").await.unwrap();
+    open.batch_execute("BEGIN; INSERT INTO t VALUES (1)").await.unwrap();
     let sleeping = tokio::spawn(async move { running.simple_query("SELECT pg_sleep(600)").await.map(|_| ()) });
     wait_until("somebody sleeps", async || {
         !stand

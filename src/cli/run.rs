@@ -25,9 +25,10 @@ const BACKLOG: u32 = 4096;
 /// The config is bad, or an address cannot be listened on.
 pub fn run(path: &Path) -> anyhow::Result<()> {
     runtime()?.block_on(async {
-        // Before the file is read, so that no change falls in between.
-        let watcher = ConfigWatcher::new(path).context("the config file cannot be watched")?;
+        // Before the file is read, so that no change falls in between; what is wrong with the file says more.
+        let watcher = ConfigWatcher::new(path);
         let config = Config::load(path)?;
+        let watcher = watcher.context("the config file cannot be watched")?;
         let logs = crate::telemetry::logs::init(config.log.format, &config.log.level)?;
         for warning in config.warnings() {
             tracing::warn!("{warning}");

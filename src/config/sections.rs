@@ -86,7 +86,11 @@ fn pem_file(
         return section.complain(mistakes, "tls", tls, complaint);
     };
     if let Err(error) = File::open(path_given) {
-        let complaint = Complaint::new(format!("the file cannot be read: {}", reason(&error)));
+        let complaint = Complaint::new(format!(
+            "the file {} cannot be read: {}",
+            quoted(&path_given.to_string_lossy()),
+            reason(&error)
+        ));
         section.complain(mistakes, key, path, complaint.expected("a PEM file that pgsluice may read"));
     }
 }

@@ -35,6 +35,8 @@ pub struct ServerConnection {
     pub reported: Reported,
     /// What has been set since login.
     pub settings: Arc<Settings>,
+    /// The client (its cancel key's process ID) whose functions may have set what is not in `settings`.
+    pub touched_by: Option<i32>,
     /// Prepared statements that the server holds, by the IDs that the sessions give them.
     pub prepared: HashMap<u64, Shape>,
     /// The ID of the text that is the server's unnamed statement, where one of ours is.

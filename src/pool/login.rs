@@ -236,6 +236,7 @@ impl<'a> Login<'a> {
             settings: Arc::new(Settings::default()),
             prepared: HashMap::new(),
             unnamed: None,
+            touched_by: None,
             created: Instant::now(),
         })
     }

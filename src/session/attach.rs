@@ -9,7 +9,7 @@ use super::relay::{Outcome, Until};
 use super::understand::Understood;
 use super::{Attached, Audience, Fault, Parked, Session};
 use crate::config::PoolMode;
-use crate::pool::{Checkout, CheckoutError, LoginError, SettingValue, Settings};
+use crate::pool::{Change, Checkout, CheckoutError, LoginError, SettingValue, Settings};
 use crate::route::{Demand, Plan, Question, Reason, Refusal, RouteSetting, decide};
 use crate::sql::{Pin, PrimaryCause};
 use crate::telemetry::metrics::CausalOutcome;
@@ -162,9 +162,19 @@ impl Session {
         }
         let wanted = Arc::clone(self.tracked.current());
         let Some(server) = &mut self.server else { return Ok(Brought::Yes) };
-        let Some(sql) = wanted.sql_from(&server.checkout.settings) else { return Ok(Brought::Yes) };
+        let mut present = Arc::clone(&server.checkout.settings);
+        let is_touched = server.checkout.touched_by.is_some_and(|client| client != self.registration.key().pid);
+        if is_touched {
+            present = Arc::new(present.with(&Change::ResetAll));
+            server.checkout.touched_by = None;
+        }
+        let sql = match (is_touched, wanted.sql_from(&present)) {
+            (false, None) => return Ok(Brought::Yes),
+            (false, Some(sql)) => sql,
+            (true, sql) => format!("RESET ALL;{}", sql.unwrap_or_default()),
+        };
         let pool = Arc::clone(server.checkout.pool());
-        let may_be_pipelined = wanted.may_be_pipelined(&server.checkout.settings, |digest| pool.is_proven(digest));
+        let may_be_pipelined = wanted.may_be_pipelined(&present, |digest| pool.is_proven(digest));
         server.checkout.settings = Arc::clone(&wanted);
         self.put(|out| put_query(out, sql.as_bytes()));
         self.expect(Sent::Query, Audience::Proxy(Purpose::Settings));
@@ -341,6 +351,7 @@ impl Session {
         }
         if let Some(server) = &mut self.server {
             server.checkout.settings = Arc::new(Settings::default());
+            server.checkout.touched_by = None;
             server.checkout.prepared.clear();
             server.checkout.unnamed = None;
         }

@@ -69,6 +69,14 @@ impl Session {
         let on_primary = self.server.as_ref().is_some_and(|server| server.role == Role::Primary);
         self.may_have_sequences |= on_primary
             && (statement.kind == Kind::Write || !statement.functions.is_empty() || statement.changes_settings);
+        let touches = statement.changes_settings
+            || on_primary && !statement.functions.is_empty() && {
+                let catalog = self.proxy.catalogs().get(&self.identity.database);
+                catalog.is_none_or(|catalog| catalog.calls_volatile(statement))
+            };
+        if touches && let Some(server) = &mut self.server {
+            server.checkout.touched_by = Some(self.registration.key().pid);
+        }
         match statement.kind {
             Kind::Query => self.saw_rows = true,
             Kind::Write | Kind::Utility | Kind::Execute { .. } | Kind::TwoPhase => self.saw_rows = true,
@@ -90,10 +98,7 @@ impl Session {
             }
             Kind::Deallocate { name: Some(ref name), .. } if !failed => {
                 self.forget_statement(name.as_bytes());
-                self.prepared_by_sql.retain(|prepared| prepared != name);
-                if self.prepared_by_sql.is_empty() {
-                    self.pins.retain(|pin| *pin != Pin::Prepare);
-                }
+                self.unprepare_by_sql(name);
             }
             _ => {}
         }
@@ -107,6 +112,14 @@ impl Session {
         if let Some(server) = &mut self.server {
             server.checkout.prepared.clear();
             server.checkout.unnamed = None;
+        }
+    }
+
+    /// Takes note that such a statement is no more.
+    pub(super) fn unprepare_by_sql(&mut self, name: &str) {
+        self.prepared_by_sql.retain(|prepared| **prepared != *name);
+        if self.prepared_by_sql.is_empty() {
+            self.pins.retain(|pin| *pin != Pin::Prepare);
         }
     }
 

@@ -64,7 +64,7 @@ pub struct Session {
     /// The open transaction may have called `nextval`.
     may_have_sequences: bool,
     pins: Vec<Pin>,
-    /// What SQL's PREPARE has made; the empty name is that of a text which was too long to be read.
+    /// What SQL's PREPARE has made, or a `Parse` that was too long to be read.
     prepared_by_sql: Vec<Box<str>>,
     status: TransactionStatus,
     /// What it was before what is under way.

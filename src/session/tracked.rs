@@ -4,11 +4,15 @@
 //! (`set_config(…)`, DO, savepoints, several statements of which one failed) makes the settings
 //! uncertain; then the server is asked what they are, once, when the transaction is over.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::pool::{Change, SettingValue, Settings, quote_literal};
 use crate::sql::{Analysis, Discard, Kind, Setting};
 use crate::wire::backend::TransactionStatus;
+
+/// Names that a server is asked about, at most.
+const MAX_TWO_PART_NAMES: usize = 1000;
 
 /// A client's settings.
 #[derive(Debug)]
@@ -20,6 +24,8 @@ pub struct Tracked {
     /// What the open transaction has changed, in order.
     journal: Vec<Change>,
     uncertain: bool,
+    /// Of statements since the server was last asked: see [`Statement::two_part_names`].
+    two_part_names: Vec<Box<str>>,
 }
 
 /// What one exchange did, as far as settings care.
@@ -36,7 +42,13 @@ pub struct Course {
 impl Tracked {
     /// After login.
     pub fn new(startup: Arc<Settings>) -> Self {
-        Self { current: Arc::clone(&startup), startup, journal: Vec::new(), uncertain: false }
+        Self {
+            current: Arc::clone(&startup),
+            startup,
+            journal: Vec::new(),
+            uncertain: false,
+            two_part_names: Vec::new(),
+        }
     }
 
     /// What a server connection must be brought to.
@@ -77,6 +89,9 @@ impl Tracked {
         let mut control = false;
         for statement in all() {
             self.uncertain |= statement.changes_settings;
+            if self.two_part_names.len() < MAX_TWO_PART_NAMES {
+                self.two_part_names.extend(statement.two_part_names.iter().cloned());
+            }
             match &statement.kind {
                 Kind::Set(setting) => changes.extend(self.change(setting)),
                 Kind::Discard(Discard::All) if !course.failed => {
@@ -120,6 +135,7 @@ impl Tracked {
     pub fn forget_transaction(&mut self) {
         self.journal.clear();
         self.uncertain = false;
+        self.two_part_names.clear();
     }
 
     /// The server has said what is set.
@@ -129,14 +145,17 @@ impl Tracked {
         // What RESET took away is to be as in the startup packet.
         self.current = Arc::new(settings.over(&self.startup));
         self.uncertain = false;
+        self.two_part_names.clear();
     }
 
     /// The query that [`Tracked::learn`] needs: names and values of all that has been set in
     /// the session of `user`.
     pub fn probe(&self, user: &str) -> String {
         // Settings of no known module are not listed by pg_settings, so their names must be given.
-        let custom: Vec<String> =
-            self.current.iter().map(|(name, _)| name).filter(|name| name.contains('.')).map(quote_literal).collect();
+        let known = self.current.iter().map(|(name, _)| name).filter(|name| name.contains('.'));
+        let custom: BTreeSet<String> =
+            known.chain(self.two_part_names.iter().map(|name| &**name)).map(quote_literal).collect();
+        let custom = Vec::from_iter(custom);
         format!(
             "SELECT name, setting FROM pg_catalog.pg_settings WHERE source = 'session' AND context IN ('user', 'superuser') \
              AND name NOT IN ('transaction_isolation', 'transaction_read_only', 'transaction_deferrable', 'pgsluice.consistency', 'pgsluice.route') \
@@ -168,7 +187,8 @@ impl Tracked {
         match setting {
             Setting::Session { name, value } => {
                 // It takes the role with it.
-                self.uncertain |= **name == *"session_authorization";
+                // One takes the role with it; a value of the other may give only half of it.
+                self.uncertain |= matches!(&**name, "session_authorization" | "datestyle");
                 Some(match value {
                     Some(value) => Change::Set(name.clone(), SettingValue::Sql(value.clone())),
                     None => Change::Reset(name.clone()),

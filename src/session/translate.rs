@@ -10,7 +10,7 @@ use super::prepared::{Held, Prepared, SERVER_NAME_PREFIX};
 use super::relay::{Outcome, Until};
 use super::{Audience, Fault, Session};
 use crate::pool::Settings;
-use crate::sql::{Analysis, Kind};
+use crate::sql::{Analysis, Kind, Pin};
 use crate::wire::frontend::{self, Bind, Parse, Target, put_bind, put_parse, put_query, put_statement_target, tag};
 use crate::wire::{ErrorReply, Frame, Frames, Header};
 
@@ -54,8 +54,10 @@ impl Session {
             tag::FUNCTION_CALL => Sent::FunctionCall,
             tag::PARSE => {
                 // Nobody knows its text, so it can live on this connection only.
-                self.prepared_by_sql.push("".into());
-                self.pin(crate::sql::Pin::Prepare);
+                let name = self.client.input[5..].split(|byte| *byte == 0).next().unwrap_or_default();
+                self.statements.remove(name);
+                self.prepared_by_sql.push(String::from_utf8_lossy(name).into());
+                self.pin(Pin::Prepare);
                 self.in_batch = true;
                 Sent::ParseOther
             }
@@ -72,15 +74,20 @@ impl Session {
         let start = self.client.input[5..].to_vec();
         let bind = Bind::read(&start)?;
         let names = bind.portal.len() + bind.statement.len() + 2;
+        let mut audience = Audience::Client;
         let server_name = match self.statements.get(bind.statement).cloned() {
             Some(held) => match self.ensure_prepared(&held).await? {
                 Ok(()) => held.statement.server_name.as_bytes().to_vec(),
                 Err(outcome) => return Ok(outcome),
             },
-            None => bind.statement.to_vec(),
+            None => {
+                let (name, not_there) = self.not_held(bind.statement);
+                audience = not_there;
+                name.to_vec()
+            }
         };
         self.note_portal(bind);
-        self.expect(Sent::Bind, Audience::Client);
+        self.expect(Sent::Bind, audience);
         let rest = header.size - 5 - names;
         if let Some(server) = &mut self.server {
             let length = 4 + bind.portal.len() + server_name.len() + 2 + rest;
@@ -100,6 +107,7 @@ impl Session {
         let text = frontend::query(frame.body)?;
         let analysis = self.proxy.analyses.analyse(text);
         self.statements.drop_unnamed();
+        self.unprepare_by_sql("");
         if let Some(reply) = self.objection(&analysis) {
             self.expect(Sent::Query, Audience::Refusal(reply));
             self.put(|out| put_query(out, REFUSED));
@@ -207,8 +215,9 @@ impl Session {
         self.in_batch = true;
         let bind = Bind::read(frame.body)?;
         let Some(held) = self.statements.get(bind.statement).cloned() else {
-            self.expect(Sent::Bind, Audience::Client);
-            self.put(|out| out.extend_from_slice(frame.bytes));
+            let (statement, audience) = self.not_held(bind.statement);
+            self.expect(Sent::Bind, audience);
+            self.put(|out| put_bind(out, Bind { statement, ..bind }));
             return Ok(Outcome::Done);
         };
         if let Err(outcome) = self.ensure_prepared(&held).await? {
@@ -221,6 +230,20 @@ impl Session {
         Ok(Outcome::Done)
     }
 
+    /// A statement that this client has not prepared by `Parse`: one of SQL's PREPARE, on a connection that is kept
+    /// for its sake, or none, whatever others have left under that name.
+    fn not_held<'a>(&self, name: &'a [u8]) -> (&'a [u8], Audience) {
+        let is_long_unnamed = || self.prepared_by_sql.iter().any(|name| name.is_empty());
+        if self.pins.contains(&Pin::Prepare) && (!name.is_empty() || is_long_unnamed()) {
+            return (name, Audience::Client);
+        }
+        let message = match name {
+            b"" => "unnamed prepared statement does not exist".to_owned(),
+            _ => format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name)),
+        };
+        (NO_STATEMENT, Audience::Refusal(ErrorReply::error("26000", message)))
+    }
+
     fn note_portal(&mut self, bind: Bind<'_>) {
         let Some(held) = self.statements.get(bind.statement) else { return };
         let analysis = Arc::clone(&held.statement.analysis);
@@ -230,13 +253,15 @@ impl Session {
 
     async fn translate_describe(&mut self, frame: &Frame<'_>) -> Result<Outcome, Fault> {
         self.in_batch = true;
-        let held = match Target::read(frame.body, "Describe")? {
-            Target::Statement(name) => self.statements.get(name).cloned(),
-            Target::Portal(_) => None,
-        };
-        let Some(held) = held else {
+        let Target::Statement(name) = Target::read(frame.body, "Describe")? else {
             self.expect(Sent::DescribeOther, Audience::Client);
             self.put(|out| out.extend_from_slice(frame.bytes));
+            return Ok(Outcome::Done);
+        };
+        let Some(held) = self.statements.get(name).cloned() else {
+            let (statement, audience) = self.not_held(name);
+            self.expect(Sent::DescribeOther, audience);
+            self.put(|out| put_statement_target(out, tag::DESCRIBE, statement));
             return Ok(Outcome::Done);
         };
         if let Err(outcome) = self.ensure_prepared(&held).await? {

@@ -83,6 +83,12 @@ impl Catalog {
         self.functions.get(name).unwrap_or(Some(PrimaryCause::UnknownFunction))
     }
 
+    /// Whether a call of one of the statement's functions may do anything, such as set settings.
+    pub fn calls_volatile(&self, statement: &Statement) -> bool {
+        use PrimaryCause::{UnknownFunction, VolatileFunction};
+        statement.functions.iter().any(|name| matches!(self.function(name), Some(VolatileFunction | UnknownFunction)))
+    }
+
     /// Why reading the relation belongs on the primary; `None` for plain tables.
     pub(super) fn relation(&self, name: &Name) -> Option<PrimaryCause> {
         self.relations.get(name)

@@ -68,6 +68,7 @@ impl Facts {
             functions: unique(self.functions),
             pin: self.pin,
             changes_settings: self.changes_settings || updates_settings,
+            two_part_names: [].into(),
         }
     }
 }

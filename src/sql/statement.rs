@@ -49,13 +49,24 @@ pub struct Statement {
     /// It may change settings in a way that `kind` does not say: `set_config(…)` that is not literally
     /// local, DO, CALL, EXECUTE, [`Setting::Opaque`], and for PREPARE and DECLARE what they will run.
     pub changes_settings: bool,
+    /// Where `changes_settings`: what its text holds of two-part names, any of which may be the setting's. A server
+    /// does not list those of no known module.
+    pub two_part_names: Box<[Box<str>]>,
 }
 
 impl Statement {
     /// A statement that names nothing and leaves nothing.
     pub fn new(kind: Kind, primary: Option<PrimaryCause>) -> Self {
         let changes_settings = matches!(kind, Kind::Set(Setting::Opaque));
-        Self { kind, primary, relations: [].into(), functions: [].into(), pin: None, changes_settings }
+        Self {
+            kind,
+            primary,
+            relations: [].into(),
+            functions: [].into(),
+            pin: None,
+            changes_settings,
+            two_part_names: [].into(),
+        }
     }
 
     /// With this mark left in the server's session.

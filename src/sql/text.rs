@@ -10,6 +10,9 @@ use super::{
 /// tree of a long flat expression is deep, and dropping it would overflow the stack.
 pub const MAX_PARSED_BYTES: usize = 32 * 1024;
 
+/// What is kept of a text that names very many things.
+const MAX_TWO_PART_NAMES: usize = 100;
+
 /// Statements of one text that get a summary each; the others share an opaque one.
 const MAX_STATEMENTS: usize = 64 * 1024;
 
@@ -27,9 +30,26 @@ pub fn analyse_bytes(text: &[u8]) -> Analysis {
             statements.push(opaque());
             break;
         }
-        statements.push(commands.understand(&part));
+        let mut statement = commands.understand(&part);
+        if statement.changes_settings {
+            statement.two_part_names = two_part_names(&text[part.span.clone()]);
+        }
+        statements.push(statement);
     }
     Analysis::new(statements)
+}
+
+/// All that looks like `word.word`, also within constants, in lower case.
+fn two_part_names(text: &[u8]) -> Box<[Box<str>]> {
+    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b'.') || *byte >= 128;
+    let words = text.split(|byte| !is_word(byte)).filter_map(|word| std::str::from_utf8(word).ok());
+    let is_name = |part: &str| part.starts_with(|first: char| !first.is_ascii_digit() && first != '$');
+    let names = words.filter(|word| word.contains('.') && word.split('.').all(is_name));
+    let mut names: Vec<Box<str>> = names.map(|name| name.to_ascii_lowercase().into()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.truncate(MAX_TWO_PART_NAMES);
+    names.into()
 }
 
 /// Anything may have happened.
