@@ -4,7 +4,7 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pgsluice::demo::{ClusterOptions, Server};
 use support::raw::{self, Message, Raw};
@@ -122,7 +122,13 @@ impl<'a> Witness<'a> {
         let before = self.reasons().await;
         client.send(bytes).await;
         let messages = answer(client).await;
-        let after = self.reasons().await;
+        // It is counted a moment after its answer was sent; what was refused by the proxy is not.
+        let start = Instant::now();
+        let patience = if no_error(&messages) { DEADLINE } else { Duration::from_millis(300) };
+        let mut after = self.reasons().await;
+        while after == before && start.elapsed() < patience {
+            after = self.reasons().await;
+        }
         let counted = after.into_iter().filter_map(|(reason, count)| {
             let more = count - before.get(&reason).copied().unwrap_or(0);
             (more > 0).then_some(reason)
@@ -178,7 +184,8 @@ async fn check(stand: &Stand, cases: &[(&str, Place, &str)]) {
         if (simple.0, &simple.1) != (*place, &expected) || !no_error(&simple.2) {
             wrong.push(format!("simple {sql}: {simple:?}, expected {place:?} {expected}"));
         }
-        if sql.contains("; ") {
+        // Of a Sync behind an Execute that copies in, a server takes no notice.
+        if sql.contains("; ") || sql.contains("FROM STDIN") {
             continue;
         }
         let extended = witness.extended(&mut client, sql).await;
@@ -341,10 +348,17 @@ async fn transactions() {
             ("BEGIN", Primary),
             ("COMMIT", Primary),
         ],
-        // A transaction that says only later that it reads: the primary from its first statement on.
-        &[("BEGIN", Primary), ("SET TRANSACTION READ ONLY", Primary), ("TABLE t", Primary), ("COMMIT", Primary)],
+        // A transaction that says only later what it is moves, while nothing has been run in it.
+        &[("BEGIN", Primary), ("SET TRANSACTION READ ONLY", Replica), ("TABLE t", Replica), ("COMMIT", Replica)],
+        &[("BEGIN", Primary), ("TABLE t", Primary), ("SET TRANSACTION READ ONLY", Primary), ("COMMIT", Primary)],
         // An advisory lock on a replica would hold up nobody.
-        &[("BEGIN READ ONLY", Replica), ("SELECT pg_advisory_xact_lock(5)", Nowhere), ("ROLLBACK", Replica)],
+        &[("BEGIN READ ONLY", Replica), ("SELECT pg_advisory_xact_lock(5)", Primary), ("ROLLBACK", Primary)],
+        &[
+            ("BEGIN READ ONLY", Replica),
+            ("SELECT 1", Replica),
+            ("SELECT pg_advisory_xact_lock(5)", Nowhere),
+            ("ROLLBACK", Replica),
+        ],
     ];
     let mut wrong = Vec::new();
     for script in scripts {
@@ -369,7 +383,7 @@ async fn transactions() {
     let read_first = raw::run(&format!("SELECT 1{read}"), &[]);
     client.send(&[read_first, raw::sync(), raw::run(&insert, &[]), raw::sync()].concat()).await;
     assert!(no_error(&client.until_ready(2).await));
-    assert_eq!((witness.place(&read), witness.place(&write)), (Replica, Primary));
+    assert_eq!((witness.place(&read), witness.place(&write)), (Replica, Primary), "{:?}", witness.reasons().await);
 
     // BEGIN READ ONLY that turns out to write fails as PostgreSQL has it.
     assert!(no_error(&client.query("BEGIN READ ONLY").await));
@@ -440,7 +454,7 @@ async fn the_catalog_is_followed() {
     let start = Instant::now();
     while witness.simple(&mut client, "SELECT f_behind()").await.0 != Place::Replica {
         assert!(start.elapsed() < DEADLINE);
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     stand.stop().await;
 }
@@ -453,9 +467,9 @@ async fn what_a_replica_refuses_is_healed() {
     let mut witness = Witness::new(&stand);
     let hidden = ["SELECT f_liar()", "SELECT 1 OPERATOR(public.<#>) 2", "SELECT 5::box_of_int", "SELECT 1 <#> 2"];
     let mut healed = 0.0;
-    for sql in hidden {
-        // Each text has a mark of its own, so it is repeated whole.
-        for is_extended in [false, true] {
+    for (index, sql) in hidden.into_iter().enumerate() {
+        // What is remembered is the statement, whatever its comments: so it is healed once, in one protocol.
+        for is_extended in [index % 2 == 1] {
             let mark = witness.mark();
             let text = format!("{sql}{mark}");
             let send = |text: &str| match is_extended {
@@ -480,7 +494,7 @@ async fn what_a_replica_refuses_is_healed() {
             assert_eq!(count_in_replica_logs(&stand, &mark), refused, "{sql}: it was sent to a replica again");
         }
     }
-    assert!(healed >= 4.0, "nothing was hidden from the proxy");
+    assert!(healed >= 2.0, "nothing was hidden from the proxy");
     // By name, prepared once and run twice.
     let mark = witness.mark();
     let text = format!("SELECT f_liar() + $1{mark}");
@@ -495,7 +509,7 @@ async fn what_a_replica_refuses_is_healed() {
     // Inside a pipeline whose first statement is a read, and in a message of several statements.
     let mark = witness.mark();
     let pipeline =
-        [raw::run("SELECT 7", &[]), raw::run(&format!("SELECT f_liar() + 1{mark}"), &[]), raw::sync()].concat();
+        [raw::run("SELECT 7", &[]), raw::run(&format!("SELECT f_liar() - 1{mark}"), &[]), raw::sync()].concat();
     let messages = client.exchange(&pipeline).await;
     assert_eq!(raw::tags(&messages), "12DC12DCZ", "{messages:?}");
     assert_eq!(witness.place(&mark), Both);
@@ -523,7 +537,7 @@ async fn what_cannot_be_parsed_goes_to_the_primary() {
     let mut client = reader(&stand).await;
     let mut witness = Witness::new(&stand);
     let before = stand.proxy.metric("pgsluice_parse_failures_total", &[]).await.unwrap();
-    for (index, sql) in ["SELEC 1", "SELECT FROM WHERE", "UPDATE t SET"].into_iter().enumerate() {
+    for (index, sql) in ["SELEC 1", "SELECT 1 FROM t WHERE (", "UPDATE t SET"].into_iter().enumerate() {
         let (place, counted, messages) = witness.simple(&mut client, sql).await;
         assert_eq!((place, &*counted), (Place::Primary, "primary unparsed"), "{sql}");
         assert_eq!(raw::sqlstates(&messages), ["42601"], "{sql}");

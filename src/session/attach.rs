@@ -94,9 +94,14 @@ impl Session {
 
     /// Where to go; where no replica has caught up yet, after waiting for one as long as the config says.
     async fn plan(&mut self, understood: &Understood, excluded: &[Arc<Node>]) -> Result<Plan, Refusal> {
-        let wait = self.proxy.config.load().consistency.wait;
+        let config = self.proxy.config.load_full();
         let demand = understood.demand;
         let mut plan = self.decide(demand, excluded);
+        let wait = match plan {
+            // The session wants a replica and nothing else: that is worth the wait for any other server.
+            Err(Refusal::NoFreshReplica) => config.consistency.wait.max(config.pool.checkout_timeout),
+            _ => config.consistency.wait,
+        };
         // What is only prepared shows no rows that could be old.
         if wait.is_zero() || understood.runs == 0 || !is_behind(&plan) {
             return plan;

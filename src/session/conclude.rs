@@ -155,7 +155,6 @@ impl Session {
     fn count(&self, understood: &Understood) {
         let Some(server) = &self.server else { return };
         let runs = u64::try_from(understood.runs).unwrap_or(u64::MAX);
-        self.proxy.metrics.parse_failures.increment(understood.parse_failures);
         self.proxy.count_statements(server.role, server.reason, runs, understood.asked_at.elapsed());
         if understood.waits {
             self.proxy.metrics.proxy_overhead.record(self.overhead.total());

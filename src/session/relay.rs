@@ -57,8 +57,10 @@ pub(super) struct Failure {
 /// When to return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Until {
-    /// Everything has been answered.
+    /// Everything has been answered, and the client has it.
     Answered,
+    /// Everything has been answered; what is held back stays so, for more is to come.
+    Told,
     /// Everything has been sent.
     Sent,
 }
@@ -140,13 +142,15 @@ impl Session {
         let is_answered = server.exchange.is_answered();
         let link = &server.checkout.link;
         // Nothing will be asked of another node any more: the answer is here, or too long to wait for.
-        if server.holding && (is_answered && link.unread == 0 || link.ready > HOLD_LIMIT) {
+        let is_all_here = until == Until::Answered && is_answered && link.unread == 0;
+        if server.holding && (is_all_here || link.ready > HOLD_LIMIT) {
             server.holding = false;
         }
         let is_sent = link.output.is_empty() && self.client.ready == 0 && self.client.unread == 0;
         let is_delivered = link.ready == 0 && link.unread == 0 && self.client.is_flushed();
         let is_done = match until {
             Until::Sent => is_sent,
+            Until::Told => is_sent && is_answered,
             Until::Answered => is_sent && is_answered && is_delivered,
         };
         if is_done {

@@ -117,7 +117,7 @@ impl Session {
             }
             // Where that fails the server ignores a Query, and the client has its error already.
             self.put(|out| frontend::put(out, tag::FLUSH, &[]));
-            match self.relay(Until::Answered).await? {
+            match self.relay(Until::Told).await? {
                 Outcome::Done => {}
                 other => return Ok(other),
             }
@@ -346,7 +346,7 @@ impl Session {
             frontend::put(out, tag::FLUSH, &[]);
         });
         self.expect(Sent::Describe(statement.id), Audience::Proxy(Purpose::Prepare));
-        match self.relay(Until::Answered).await? {
+        match self.relay(Until::Told).await? {
             Outcome::Done => {}
             other => return Ok(Err(other)),
         }

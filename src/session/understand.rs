@@ -1,5 +1,6 @@
 //! What the gathered messages are about, and what they need.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,8 +24,6 @@ pub(super) struct Understood {
     pub(super) demand: Demand,
     /// How many statements are run.
     pub(super) runs: usize,
-    /// How many of its texts the parser cannot parse.
-    pub(super) parse_failures: u64,
     /// The client waits for answers.
     pub(super) waits: bool,
     /// All of it is here, from its beginning: it could be sent to another node as well.
@@ -37,7 +36,7 @@ impl Understood {
     /// Of no messages at all.
     pub(super) fn nothing(demand: Demand) -> Self {
         let asked_at = Instant::now();
-        Self { analyses: Vec::new(), demand, runs: 0, parse_failures: 0, waits: true, is_repeatable: false, asked_at }
+        Self { analyses: Vec::new(), demand, runs: 0, waits: true, is_repeatable: false, asked_at }
     }
 
     /// Whether it asks for rows, and does nothing else.
@@ -70,8 +69,9 @@ impl Session {
         match work {
             Work::Messages { bytes, waits } => {
                 understood.waits = *waits;
+                let mut parsed = HashSet::new();
                 for frame in Frames::new(bytes) {
-                    self.understand_message(&frame?, &mut understood)?;
+                    self.understand_message(&frame?, &mut understood, &mut parsed)?;
                 }
                 if !waits {
                     understood.demand = Demand::Primary(Reason::TooLong);
@@ -90,19 +90,33 @@ impl Session {
         Ok(understood)
     }
 
-    fn understand_message(&self, frame: &Frame<'_>, understood: &mut Understood) -> Result<(), Fault> {
+    /// `parsed`: names that the messages before have given to texts of their own.
+    fn understand_message<'a>(
+        &self,
+        frame: &Frame<'a>,
+        understood: &mut Understood,
+        parsed: &mut HashSet<&'a [u8]>,
+    ) -> Result<(), Fault> {
+        let mut uses = |name: &[u8]| {
+            if !parsed.contains(name) {
+                let held = self.statements.get(name);
+                understood.analyses.extend(held.map(|held| Arc::clone(&held.statement.analysis)));
+            }
+        };
         let text = match frame.tag {
             tag::QUERY => frontend::query(frame.body)?,
-            tag::PARSE => Parse::read(frame.body)?.text,
+            tag::PARSE => {
+                let parse = Parse::read(frame.body)?;
+                parsed.insert(parse.name);
+                parse.text
+            }
             tag::BIND => {
-                let held = self.statements.get(Bind::read(frame.body)?.statement);
-                understood.analyses.extend(held.map(|held| Arc::clone(&held.statement.analysis)));
+                uses(Bind::read(frame.body)?.statement);
                 return Ok(());
             }
             tag::DESCRIBE => {
                 if let Target::Statement(name) = Target::read(frame.body, "Describe")? {
-                    let held = self.statements.get(name);
-                    understood.analyses.extend(held.map(|held| Arc::clone(&held.statement.analysis)));
+                    uses(name);
                 }
                 return Ok(());
             }
@@ -126,8 +140,6 @@ impl Session {
         if frame.tag == tag::QUERY {
             understood.runs += analysis.statements.len().max(1);
         }
-        let is_unparsed = |statement: &Statement| statement.primary == Some(PrimaryCause::Unparsed);
-        understood.parse_failures += u64::from(analysis.statements.iter().any(is_unparsed));
         if !self.can_read(text) {
             understood.demand = Demand::Primary(Reason::UnreadableText);
         }
