@@ -574,6 +574,36 @@ async fn temporary_tables_and_locks_stay_with_their_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_given_back_when_nothing_is_left_on_it() {
+    let stand = stand(0, "size = 1\ncheckout_timeout = \"100ms\"").await;
+    let mut other = stand.raw().await;
+    let scripts: &[&[&str]] = &[
+        &["CREATE TEMP TABLE a (n int)", "CREATE TEMP VIEW b AS TABLE a", "DROP VIEW b", "DROP TABLE a"],
+        &["BEGIN", "CREATE TEMP TABLE a (n int) ON COMMIT DROP", "COMMIT"],
+        &["BEGIN", "CREATE TEMP TABLE a (n int)", "ROLLBACK"],
+        &["BEGIN", "DECLARE c CURSOR WITH HOLD FOR SELECT 1", "COMMIT", "FETCH c", "CLOSE c"],
+        &["LISTEN here", "LISTEN there", "UNLISTEN here", "UNLISTEN *"],
+        &[
+            "SELECT pg_advisory_lock(1), pg_advisory_lock(2)",
+            "SELECT pg_advisory_unlock(1)",
+            "SELECT pg_advisory_unlock_all()",
+        ],
+        &["PREPARE a AS SELECT 1", "PREPARE b AS SELECT 1", "DEALLOCATE a", "EXECUTE b", "DEALLOCATE b"],
+    ];
+    for script in scripts {
+        let mut client = stand.raw().await;
+        for (index, sql) in script.iter().enumerate() {
+            if index > 0 {
+                fails(&mut other, "SELECT 1", "53300").await;
+            }
+            ok(&mut client, sql).await;
+        }
+        assert_eq!(other.value("SELECT 1").await, "1", "{script:?}");
+    }
+    stand.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn session_pooling_keeps_the_connection() {
     let stand = stand(1, "mode = \"session\"\nsize = 3").await;
     let mut one = stand.raw().await;

@@ -304,6 +304,7 @@ impl Session {
             parked: None,
             may_have_sequences: false,
             pins: Vec::new(),
+            unsure_of_pins: false,
             prepared_by_sql: Vec::new(),
             status: TransactionStatus::Idle,
             status_before: TransactionStatus::Idle,

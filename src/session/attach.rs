@@ -18,6 +18,16 @@ use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::frontend::{self, put_query, tag};
 use crate::wire::{BUFFER_SIZE, ErrorReply};
 
+/// What is left in a server's session of what pins are for: names, each with an empty value.
+const PINS: &str = "\
+SELECT 'temporary', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema())
+    OR EXISTS (SELECT FROM pg_catalog.pg_proc WHERE pronamespace = pg_catalog.pg_my_temp_schema())
+    OR EXISTS (SELECT FROM pg_catalog.pg_type WHERE typnamespace = pg_catalog.pg_my_temp_schema())
+UNION ALL SELECT 'cursor', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable)
+UNION ALL SELECT 'listen', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels())
+UNION ALL SELECT 'advisory', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks
+    WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid())";
+
 /// The only shard of this version.
 const SHARD: usize = 0;
 
@@ -373,6 +383,31 @@ impl Session {
     /// Asks the server which settings there are, and takes them over.
     pub(super) async fn probe_settings(&mut self) -> Result<(), Fault> {
         let sql = self.tracked.probe(&self.identity.user);
+        let rows = self.ask_server(&sql).await?;
+        let values = rows.iter().filter_map(|row| read_setting(row));
+        if let Some(server) = &mut self.server {
+            self.tracked.learn(Settings::new(values), &mut server.checkout.settings);
+        }
+        Ok(())
+    }
+
+    /// Asks the server what there still is that keeps this client there.
+    pub(super) async fn review_pins(&mut self) -> Result<(), Fault> {
+        let rows = self.ask_server(PINS).await?;
+        let names: Vec<Box<str>> = rows.iter().filter_map(|row| Some(read_setting(row)?.0)).collect();
+        let is_there = |name: &str| names.iter().any(|found| **found == *name);
+        self.pins.retain(|pin| match pin {
+            Pin::Temporary => is_there("temporary"),
+            Pin::HoldCursor => is_there("cursor"),
+            Pin::Listen => is_there("listen"),
+            Pin::AdvisoryLock => is_there("advisory"),
+            Pin::Prepare | Pin::Library => true,
+        });
+        Ok(())
+    }
+
+    /// The rows that the proxy's own query gives. It must succeed: what it tells is needed.
+    async fn ask_server(&mut self, sql: &str) -> Result<Vec<Box<[u8]>>, Fault> {
         self.put(|out| put_query(out, sql.as_bytes()));
         self.expect(Sent::Query, Audience::Proxy(Purpose::Probe));
         self.tally.rows.clear();
@@ -381,14 +416,9 @@ impl Session {
         if !matches!(outcome, Outcome::Done) || self.tally.own_failure.take().is_some() {
             self.registration.clear().await;
             self.server = None;
-            let reply = ErrorReply::fatal("08006", "the session's settings could not be read back");
-            return Err(Fault::Fatal(reply));
+            return Err(Fault::Fatal(ErrorReply::fatal("08006", "the session's state could not be read back")));
         }
-        let values = rows.iter().filter_map(|row| read_setting(row));
-        if let Some(server) = &mut self.server {
-            self.tracked.learn(Settings::new(values), &mut server.checkout.settings);
-        }
-        Ok(())
+        Ok(rows)
     }
 }
 

@@ -35,6 +35,9 @@ impl Session {
             if self.tracked.is_uncertain() && self.server.is_some() {
                 self.probe_settings().await?;
             }
+            if std::mem::take(&mut self.unsure_of_pins) && !self.pins.is_empty() && self.server.is_some() {
+                self.review_pins().await?;
+            }
         }
         if let Some(body) = self.tally.own_failure.take() {
             // Sent ahead because this server had taken the same values before: nothing may go on under others.
@@ -104,7 +107,9 @@ impl Session {
         }
         if let Some(pin) = statement.pin.filter(|_| may_have_worked) {
             self.pin(pin);
+            self.unsure_of_pins |= failed || self.status != TransactionStatus::Idle;
         }
+        self.unsure_of_pins |= statement.may_unpin;
     }
 
     fn forget_statements(&mut self) {

@@ -64,6 +64,8 @@ pub struct Session {
     /// The open transaction may have called `nextval`.
     may_have_sequences: bool,
     pins: Vec<Pin>,
+    /// Some of them may be for nothing: what they are for was given up, or rolled back.
+    unsure_of_pins: bool,
     /// What SQL's PREPARE has made, or a `Parse` that was too long to be read.
     prepared_by_sql: Vec<Box<str>>,
     status: TransactionStatus,

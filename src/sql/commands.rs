@@ -57,10 +57,13 @@ impl Commands<'_> {
             "fetch" | "move" | "close" => (!cursor.at_end()).then(|| Statement::new(Kind::Query, None)),
             _ => self.utility(&leading, cursor),
         };
-        match statement {
+        let mut statement = match statement {
             Some(statement) if part.complete || !matches!(statement.kind, Kind::Set(_)) => statement,
             _ => self.unparsed(&part.tokens, Kind::Utility),
-        }
+        };
+        statement.may_unpin = matches!(&*leading, "close" | "drop" | "unlisten")
+            || statement.functions.iter().any(|function| function.name.starts_with("pg_advisory_unlock"));
+        statement
     }
 
     /// A query or data-modifying statement, by the parser if it is short and flat enough.

@@ -67,6 +67,7 @@ impl Facts {
             relations: unique(self.relations),
             functions: unique(self.functions),
             pin: self.pin,
+            may_unpin: false,
             changes_settings: self.changes_settings || updates_settings,
             two_part_names: [].into(),
         }

@@ -46,6 +46,8 @@ pub struct Statement {
     pub functions: Box<[Name]>,
     /// State that it leaves in the server's session, beyond settings.
     pub pin: Option<Pin>,
+    /// It may end what a pin is there for: CLOSE, DROP, UNLISTEN, `pg_advisory_unlock…()`.
+    pub may_unpin: bool,
     /// It may change settings in a way that `kind` does not say: `set_config(…)` that is not literally
     /// local, DO, CALL, EXECUTE, [`Setting::Opaque`], and for PREPARE and DECLARE what they will run.
     pub changes_settings: bool,
@@ -64,6 +66,7 @@ impl Statement {
             relations: [].into(),
             functions: [].into(),
             pin: None,
+            may_unpin: false,
             changes_settings,
             two_part_names: [].into(),
         }
