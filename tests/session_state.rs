@@ -110,6 +110,22 @@ async fn settings_stay_with_their_client() {
         ("TimeZone", &["SET TIME ZONE -5"], "<-05>+05", "UTC"),
         ("TimeZone", &["SET TIME ZONE INTERVAL '+02:00' HOUR TO MINUTE"], "<+02>-02", "UTC"),
         ("DateStyle", &["SET DateStyle = 'German'", "SET datestyle TO YMD"], "German, YMD", "ISO, MDY"),
+        (
+            "TimeZone",
+            &["SET TimeZone = 'Asia/Tokyo'; SELECT set_config('work_mem', '8MB', false)", "RESET TimeZone"],
+            "UTC",
+            "UTC",
+        ),
+        (
+            "TimeZone",
+            &[
+                "SET TimeZone = 'Asia/Tokyo'",
+                "SELECT set_config('work_mem', '8MB', false)",
+                "SET TimeZone = 'Europe/Paris'",
+            ],
+            "Europe/Paris",
+            "UTC",
+        ),
         ("client_encoding", &["SET NAMES 'LATIN1'"], "LATIN1", "UTF8"),
         ("statement_timeout", &["SET statement_timeout = '1h'"], "1h", "0"),
         (

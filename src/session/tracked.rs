@@ -157,7 +157,7 @@ impl Tracked {
             known.chain(self.two_part_names.iter().map(|name| &**name)).map(quote_literal).collect();
         let custom = Vec::from_iter(custom);
         format!(
-            "SELECT name, setting FROM pg_catalog.pg_settings WHERE source = 'session' AND context IN ('user', 'superuser') \
+            "SELECT pg_catalog.lower(name), setting FROM pg_catalog.pg_settings WHERE source = 'session' AND context IN ('user', 'superuser') \
              AND name NOT IN ('transaction_isolation', 'transaction_read_only', 'transaction_deferrable', 'pgsluice.consistency', 'pgsluice.route') \
              UNION ALL SELECT n, pg_catalog.current_setting(n, true) FROM \
              pg_catalog.unnest(ARRAY['pgsluice.consistency', 'pgsluice.route'{}{}]::pg_catalog.text[]) AS n \
