@@ -41,6 +41,7 @@ fn plan(c: &mut Criterion) {
             catalog: &catalog,
             when_none: WhenNone::Primary,
             excluded: &[],
+            may_prove: None,
         };
         let mut group = c.benchmark_group(format!("plan/{replicas} replicas"));
         for (name, demand) in [

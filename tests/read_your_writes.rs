@@ -243,15 +243,14 @@ async fn a_read_waits_for_a_replica_as_long_as_the_config_says() {
         stand.proxy.metric("pgsluice_causal_waits_total", &[&outcome]).await.unwrap_or(0.0)
     };
     for round in 1..=20 {
-        let (before, caught_up) = (stand.proxy.statements(ON_REPLICAS).await, waits("caught_up").await);
+        let before = stand.proxy.statements(ON_REPLICAS).await;
         client.execute("UPDATE w SET v = $1 WHERE id = 1", &[&round]).await.unwrap();
         assert_eq!(read_extended(&client, 1).await, round);
         if waits("primary").await == 0.0 {
-            assert!(waits("caught_up").await > caught_up, "the read waited");
-            assert!(stand.proxy.statements(ON_REPLICAS).await > before, "and then a replica answered it");
+            // It waited, or the replica that was asked had caught up already.
+            assert!(stand.proxy.statements(ON_REPLICAS).await > before, "a replica answered it");
         }
     }
-    assert!(waits("caught_up").await > 0.0);
 
     // It waits no longer than it may.
     for replica in stand.cluster.replicas() {
@@ -265,12 +264,13 @@ async fn a_read_waits_for_a_replica_as_long_as_the_config_says() {
 
     // And goes on as soon as one replica has caught up.
     client.execute("UPDATE w SET v = 101 WHERE id = 1", &[]).await.unwrap();
-    let before = stand.proxy.statements(ON_REPLICAS).await;
+    let (before, caught_up) = (stand.proxy.statements(ON_REPLICAS).await, waits("caught_up").await);
     let (value, ()) = tokio::join!(read_extended(&client, 1), async {
         stand.cluster.replicas()[1].resume_replay().await.unwrap();
     });
     assert_eq!(value, 101);
     assert!(stand.proxy.statements(ON_REPLICAS).await > before);
+    assert_eq!(waits("caught_up").await, caught_up + 1.0);
     stand.stop().await;
 }
 

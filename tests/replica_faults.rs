@@ -100,6 +100,15 @@ async fn the_primary_restarts_under_load() {
     let readers = Readers::start(&stand, 8).await;
     let writer = stand.client().await;
     writer.batch_execute("CREATE TABLE t (a int)").await.unwrap();
+    // Until the replicas are known to have the table everybody reads from the primary.
+    let on_primary = async || stand.proxy.statements(&["reason=\"not_fresh\""]).await;
+    loop {
+        let before = on_primary().await;
+        readers.read_more(200).await;
+        if on_primary().await == before {
+            break;
+        }
+    }
 
     let (in_transaction, connection) = tokio_postgres::connect(&stand.url(), NoTls).await.unwrap();
     let end = tokio::spawn(connection);

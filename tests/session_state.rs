@@ -465,6 +465,12 @@ async fn the_unnamed_statement_is_the_clients_own() {
         let messages = two.exchange(&[describe_statement(""), run_prepared("", &[]), sync()].concat()).await;
         assert_eq!(raw::rows(&messages), [["two"]], "{messages:?}");
     }
+    // What pgsluice asks behind a read now and then takes it from nobody.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(500) {
+        let messages = one.exchange(&[run_prepared("", &[]), sync()].concat()).await;
+        assert_eq!(raw::rows(&messages), [["one"]], "{messages:?}");
+    }
     // A simple query of one takes the unnamed statement from that one alone.
     assert_eq!(one.value("SELECT 3").await, "3");
     let messages = one.exchange(&[run_prepared("", &[]), sync()].concat()).await;

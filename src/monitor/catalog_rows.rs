@@ -75,7 +75,7 @@ SELECT n.nspname, c.relname
 const VIEWS: &str = "\
 SELECT n.nspname, c.relname, pg_catalog.pg_get_viewdef(c.oid)
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE c.relkind = 'v' AND n.nspname NOT IN ('pg_catalog', 'information_schema')";
+ WHERE c.relkind = 'v' AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema')";
 
 /// What row security adds to queries of a table.
 const POLICIES: &str = "\
@@ -83,7 +83,7 @@ SELECT n.nspname, c.relname, pg_catalog.pg_get_expr(p.polqual, p.polrelid)
   FROM pg_catalog.pg_policy p
   JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE c.relrowsecurity AND p.polqual IS NOT NULL";
+ WHERE c.relrowsecurity AND c.relpersistence <> 't' AND p.polqual IS NOT NULL";
 
 /// The catalog's fingerprint now.
 pub(super) async fn fingerprint(client: &Client) -> Result<Fingerprint, LoadError> {
@@ -99,7 +99,9 @@ pub(super) async fn fingerprint(client: &Client) -> Result<Fingerprint, LoadErro
 /// The whole catalog.
 pub(super) async fn load(client: &Client) -> Result<Catalog, LoadError> {
     // Names in views' definitions come qualified where they are not on the search path: with an empty one, all do.
-    client.batch_execute("SET search_path = ''").await?;
+    // Definitions are read under a lock on each view, kept to the end: whoever drops several at the same time must never
+    // be the victim of a deadlock with that, so this gives up long before a server looks for one (`deadlock_timeout`).
+    client.batch_execute("SET search_path = ''; SET lock_timeout = '100ms'").await?;
     let mut builder = CatalogBuilder::default();
     for row in client.query(FUNCTIONS, &[]).await? {
         builder.function(row.try_get(0)?, row.try_get(1)?, volatility(row.try_get(2)?));

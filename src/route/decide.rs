@@ -1,10 +1,11 @@
 //! One question, one answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Horizon, Reason};
 use crate::config::{ConsistencyLevel, WhenNone};
-use crate::topology::{Admission, Node, Role, Shard};
+use crate::topology::{Admission, Node, Position, Role, Shard};
 
 /// What `SET pgsluice.route` takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,6 +47,9 @@ pub struct Question<'a> {
     pub when_none: WhenNone,
     /// Nodes that have just failed this statement.
     pub excluded: &'a [Arc<Node>],
+    /// Its answer can be thrown away: a replica may be asked that is not known to be fresh but was no further behind
+    /// than this when it was last heard of. `None`: it may not.
+    pub may_prove: Option<Duration>,
 }
 
 /// Where to, and why.
@@ -57,6 +61,8 @@ pub struct Plan {
     pub role: Role,
     /// Why.
     pub reason: Reason,
+    /// What the node must say that it has replayed, before the statement runs there and on the same connection.
+    pub proof: Option<Position>,
 }
 
 /// Why there is nowhere to go.
@@ -74,7 +80,7 @@ pub enum Refusal {
 pub fn decide(question: &Question<'_>, mut dice: impl FnMut(u32) -> u32) -> Result<Plan, Refusal> {
     match (question.route, question.demand, question.level) {
         (RouteSetting::Replica, ..) => replica(question, &mut dice)
-            .map(|node| plan(node, Role::Replica, Reason::RouteReplica))
+            .map(|(node, proof)| Plan { proof, ..plan(node, Role::Replica, Reason::RouteReplica) })
             .map_err(|obstacle| match obstacle {
                 Obstacle::NotAdmitted => Refusal::NoReplica,
                 Obstacle::NotFresh => Refusal::NoFreshReplica,
@@ -83,7 +89,7 @@ pub fn decide(question: &Question<'_>, mut dice: impl FnMut(u32) -> u32) -> Resu
         (_, Demand::Primary(reason), _) => primary(question, reason),
         (_, _, ConsistencyLevel::Primary) => primary(question, Reason::ConsistencyPrimary),
         (_, Demand::Replica(reason), _) => match replica(question, &mut dice) {
-            Ok(node) => Ok(plan(node, Role::Replica, reason)),
+            Ok((node, proof)) => Ok(Plan { proof, ..plan(node, Role::Replica, reason) }),
             Err(Obstacle::NotFresh) => primary(question, Reason::NotFresh),
             Err(Obstacle::NotAdmitted) => without_replica(question),
         },
@@ -91,7 +97,7 @@ pub fn decide(question: &Question<'_>, mut dice: impl FnMut(u32) -> u32) -> Resu
 }
 
 fn plan(node: Arc<Node>, role: Role, reason: Reason) -> Plan {
-    Plan { node, role, reason }
+    Plan { node, role, reason, proof: None }
 }
 
 fn primary(question: &Question<'_>, reason: Reason) -> Result<Plan, Refusal> {
@@ -114,20 +120,48 @@ fn is_fresh(question: &Question<'_>, node: &Arc<Node>) -> bool {
     question.catalog.allows(node) && (question.level != ConsistencyLevel::Session || question.session.allows(node))
 }
 
-fn replica(question: &Question<'_>, dice: &mut impl FnMut(u32) -> u32) -> Result<Arc<Node>, Obstacle> {
+/// Where all that must be shown is known by position: which.
+fn needed(question: &Question<'_>) -> Option<Position> {
+    let catalog = question.catalog.needed()?;
+    let session = if question.level == ConsistencyLevel::Session { question.session.needed()? } else { None };
+    match (session, catalog) {
+        (Some(one), Some(other)) if one.timeline != other.timeline => None,
+        (Some(one), Some(other)) => Some(if one.reaches(other) { one } else { other }),
+        (one, other) => one.or(other),
+    }
+}
+
+/// A replica, and what it has to prove.
+fn replica(
+    question: &Question<'_>,
+    dice: &mut impl FnMut(u32) -> u32,
+) -> Result<(Arc<Node>, Option<Position>), Obstacle> {
     let mut obstacle = Obstacle::NotAdmitted;
     let mut candidates: Vec<&Arc<Node>> = Vec::new();
+    let mut provable: Vec<&Arc<Node>> = Vec::new();
+    let needed = question.may_prove.and_then(|_| needed(question));
     for node in question.shard.replicas().filter(|node| !is_excluded(question, node)) {
         match node.admission() {
             Admission::Ejected(_) => continue,
-            _ if !is_fresh(question, node) => obstacle = Obstacle::NotFresh,
+            admission if !is_fresh(question, node) => {
+                obstacle = Obstacle::NotFresh;
+                if admission == Admission::Admitted && node.lag().is_some_and(|lag| Some(lag) <= question.may_prove) {
+                    provable.push(node);
+                }
+            }
             // A node on probation is tried with its few reads before the others.
-            Admission::Probation if node.take_probation_read() => return Ok(Arc::clone(node)),
+            Admission::Probation if node.take_probation_read() => return Ok((Arc::clone(node), None)),
             Admission::Probation => {}
             Admission::Admitted => candidates.push(node),
         }
     }
-    less_loaded(&candidates, dice).map(Arc::clone).ok_or(obstacle)
+    if let Some(node) = less_loaded(&candidates, dice) {
+        return Ok((Arc::clone(node), None));
+    }
+    match (needed, less_loaded(&provable, dice)) {
+        (Some(position), Some(node)) => Ok((Arc::clone(node), Some(position))),
+        _ => Err(obstacle),
+    }
 }
 
 /// The less loaded of two that are picked by weight: Mitzenmacher, *The Power of Two Choices in

@@ -65,6 +65,7 @@ fn ask(case: &Case<'_>) -> Result<(u16, Reason), Refusal> {
         catalog: &Horizon::default(),
         when_none: case.when_none,
         excluded: &[],
+        may_prove: None,
     };
     decide(&question, |_| 0).map(|plan| (plan.node.port, plan.reason))
 }
@@ -143,6 +144,7 @@ fn read(shard: &Shard, excluded: &[Arc<Node>], dice: impl FnMut(u32) -> u32) -> 
         catalog: &nothing,
         when_none: WhenNone::Primary,
         excluded,
+        may_prove: None,
     };
     decide(&question, dice).map(|plan| plan.node.port)
 }
@@ -185,4 +187,37 @@ fn weights_share_out_reads() {
         .collect();
     let first = outstanding.iter().filter(|(port, _)| *port == 2).count();
     assert!((290..=310).contains(&first), "{first} of 400");
+}
+
+#[test]
+fn a_replica_that_may_have_caught_up_is_asked_for_proof() {
+    let recent = Some(Duration::from_millis(100));
+    let world = |lag| {
+        let shard = shard(&[(Admission::Admitted, 90), (Admission::Ejected(EjectReason::Lag), 95)]);
+        shard.nodes[1].node.set_lag(Some((Duration::from_millis(lag), 10)));
+        shard
+    };
+    let ask = |shard: &Shard, session: &Horizon, may_prove| {
+        let question = Question {
+            shard,
+            demand: READ,
+            level: ConsistencyLevel::Session,
+            route: RouteSetting::Auto,
+            session,
+            catalog: &Horizon::default(),
+            when_none: WhenNone::Primary,
+            excluded: &[],
+            may_prove,
+        };
+        decide(&question, |_| 0).map(|plan| (plan.node.port, plan.reason, plan.proof.map(|proof| proof.lsn.0)))
+    };
+    let near = world(50);
+    let primary = Ok((1, Reason::NotFresh, None));
+    assert_eq!(ask(&near, &horizon(100), recent), Ok((2, Reason::FreshReplica, Some(100))));
+    assert_eq!(ask(&near, &horizon(90), recent), Ok((2, Reason::FreshReplica, None)), "it is known to be fresh");
+    assert_eq!(ask(&near, &horizon(100), None), primary, "its answer could not be taken back");
+    assert_eq!(ask(&world(200), &horizon(100), recent), primary, "it is too far behind");
+    let mut unsettled = horizon(100);
+    unsettled.saw_primary(Instant::now(), None);
+    assert_eq!(ask(&near, &unsettled, recent), primary, "what it would have to prove is not known");
 }

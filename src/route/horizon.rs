@@ -117,6 +117,20 @@ impl Horizon {
             && self.floor.is_none_or(|floor| node.has_replayed(floor))
     }
 
+    /// What a server must have replayed, where all of it is known by position; `Some(None)`: nothing.
+    pub fn needed(&self) -> Option<Option<Position>> {
+        let seen = match (&self.primary, &self.replica) {
+            (None, None) => None,
+            (None, Some(sighting)) => Some(sighting.position?),
+            (Some(_), _) => return None,
+        };
+        match (self.floor, seen) {
+            (Some(floor), Some(seen)) if floor.timeline != seen.timeline => None,
+            (Some(floor), Some(seen)) => Some(Some(if floor.reaches(seen) { floor } else { seen })),
+            (floor, seen) => Some(floor.or(seen)),
+        }
+    }
+
     /// The position that a server must have replayed, as far as it is known.
     pub fn floor(&self) -> Option<Position> {
         self.floor

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::exchange::{Exchange, Purpose, Sent};
 use super::relay::{Outcome, Until};
@@ -91,6 +91,7 @@ impl Session {
             exchange: Exchange::default(),
             role: plan.role,
             reason: plan.reason,
+            proof: plan.proof,
             holding: false,
             is_fresh,
             eof: false,
@@ -106,7 +107,14 @@ impl Session {
     async fn plan(&mut self, understood: &Understood, excluded: &[Arc<Node>]) -> Result<Plan, Refusal> {
         let config = self.proxy.config.load_full();
         let demand = understood.demand;
-        let mut plan = self.decide(demand, excluded);
+        // Once is enough: where that one has not replayed it, the primary is asked.
+        let may_prove = understood.is_repeatable
+            && understood.is_query()
+            && !understood.is_disproved
+            && self.pins.is_empty()
+            && self.route() == RouteSetting::Auto;
+        let may_prove = may_prove.then_some(2 * config.lag.poll_interval);
+        let mut plan = self.decide(demand, excluded, may_prove);
         let wait = match plan {
             // The session wants a replica and nothing else: that is worth the wait for any other server.
             Err(Refusal::NoFreshReplica) => config.consistency.wait.max(config.pool.checkout_timeout),
@@ -125,7 +133,7 @@ impl Session {
             if !matches!(tokio::time::timeout_at(deadline, rounds.changed()).await, Ok(Ok(()))) {
                 break;
             }
-            plan = self.decide(demand, excluded);
+            plan = self.decide(demand, excluded, None);
         }
         let outcome = if is_behind(&plan) { CausalOutcome::Primary } else { CausalOutcome::CaughtUp };
         self.proxy.metrics.causal_waits(outcome).increment(1);
@@ -133,15 +141,24 @@ impl Session {
         plan
     }
 
-    fn decide(&mut self, demand: Demand, excluded: &[Arc<Node>]) -> Result<Plan, Refusal> {
+    fn decide(&mut self, demand: Demand, excluded: &[Arc<Node>], may_prove: Option<Duration>) -> Result<Plan, Refusal> {
         let topology = self.proxy.topology.load();
         let shard = topology.shards.get(SHARD).ok_or(Refusal::NoPrimary)?;
         self.horizon.settle(shard);
         let when_none = self.proxy.config.load().lag.when_none;
         let (level, route) = (self.level(), self.route());
         self.database.with_catalog_horizon(shard, |catalog| {
-            let question =
-                Question { shard, demand, level, route, session: &self.horizon, catalog, when_none, excluded };
+            let question = Question {
+                shard,
+                demand,
+                level,
+                route,
+                session: &self.horizon,
+                catalog,
+                when_none,
+                excluded,
+                may_prove,
+            };
             decide(&question, |sides| rand::random_range(0..sides))
         })
     }

@@ -59,6 +59,8 @@ pub enum Purpose {
     Settings,
     /// To ask which settings there are.
     Probe,
+    /// To ask whether a replica has replayed what the client must see. Whatever fails, it has not.
+    Proof,
     /// To ask which position covers what the client was just shown. What comes of it is not missed when it fails.
     Position,
     /// To complete what the client has just sent: its `ReadyForQuery` stands for that of the client's message before it.
@@ -106,6 +108,10 @@ pub enum Event {
     OwnRow(Box<[u8]>),
     /// The row that tells a position.
     Position(Box<[u8]>),
+    /// The row that tells how far a replica is.
+    Replayed(Box<[u8]>),
+    /// All that a replica has to say of it.
+    ProofEnds,
     /// `CommandComplete` for the client.
     Completed,
     /// `ReadyForQuery` for the client.
@@ -226,6 +232,9 @@ impl Exchange {
                 if has_tail {
                     return Verdict::Drop;
                 }
+                if purpose == Some(Purpose::Proof) {
+                    self.events.push(Event::ProofEnds);
+                }
                 if purpose.is_none_or(|purpose| purpose == Purpose::Tail) {
                     self.events.push(Event::Ready(status));
                     return Verdict::Pass;
@@ -233,6 +242,9 @@ impl Exchange {
             }
             (Sent::Query, tag::DATA_ROW) if purpose == Some(Purpose::Probe) => {
                 self.events.push(Event::OwnRow(frame.body.into()));
+            }
+            (Sent::Query, tag::DATA_ROW) if purpose == Some(Purpose::Proof) => {
+                self.events.push(Event::Replayed(frame.body.into()));
             }
             (Sent::Query, tag::DATA_ROW) if purpose == Some(Purpose::Position) => {
                 self.events.push(Event::Position(frame.body.into()));
@@ -304,7 +316,7 @@ impl Exchange {
             self.skip_to_sync();
         }
         match audience {
-            Audience::Proxy(Purpose::Tail | Purpose::Position) => Verdict::Drop,
+            Audience::Proxy(Purpose::Tail | Purpose::Position | Purpose::Proof) => Verdict::Drop,
             Audience::Proxy(purpose) if purpose != Purpose::Prepare => {
                 self.events.push(Event::OwnFailed(body.into()));
                 Verdict::Drop

@@ -41,7 +41,7 @@ use crate::pool::{Checkout, Identity, Reported, Settings};
 use crate::proxy::{ClientSlot, Database, Proxy};
 use crate::route::{Horizon, Reason};
 use crate::sql::{Analysis, Pin};
-use crate::topology::{Outstanding, Role};
+use crate::topology::{Outstanding, Position, Role};
 use crate::wire::backend::TransactionStatus;
 use crate::wire::{ErrorReply, FrameError, Link};
 
@@ -113,6 +113,8 @@ struct Attached {
     reason: Reason,
     /// The answer is held back: nothing of it has been shown to the client.
     holding: bool,
+    /// What it has to say that it has replayed, before its answer counts.
+    proof: Option<Position>,
     /// Nothing has been run on it yet.
     is_fresh: bool,
     eof: bool,

@@ -81,6 +81,9 @@ pub(super) struct Tally {
 }
 
 impl Failure {
+    /// A replica is not as far as it was hoped to be: as good as a conflict with recovery.
+    const NOT_REPLAYED: Self = Self { sqlstate: *b"40001", mentions_recovery: true };
+
     /// Whether another node may answer better, and why this one did not.
     fn is_worth_another_node(self) -> bool {
         match &self.sqlstate {
@@ -330,6 +333,14 @@ impl Session {
                 Event::OwnFailed(body) => self.tally.own_failure = Some(body),
                 Event::OwnRow(body) => self.tally.rows.push(body),
                 Event::Position(body) => self.tally.position = read_lsn(&body),
+                Event::Replayed(body) => {
+                    let is_same_life = connection.incarnation == connection.node.incarnation();
+                    let here = read_lsn(&body).filter(|_| is_same_life);
+                    let here = here.and_then(|lsn| connection.node.position_at(lsn));
+                    server.proof = server.proof.filter(|needed| !here.is_some_and(|here| here.reaches(*needed)));
+                }
+                Event::ProofEnds if server.proof.is_some() => worth_another = Some(Failure::NOT_REPLAYED),
+                Event::ProofEnds => {}
                 Event::Completed => self.tally.completed += 1,
                 Event::Ready(status) => {
                     self.status = status;

@@ -125,6 +125,7 @@ impl Session {
         }
         self.forget_sequences(understood);
         self.hold_where_possible(understood);
+        self.demand_proof();
         match self.execute(work, understood).await? {
             Outcome::Done => Ok(Attempt::Done),
             Outcome::Refused(failure) => {
@@ -148,6 +149,14 @@ impl Session {
                 self.relay(if understood.waits { Until::Answered } else { Until::Sent }).await
             }
             other => Ok(other),
+        }
+    }
+
+    /// Has a replica say, before a read, how far it is; its answer is held back until that is known to be far enough.
+    fn demand_proof(&mut self) {
+        if self.server.as_ref().is_some_and(|server| server.proof.is_some()) {
+            self.put(|out| put_query(out, REPLAY_POSITION));
+            self.expect(Sent::Query, Audience::Proxy(Purpose::Proof));
         }
     }
 
@@ -176,6 +185,8 @@ impl Session {
             self.proxy.metrics.healed_statements.increment(1);
             understood.analyses.iter().for_each(|analysis| analysis.note_refused_by_standby());
             understood.demand = Demand::Primary(Reason::RefusedByStandby);
+        } else if self.server.as_ref().is_some_and(|server| server.proof.is_some()) {
+            understood.is_disproved = true;
         } else if failure.sqlstate.starts_with(b"40") {
             excluded.extend(self.server.as_ref().map(|server| Arc::clone(&server.checkout.node)));
         } else {

@@ -132,9 +132,6 @@ impl Session {
             self.expect(Sent::Query, Audience::Client);
             self.put(|out| out.extend_from_slice(frame.bytes));
         }
-        if let Some(server) = &mut self.server {
-            server.checkout.unnamed = None;
-        }
         let is_lone_begin = matches!(&*analysis.statements, [statement] if matches!(statement.kind, Kind::Begin(_)));
         self.opening.sent = is_lone_begin.then(|| text.into());
         self.tail = self.tracked.tail(&analysis).over(&self.tail);
@@ -372,6 +369,10 @@ impl Session {
 
     pub(super) fn expect(&mut self, sent: Sent, audience: Audience) {
         if let Some(server) = &mut self.server {
+            if sent == Sent::Query {
+                // Whoever's it is, it does away with the server's unnamed statement.
+                server.checkout.unnamed = None;
+            }
             server.exchange.expect(sent, audience);
         }
     }

@@ -28,6 +28,8 @@ pub(super) struct Understood {
     pub(super) waits: bool,
     /// All of it is here, from its beginning: it could be sent to another node as well.
     pub(super) is_repeatable: bool,
+    /// A replica that might have caught up had not.
+    pub(super) is_disproved: bool,
     /// When it had come.
     pub(super) asked_at: Instant,
 }
@@ -36,7 +38,7 @@ impl Understood {
     /// Of no messages at all.
     pub(super) fn nothing(demand: Demand) -> Self {
         let asked_at = Instant::now();
-        Self { analyses: Vec::new(), demand, runs: 0, waits: true, is_repeatable: false, asked_at }
+        Self { analyses: Vec::new(), demand, runs: 0, waits: true, is_repeatable: false, is_disproved: false, asked_at }
     }
 
     /// Whether it asks for rows, and does nothing else.

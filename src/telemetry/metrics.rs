@@ -4,7 +4,7 @@
 //! or node of the config, a role, or one of the `&'static str`s below. Handles are made once and kept by
 //! who counts; the hot path looks nothing up. Make them after [`install`], or they count for nobody.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use metrics::{Counter, Gauge, Histogram, Unit};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -135,18 +135,14 @@ const WAIT_BUCKETS: &[f64] =
 /// # Errors
 /// Another recorder than this one is installed already.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
-    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-    if let Some(handle) = HANDLE.get() {
+    static HANDLE: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
+    let mut installed = HANDLE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(handle) = &*installed {
         return Ok(handle.clone());
     }
-    match builder()?.install_recorder() {
-        Ok(handle) => {
-            describe();
-            Ok(HANDLE.get_or_init(|| handle).clone())
-        }
-        // Another thread was faster.
-        Err(error) => HANDLE.get().cloned().ok_or(error),
-    }
+    let handle = builder()?.install_recorder()?;
+    describe();
+    Ok(installed.insert(handle).clone())
 }
 
 fn builder() -> Result<PrometheusBuilder, BuildError> {
