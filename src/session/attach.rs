@@ -303,6 +303,8 @@ impl Session {
         let marked = link.ready;
         link.ready = 0;
         link.remove(marked);
+        // Since it was held back nothing has been written to the client.
+        self.client.output.clear();
         if self.in_batch && !server.exchange.awaits_ready() {
             // The server waits for the end of a pipeline that goes on elsewhere.
             frontend::put(&mut link.output, tag::SYNC, &[]);

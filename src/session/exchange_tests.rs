@@ -143,3 +143,37 @@ fn an_error_of_a_lazy_preparation_is_the_clients() {
     assert_eq!(receive(&mut exchange, b'E', ERROR), Verdict::Pass);
     assert_eq!(exchange.take_events(), [Event::NotPrepared(7), failed(b"42P01")]);
 }
+
+#[test]
+fn what_is_asked_in_front_and_behind_is_not_seen() {
+    let mut exchange = Exchange::default();
+    exchange.expect(Sent::Query, Audience::Proxy(Purpose::Proof));
+    exchange.expect(Sent::Query, Audience::Client);
+    assert!(exchange.ends_ready());
+    exchange.expect(Sent::Query, Audience::Proxy(Purpose::Position));
+    let answer: &[(u8, &[u8])] = &[(b'T', b""), (b'D', b"row"), (b'C', b"SELECT 1\0"), (b'Z', b"I")];
+    for verdict in [Verdict::Drop, Verdict::Pass, Verdict::Drop] {
+        assert_eq!(replay(&mut exchange, answer), vec![verdict; 4]);
+    }
+    assert!(exchange.is_answered());
+    let row = || b"row".as_slice().into();
+    let events = [
+        Event::Replayed(row()),
+        Event::ProofEnds,
+        Event::Completed,
+        Event::Ready(TransactionStatus::Idle),
+        Event::Position(row()),
+    ];
+    assert_eq!(exchange.take_events(), events);
+}
+
+#[test]
+fn a_proof_that_fails_ends_all_the_same() {
+    let mut exchange = Exchange::default();
+    exchange.expect(Sent::Query, Audience::Proxy(Purpose::Proof));
+    exchange.expect(Sent::Query, Audience::Proxy(Purpose::Position));
+    for _ in 0..2 {
+        assert_eq!(replay(&mut exchange, &[(b'E', ERROR), (b'Z', b"I")]), vec![Verdict::Drop; 2]);
+    }
+    assert_eq!(exchange.take_events(), [Event::ProofEnds], "nobody is told of an error");
+}

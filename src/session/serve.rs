@@ -208,6 +208,8 @@ impl Session {
         if server.holding && !excluded.iter().any(|known| Arc::ptr_eq(known, &node)) {
             tracing::info!(node = %node.name, "connection lost; its read is asked of another node");
             excluded.push(node);
+            // Since the answer was held back nothing has been written to the client.
+            self.client.output.clear();
             self.forget_exchange();
             return Ok(Attempt::Again);
         }
