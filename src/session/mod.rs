@@ -1,18 +1,20 @@
 //! One client: the state machine that joins the other rooms.
 //!
 //! A [`Session`] is one task. It gathers what the client wants next ([`gather`]), understands it
-//! ([`understand`]), attaches a server connection where it has none ([`attach`]), puts the messages
+//! ([`understand`]), attaches a server connection where it has none ([`attach`]) and brings it to its settings ([`bring`]), puts the messages
 //! into that connection's terms ([`translate`]), relays until all is answered ([`relay`]), and takes
-//! note of what has changed ([`conclude`]). Where a statement goes is decided in `route/` alone.
+//! note of what has changed ([`conclude`]) and parts with the connection ([`part`]). Where a statement goes is decided in `route/` alone.
 
 mod accept;
 mod attach;
 mod auth;
+mod bring;
 mod cancel;
 mod conclude;
 mod exchange;
 mod gather;
 mod overhead;
+mod part;
 mod prepared;
 mod relay;
 mod relocate;

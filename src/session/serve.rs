@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use super::attach::Brought;
+use super::bring::Brought;
 use super::exchange::{Audience, Purpose, Sent};
 use super::gather::Gathered;
 use super::relay::{Failure, Outcome, Until};
