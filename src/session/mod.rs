@@ -1,9 +1,10 @@
 //! One client: the state machine that joins the other rooms.
 //!
 //! A [`Session`] is one task. It gathers what the client wants next ([`gather`]), understands it
-//! ([`understand`]), attaches a server connection where it has none ([`attach`]) and brings it to its settings ([`bring`]), puts the messages
-//! into that connection's terms ([`translate`]), relays until all is answered ([`relay`]), and takes
-//! note of what has changed ([`conclude`]) and parts with the connection ([`part`]). Where a statement goes is decided in `route/` alone.
+//! ([`understand`]), attaches a server connection where it has none ([`attach`]), brings it to its
+//! own state ([`bring`]), puts the messages into that connection's terms ([`translate`]), relays until
+//! all is answered ([`relay`]), takes note of what has changed ([`conclude`]), and parts with the
+//! connection ([`part`]). Where a statement goes is decided in `route/` alone.
 
 mod accept;
 mod attach;
