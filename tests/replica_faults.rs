@@ -105,6 +105,8 @@ async fn the_primary_restarts_under_load() {
     loop {
         let before = on_primary().await;
         readers.read_more(200).await;
+        // Long enough for each session, and for some polls.
+        tokio::time::sleep(Duration::from_millis(300)).await;
         if on_primary().await == before {
             break;
         }

@@ -100,9 +100,9 @@ impl Horizon {
             }
         }
         if let Some(sighting) = &self.replica {
-            let own = sighting.node.sample().filter(|_| sighting.is_alive());
-            let later = |sample: &crate::topology::Sample| sample.asked_at > sighting.reads.at;
-            if let Some(sample) = own.filter(later).or(sample.filter(later)) {
+            // The primary's position would cover it too, but this replica may not have that, and yet does for this session.
+            let covering = if sighting.is_alive() { sighting.node.sample() } else { sample };
+            if let Some(sample) = covering.filter(|sample| sample.asked_at > sighting.reads.at) {
                 let position = sighting.position.unwrap_or(sample.position);
                 self.replica = None;
                 self.raise(position);
