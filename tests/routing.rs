@@ -160,7 +160,9 @@ async fn reader(stand: &Stand) -> Raw {
     let mut witness = Witness { stand, last: 1_000_000 };
     let start = Instant::now();
     loop {
-        let (place, counted, messages) = witness.simple(&mut client, "SELECT f_stable(), f_immutable()").await;
+        // Not a lone read, for which a replica would be asked whether it has the functions before that is known of it.
+        let text = "BEGIN READ ONLY; SELECT f_stable(), f_immutable(); COMMIT";
+        let (place, counted, messages) = witness.simple(&mut client, text).await;
         if place == Place::Replica {
             return client;
         }
