@@ -134,12 +134,16 @@ async fn read_simple(client: &Client, id: i32) -> i32 {
 }
 
 async fn single(client: &Client, text: &str) -> i32 {
+    single_text(client, text).await.parse().unwrap()
+}
+
+async fn single_text(client: &Client, text: &str) -> String {
     let messages = client.simple_query(text).await.unwrap();
     let value = messages.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0),
         _ => None,
     });
-    value.expect("a row").parse().unwrap()
+    value.expect("a row").to_owned()
 }
 
 /// Pauses and resumes replay, for as long as it is polled.
@@ -318,6 +322,66 @@ async fn changes_of_the_catalog_are_seen_by_every_session_at_once() {
     }
     wait_for_replica(&stand, &other).await;
     assert_eq!(single(&other, "SELECT v FROM g").await, 200);
+    stand.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_are_too_long_to_be_read_count_as_writes() {
+    let stand = with_table(Stand::start(1, NOBODY_IS_EJECTED).await).await;
+    let client = stand.client().await;
+    wait_for_replica(&stand, &client).await;
+    stand.cluster.replicas()[0].pause_replay().await.unwrap();
+    let long = "x".repeat(2 << 20);
+    for round in 1..=5 {
+        let text = format!("UPDATE w SET v = {round} + 0 * length('{long}') WHERE id = 1");
+        match round % 2 {
+            0 => drop(client.execute(&text, &[]).await.unwrap()),
+            _ => client.batch_execute(&text).await.unwrap(),
+        }
+        assert_eq!(read_simple(&client, 1).await, round);
+        // A setting in such a text is the client's, too.
+        client.batch_execute(&format!("SELECT length('{long}'); SET application_name = 'n{round}'")).await.unwrap();
+        let mut others = Vec::new();
+        for _ in 0..3 {
+            let other = stand.client().await;
+            others.push(other.query_one("SHOW application_name", &[]).await.unwrap().get::<_, String>(0));
+        }
+        assert_eq!(others, [""; 3]);
+        assert_eq!(
+            client.query_one("SHOW application_name", &[]).await.unwrap().get::<_, String>(0),
+            format!("n{round}")
+        );
+    }
+    stand.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_cannot_prove_itself_leaves_no_trace() {
+    let sections = "[lag]\npoll_interval = \"200ms\"\neject_above = \"1h\"";
+    let stand = with_table(Stand::start_with(logging(ClusterOptions::with_replicas(1)), sections).await).await;
+    let replica = &stand.cluster.replicas()[0];
+    let client = stand.client().await;
+    // Longer than what is read at once, so that its answer is under way when the replica is found to be behind.
+    let wide = "SELECT repeat(v::text, 500000) AS wide FROM w WHERE id = 1";
+    let mut asked = 0;
+    for round in 1..=9 {
+        replica.resume_replay().await.unwrap();
+        stand.cluster.wait_replicated().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(450)).await;
+        replica.pause_replay().await.unwrap();
+        client.execute("UPDATE w SET v = $1 WHERE id = 1", &[&round]).await.unwrap();
+        // The primary's next sample settles what this session has written; the replica is not far behind yet.
+        let before = server_log::count(replica, "AS wide");
+        for _ in 0..6 {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            // In the simple protocol: nothing has to be prepared first, so the read is sent right behind the question.
+            let row = single_text(&client, wide).await;
+            assert!(row == round.to_string().repeat(500_000), "{} bytes: {:.20}…", row.len(), row);
+        }
+        assert_eq!(read_simple(&client, 1).await, round);
+        asked += server_log::count(replica, "AS wide") - before;
+    }
+    assert!(asked > 0, "the replica was never asked");
     stand.stop().await;
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::cancel::Cancelled;
 use super::exchange::{Exchange, Purpose, Sent};
 use super::relay::{Outcome, Until};
 use super::understand::Understood;
@@ -29,7 +30,7 @@ impl Session {
         excluded: &mut Vec<Arc<Node>>,
     ) -> Result<(), ErrorReply> {
         loop {
-            let plan = self.plan(understood, excluded).await.map_err(refusal)?;
+            let plan = self.plan(understood, excluded).await.map_err(cancelled)?.map_err(refusal)?;
             let plan = match self.take_parked(plan).await {
                 Ok(()) => return Ok(()),
                 Err(plan) => plan,
@@ -38,11 +39,11 @@ impl Session {
             let asked_at = Instant::now();
             self.overhead.pause();
             self.proxy.clients.waiting.fetch_add(1, Ordering::Relaxed);
-            let result = pool.checkout().await;
+            let result = self.registration.unless_cancelled(pool.checkout()).await;
             self.proxy.clients.waiting.fetch_sub(1, Ordering::Relaxed);
             self.overhead.go_on();
             self.proxy.metrics.pool_wait.record(asked_at.elapsed());
-            match result {
+            match result.map_err(cancelled)? {
                 Ok(checkout) => {
                     self.take(checkout, plan, true);
                     return Ok(());
@@ -93,7 +94,11 @@ impl Session {
     }
 
     /// Where to go; where no replica has caught up yet, after waiting for one as long as the config says.
-    async fn plan(&mut self, understood: &Understood, excluded: &[Arc<Node>]) -> Result<Plan, Refusal> {
+    async fn plan(
+        &mut self,
+        understood: &Understood,
+        excluded: &[Arc<Node>],
+    ) -> Result<Result<Plan, Refusal>, Cancelled> {
         let config = self.proxy.config.load_full();
         let demand = understood.demand;
         // Once is enough: where that one has not replayed it, the primary is asked.
@@ -111,7 +116,7 @@ impl Session {
         };
         // What is only prepared shows no rows that could be old.
         if wait.is_zero() || understood.runs == 0 || !is_behind(&plan) {
-            return plan;
+            return Ok(plan);
         }
         self.overhead.pause();
         let deadline = tokio::time::Instant::now() + wait;
@@ -119,7 +124,8 @@ impl Session {
         while is_behind(&plan) {
             self.proxy.monitor.kick(SHARD);
             let Some(rounds) = &mut rounds else { break };
-            if !matches!(tokio::time::timeout_at(deadline, rounds.changed()).await, Ok(Ok(()))) {
+            let round = self.registration.unless_cancelled(tokio::time::timeout_at(deadline, rounds.changed()));
+            if !matches!(round.await?, Ok(Ok(()))) {
                 break;
             }
             plan = self.decide(demand, excluded, None);
@@ -127,7 +133,7 @@ impl Session {
         let outcome = if is_behind(&plan) { CausalOutcome::Primary } else { CausalOutcome::CaughtUp };
         self.proxy.metrics.causal_waits(outcome).increment(1);
         self.overhead.go_on();
-        plan
+        Ok(plan)
     }
 
     fn decide(&mut self, demand: Demand, excluded: &[Arc<Node>], may_prove: Option<Duration>) -> Result<Plan, Refusal> {
@@ -211,6 +217,12 @@ fn is_the_nodes_fault(error: &LoginError) -> bool {
     }
 }
 
+/// As PostgreSQL tells it.
+fn cancelled(_: Cancelled) -> ErrorReply {
+    ErrorReply::error("57014", "canceling statement due to user request")
+        .detail("It was waiting for a server, and was not run.")
+}
+
 fn refusal(refusal: Refusal) -> ErrorReply {
     match refusal {
         Refusal::NoPrimary => ErrorReply::error("57P03", "no primary is known for this shard")
@@ -250,9 +262,9 @@ pub(super) fn login_failed(error: &LoginError) -> ErrorReply {
 
 /// The codes with which PostgreSQL refuses logins; others become the one for a refused connection.
 fn known_sqlstate(code: &[u8]) -> &'static str {
-    const KNOWN: [&str; 14] = [
+    const KNOWN: [&str; 15] = [
         "0A000", "22023", "28000", "28P01", "3D000", "42501", "42601", "42602", "42704", "53300", "55000", "55P02",
-        "57P01", "57P03",
+        "57014", "57P01", "57P03",
     ];
     KNOWN.into_iter().find(|known| known.as_bytes() == code).unwrap_or("08004")
 }

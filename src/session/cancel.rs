@@ -1,16 +1,20 @@
 //! Cancel requests.
 //!
 //! A client is given a key of the proxy's own. A request with that key is passed to the server that
-//! runs this client's statement at that moment, and to nobody when it runs none. A server connection
-//! is not released while a request is on its way to it, so that it cannot hit whoever comes next.
+//! runs this client's statement at that moment, ends the wait of a statement that has no server yet,
+//! and does nothing where there is no statement. A server connection is not released while a request
+//! is on its way to it, so that it cannot hit whoever comes next.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use rand::Rng;
 use rand::RngCore;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::pool::ServerConnection;
 use crate::topology::Node;
@@ -29,9 +33,22 @@ pub struct CancelRegistry {
 #[derive(Debug)]
 pub struct CancelSlot {
     key: CancelKey,
-    target: Mutex<Option<(Arc<Node>, CancelKey)>>,
+    target: Mutex<Target>,
     under_way: watch::Sender<usize>,
 }
+
+/// Whom a request is for.
+#[derive(Debug)]
+enum Target {
+    Nobody,
+    /// A statement that waits for a server.
+    Waiting(oneshot::Sender<()>),
+    Server(Arc<Node>, CancelKey),
+}
+
+/// A request came for a statement that had no server yet.
+#[derive(Debug)]
+pub struct Cancelled;
 
 /// A session's entry; gone with it.
 #[derive(Debug)]
@@ -54,7 +71,7 @@ impl CancelRegistry {
             }
         };
         let key = CancelKey { pid, secret: secret.into() };
-        let slot = Arc::new(CancelSlot { key, target: Mutex::new(None), under_way: watch::Sender::new(0) });
+        let slot = Arc::new(CancelSlot { key, target: Mutex::new(Target::Nobody), under_way: watch::Sender::new(0) });
         slots.insert(pid, Arc::clone(&slot));
         Registration { registry: Arc::clone(self), slot }
     }
@@ -72,11 +89,22 @@ impl CancelRegistry {
 impl CancelSlot {
     async fn pass_on(&self) {
         let (node, key) = {
-            let target = lock(&self.target);
-            let Some(target) = target.clone() else { return };
-            // Under the lock: whoever clears the target afterwards sees it.
-            self.under_way.send_modify(|count| *count += 1);
-            target
+            let mut target = lock(&self.target);
+            match &*target {
+                Target::Nobody => return,
+                Target::Waiting(_) => {
+                    if let Target::Waiting(waiting) = std::mem::replace(&mut *target, Target::Nobody) {
+                        // Where the wait is over already there is nobody to hear it.
+                        let _ = waiting.send(());
+                    }
+                    return;
+                }
+                Target::Server(node, key) => {
+                    // Under the lock: whoever clears the target afterwards sees it.
+                    self.under_way.send_modify(|count| *count += 1);
+                    (Arc::clone(node), key.clone())
+                }
+            }
         };
         let result = tokio::time::timeout(LIMIT, ServerConnection::cancel(&node.host, node.port, &key)).await;
         self.under_way.send_modify(|count| *count -= 1);
@@ -94,14 +122,32 @@ impl Registration {
         &self.slot.key
     }
 
+    /// Waits for what a statement needs before it has a server, unless a request ends that.
+    pub async fn unless_cancelled<T>(&self, awaited: impl Future<Output = T>) -> Result<T, Cancelled> {
+        let mut awaited = pin!(awaited);
+        // Mostly there is nothing to wait for.
+        if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(awaited.as_mut().poll(cx))).await {
+            return Ok(output);
+        }
+        let (sender, request) = oneshot::channel();
+        *lock(&self.slot.target) = Target::Waiting(sender);
+        let result = tokio::select! {
+            biased;
+            Ok(()) = request => Err(Cancelled),
+            output = awaited => Ok(output),
+        };
+        *lock(&self.slot.target) = Target::Nobody;
+        result
+    }
+
     /// From now on requests go to this connection.
     pub fn set(&self, connection: &ServerConnection) {
-        *lock(&self.slot.target) = Some((Arc::clone(&connection.node), connection.cancel_key.clone()));
+        *lock(&self.slot.target) = Target::Server(Arc::clone(&connection.node), connection.cancel_key.clone());
     }
 
     /// From now on requests go nowhere. Returns when none is under way.
     pub async fn clear(&self) {
-        *lock(&self.slot.target) = None;
+        *lock(&self.slot.target) = Target::Nobody;
         if *self.slot.under_way.borrow() > 0 {
             // The sender lives as long as the slot.
             let _ = self.slot.under_way.subscribe().wait_for(|count| *count == 0).await;

@@ -21,6 +21,9 @@ impl Session {
         let marked = link.ready;
         link.ready = 0;
         link.remove(marked);
+        // The rest of a row whose start was among it.
+        let rest = std::mem::take(&mut link.unread);
+        link.ignore(rest);
         // Since it was held back nothing has been written to the client.
         self.client.output.clear();
         if self.in_batch && !server.exchange.awaits_ready() {

@@ -10,7 +10,7 @@ use super::prepared::{Held, Prepared, SERVER_NAME_PREFIX};
 use super::relay::{Outcome, Until};
 use super::{Audience, Fault, Session};
 use crate::pool::Settings;
-use crate::sql::{Analysis, Kind, Pin};
+use crate::sql::{Analysis, Kind, Pin, unread};
 use crate::wire::frontend::{self, Bind, Parse, Target, put_bind, put_parse, put_query, put_statement_target, tag};
 use crate::wire::{ErrorReply, Frame, Frames, Header};
 
@@ -50,8 +50,14 @@ impl Session {
     /// Passes on a message that is too long to be held. Of a `Bind` the start is here, with the names.
     pub(super) async fn translate_long(&mut self, header: Header) -> Result<Outcome, Fault> {
         let sent = match header.tag {
-            tag::QUERY => Sent::Query,
-            tag::FUNCTION_CALL => Sent::FunctionCall,
+            tag::QUERY => {
+                self.executed.push(Arc::new(unread()));
+                Sent::Query
+            }
+            tag::FUNCTION_CALL => {
+                self.executed.push(Arc::new(unread()));
+                Sent::FunctionCall
+            }
             tag::PARSE => {
                 // Nobody knows its text, so it can live on this connection only.
                 let name = self.client.input[5..].split(|byte| *byte == 0).next().unwrap_or_default();
@@ -212,6 +218,7 @@ impl Session {
         self.in_batch = true;
         let bind = Bind::read(frame.body)?;
         let Some(held) = self.statements.get(bind.statement).cloned() else {
+            self.note_portal(bind);
             let (statement, audience) = self.not_held(bind.statement);
             self.expect(Sent::Bind, audience);
             self.put(|out| put_bind(out, Bind { statement, ..bind }));
@@ -242,10 +249,10 @@ impl Session {
     }
 
     fn note_portal(&mut self, bind: Bind<'_>) {
-        let Some(held) = self.statements.get(bind.statement) else { return };
-        let analysis = Arc::clone(&held.statement.analysis);
         self.portals.retain(|(name, _)| **name != *bind.portal);
-        self.portals.push((bind.portal.into(), analysis));
+        if let Some(held) = self.statements.get(bind.statement) {
+            self.portals.push((bind.portal.into(), Arc::clone(&held.statement.analysis)));
+        }
     }
 
     async fn translate_describe(&mut self, frame: &Frame<'_>) -> Result<Outcome, Fault> {
@@ -287,12 +294,11 @@ impl Session {
             tag::EXECUTE => {
                 self.in_batch = true;
                 let portal = frame.body.split(|byte| *byte == 0).next().unwrap_or_default();
-                let analysis =
-                    self.portals.iter().find(|(name, _)| **name == *portal).map(|(_, analysis)| Arc::clone(analysis));
-                if let Some(analysis) = analysis {
-                    self.tail = self.tracked.tail(&analysis).over(&self.tail);
-                    self.executed.push(analysis);
-                }
+                let known = self.portals.iter().find(|(name, _)| **name == *portal);
+                // Without a name that is known here: of a text too long to be read, or of SQL's PREPARE or DECLARE.
+                let analysis = known.map_or_else(|| Arc::new(unread()), |(_, analysis)| Arc::clone(analysis));
+                self.tail = self.tracked.tail(&analysis).over(&self.tail);
+                self.executed.push(analysis);
                 self.expect(Sent::Execute, Audience::Client);
             }
             tag::SYNC => {
@@ -302,7 +308,7 @@ impl Session {
                 return;
             }
             tag::FUNCTION_CALL => {
-                self.saw_rows = true;
+                self.executed.push(Arc::new(unread()));
                 self.expect(Sent::FunctionCall, Audience::Client);
             }
             _ => {}

@@ -32,4 +32,4 @@ pub use judge::judge;
 pub use lexer::{Lexer, Token, TokenKind};
 pub use settings::shown_setting;
 pub use statement::*;
-pub use text::{MAX_PARSED_BYTES, analyse, analyse_bytes};
+pub use text::{MAX_PARSED_BYTES, analyse, analyse_bytes, unread};

@@ -52,9 +52,18 @@ fn two_part_names(text: &[u8]) -> Box<[Box<str>]> {
     names.into()
 }
 
+/// Of a text that nobody here has read: rows may have been written and settings changed.
+pub fn unread() -> Analysis {
+    Analysis::new([anything(PrimaryCause::Utility)])
+}
+
 /// Anything may have happened.
 fn opaque() -> Statement {
-    let mut opaque = Statement::new(Kind::Utility, Some(PrimaryCause::Unparsed)).with_pin(Some(Pin::Library));
-    opaque.changes_settings = true;
-    opaque
+    anything(PrimaryCause::Unparsed).with_pin(Some(Pin::Library))
+}
+
+fn anything(cause: PrimaryCause) -> Statement {
+    let mut statement = Statement::new(Kind::Utility, Some(cause));
+    statement.changes_settings = true;
+    statement
 }

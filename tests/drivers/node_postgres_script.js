@@ -338,14 +338,16 @@ step('notices_and_notifications', async (t) => {
 
 step('cancel_and_timeouts', (t) =>
   withClient(t, {}, async (c) => {
-    const running = c.run('SELECT pg_sleep(20)')
-    await new Promise((resolve) => setTimeout(resolve, 500))
-    // node-postgres's cancel: a second client sends the CancelRequest with this one's key.
-    const canceller = new Client({ connectionString: conninfo })
-    canceller.connection.on('error', () => {}) // the server closes without an answer
-    canceller.connection.once('connect', () => canceller.connection.cancel(c.processID, c.secretKey))
-    canceller.connection.connect(canceller.port, canceller.host)
-    await running
+    // A request that comes before the server has begun stops nothing, so it is sent until there is an answer.
+    const cancelling = setInterval(() => {
+      // node-postgres's cancel: a second client sends the CancelRequest with this one's key.
+      const canceller = new Client({ connectionString: conninfo })
+      canceller.connection.on('error', () => {}) // the server closes without an answer
+      canceller.connection.once('connect', () => canceller.connection.cancel(c.processID, c.secretKey))
+      canceller.connection.connect(canceller.port, canceller.host)
+    }, 500)
+    await c.run('SELECT pg_sleep(20)')
+    clearInterval(cancelling)
     await c.run("SELECT 'reused' AS connection")
     await c.run("SET statement_timeout = '200ms'")
     await c.run('SELECT pg_sleep(10)')

@@ -246,8 +246,13 @@ SQL
 
 interrupted() {
     # An interrupt makes psql send a CancelRequest.
-    psql -X "$CONNINFO" -c 'SELECT pg_sleep(20)' -c "SELECT 'not reached'" > interrupted.out 2>&1 &
-    sleep 1
+    # Both on the primary, since a transaction ID is asked for.
+    local sleep='SELECT txid_current(), pg_sleep(20)'
+    psql -X "$CONNINFO" -c "$sleep" -c "SELECT 'not reached'" > interrupted.out 2>&1 &
+    until psql -XAt "$CONNINFO" -c "SELECT query, txid_current() FROM pg_stat_activity WHERE wait_event = 'PgSleep'" |
+        grep -qF "$sleep"; do
+        sleep 0.1
+    done
     kill -INT $!
     wait $!
     echo "status $?"

@@ -5,6 +5,7 @@ of its own. A step reads only what it wrote itself or what `setup` made before i
 another connection has just written may lawfully be a moment late on a replica.
 """
 
+import contextlib
 import datetime as dt
 import decimal
 import os
@@ -946,22 +947,34 @@ def large_results(t):
 # ---------------------------------------------------------------- cancel, timeouts, notices, notifications
 
 
+@contextlib.contextmanager
+def cancelling(request):
+    """A request that comes before the server has begun stops nothing, so it is sent until there is an answer."""
+    answered = threading.Event()
+
+    def repeat():
+        while not answered.wait(0.5):
+            request()
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    yield
+    answered.set()
+    thread.join()
+
+
 @step
 def cancel(t):
     with Client(t) as c:
         for method in ("cancel", "cancel_safe"):
-            timer = threading.Timer(0.5, getattr(c.conn, method))
-            timer.start()
-            c.run("SELECT pg_sleep(20)")
-            timer.join()
+            with cancelling(getattr(c.conn, method)):
+                c.run("SELECT pg_sleep(20)")
             c.run("SELECT 'reused' AS connection")
         c.conn.cancel()
         c.run("SELECT 'an idle cancel does nothing' AS connection")
         c.run("BEGIN")
-        timer = threading.Timer(0.5, c.conn.cancel_safe)
-        timer.start()
-        c.run("SELECT pg_sleep(20), count(*) FROM items")
-        timer.join()
+        with cancelling(c.conn.cancel_safe):
+            c.run("SELECT pg_sleep(20), count(*) FROM items")
         c.run("SELECT 1")
         c.run("ROLLBACK")
         c.run("SELECT 1 AS after")

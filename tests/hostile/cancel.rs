@@ -67,6 +67,33 @@ async fn only_the_right_key_stops_a_statement() {
     stand.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_waits_for_a_connection_is_stopped() {
+    let stand = Stand::start(0, "[pool]\nsize = 1\ncheckout_timeout = \"1h\"\n").await;
+    let (holder, waiting) = (stand.client().await, stand.client().await);
+    holder.batch_execute("BEGIN").await.unwrap();
+    let token = waiting.cancel_token();
+    let asked = tokio::spawn(async move {
+        let result = waiting.simple_query("SELECT 1").await;
+        (waiting, result)
+    });
+    // Before it waits there is nothing to stop, so it is asked for until it has an effect.
+    let start = Instant::now();
+    while !asked.is_finished() {
+        assert!(start.elapsed() < DEADLINE, "it is not stopped");
+        token.cancel_query(NoTls).await.expect("the request is taken");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let (waiting, result) = asked.await.unwrap();
+    let error = result.unwrap_err();
+    let told = error.as_db_error().expect("the proxy's error");
+    assert_eq!((told.code().code(), told.message()), ("57014", "canceling statement due to user request"));
+    // Neither the holder of the connection nor this client's next statement has noticed anything.
+    holder.batch_execute("SELECT 1; COMMIT").await.unwrap();
+    waiting.simple_query("SELECT 1").await.unwrap();
+    stand.stop().await;
+}
+
 async fn wait_for_sleeper(stand: &Stand) {
     let start = Instant::now();
     let sql = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
