@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use pgsluice::demo::{ClusterOptions, StopMode};
+use pgsluice::demo::{ClusterOptions, Server, StopMode};
 use support::readers::{MARK, Readers};
 use support::server_log::{self, logging};
 use support::{DEADLINE, Stand, pgbench};
@@ -24,16 +24,22 @@ const PGBENCH_READ: &str = "SELECT abalance FROM pgbench_accounts";
 /// pgbench's select-only script, for some seconds.
 const PGBENCH: [&str; 6] = ["-S", "-n", "-c", "4", "-T", "6"];
 
+/// Sixteen readers and pgbench in each of its modes, all of which this replica has answered.
+async fn load(stand: &Stand, replica: &Server) -> (Readers, [tokio::process::Child; 3]) {
+    pgbench::run(&stand.url(), &["-i", "-q"]).await;
+    let readers = Readers::start(stand, 16).await;
+    let runs = pgbench::MODES.map(|mode| pgbench::start(&stand.url(), &[&PGBENCH[..], &["-M", mode]].concat()));
+    server_log::wait_asked(replica, MARK, Duration::ZERO).await;
+    server_log::wait_asked(replica, PGBENCH_READ, Duration::ZERO).await;
+    (readers, runs)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_is_killed_under_load() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let stand = Stand::start_with(logging(ClusterOptions::with_replicas(2)), "").await;
     let victim = &stand.cluster.replicas()[0];
-    pgbench::run(&stand.url(), &["-i", "-q"]).await;
-    let readers = Readers::start(&stand, 16).await;
-    let runs = pgbench::MODES.map(|mode| pgbench::start(&stand.url(), &[&PGBENCH[..], &["-M", mode]].concat()));
-    server_log::wait_asked(victim, MARK, Duration::ZERO).await;
-    server_log::wait_asked(victim, PGBENCH_READ, Duration::ZERO).await;
+    let (readers, runs) = load(&stand, victim).await;
 
     victim.kill().await.unwrap();
     readers.read_more(1000).await;
@@ -54,11 +60,7 @@ async fn a_replica_freezes_under_load() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let stand = Stand::start_with(logging(ClusterOptions::with_replicas(2)), "").await;
     let victim = &stand.cluster.replicas()[0];
-    pgbench::run(&stand.url(), &["-i", "-q"]).await;
-    let readers = Readers::start(&stand, 16).await;
-    let runs = pgbench::MODES.map(|mode| pgbench::start(&stand.url(), &[&PGBENCH[..], &["-M", mode]].concat()));
-    server_log::wait_asked(victim, MARK, Duration::ZERO).await;
-    server_log::wait_asked(victim, PGBENCH_READ, Duration::ZERO).await;
+    let (readers, runs) = load(&stand, victim).await;
 
     readers.take_slowest();
     victim.signal_all(Signal::SIGSTOP).unwrap();

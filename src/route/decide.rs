@@ -125,9 +125,8 @@ fn needed(question: &Question<'_>) -> Option<Position> {
     let catalog = question.catalog.needed()?;
     let session = if question.level == ConsistencyLevel::Session { question.session.needed()? } else { None };
     match (session, catalog) {
-        (Some(one), Some(other)) if one.timeline != other.timeline => None,
-        (Some(one), Some(other)) => Some(if one.reaches(other) { one } else { other }),
-        (one, other) => one.or(other),
+        (Some(session), Some(catalog)) => session.covering(catalog),
+        (session, catalog) => session.or(catalog),
     }
 }
 

@@ -125,15 +125,9 @@ impl Horizon {
             (Some(_), _) => return None,
         };
         match (self.floor, seen) {
-            (Some(floor), Some(seen)) if floor.timeline != seen.timeline => None,
-            (Some(floor), Some(seen)) => Some(Some(if floor.reaches(seen) { floor } else { seen })),
+            (Some(floor), Some(seen)) => floor.covering(seen).map(Some),
             (floor, seen) => Some(floor.or(seen)),
         }
-    }
-
-    /// The position that a server must have replayed, as far as it is known.
-    pub fn floor(&self) -> Option<Position> {
-        self.floor
     }
 
     fn raise(&mut self, to: Position) {
@@ -207,7 +201,7 @@ mod tests {
         assert!(!horizon.allows(world.node(1)), "the question was not sent after the write");
         world.sample(0, 11, 1, 120);
         horizon.settle(&world.shard);
-        assert_eq!(horizon.floor(), Some(Position { timeline: 1, lsn: Lsn(120) }));
+        assert_eq!(horizon.floor, Some(Position { timeline: 1, lsn: Lsn(120) }));
         assert!(!horizon.allows(world.node(1)), "not replayed yet");
         world.sample(1, 12, 1, 120);
         assert!(horizon.allows(world.node(1)));
@@ -257,7 +251,7 @@ mod tests {
         horizon.settle(&world.shard);
         world.sample(0, 3, 2, 300);
         horizon.settle(&world.shard);
-        assert_eq!(horizon.floor(), Some(Position { timeline: 2, lsn: Lsn(300) }));
+        assert_eq!(horizon.floor, Some(Position { timeline: 2, lsn: Lsn(300) }));
         world.sample(1, 4, 1, 900);
         assert!(!horizon.allows(world.node(1)));
         world.sample(1, 5, 2, 300);

@@ -152,7 +152,6 @@ impl Session {
             }
         }
         if changed_catalog {
-            self.database.note_catalog_change(now);
             self.proxy.monitor.catalog_changed(&self.identity.database);
         }
     }

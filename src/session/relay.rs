@@ -18,7 +18,6 @@ use super::exchange::{Event, Sent, Verdict};
 use super::prepared::{ClientStatements, SERVER_NAME_PREFIX};
 use super::{Attached, Audience, Fault, Session};
 use crate::pool::{NodePool, Reported, note_parameter};
-use crate::sql::{Analysis, Statement};
 use crate::topology::{Lsn, Role};
 use crate::wire::backend::{self, TransactionStatus, tag};
 use crate::wire::{BUFFER_SIZE, Frame, Link, frontend, header};
@@ -346,9 +345,8 @@ impl Session {
                     self.status = status;
                     self.in_batch = false;
                     // Before the client learns of it, and can tell another one.
-                    let has_ddl = |analysis: &Arc<Analysis>| analysis.statements.iter().any(Statement::is_ddl);
-                    if status == TransactionStatus::Idle && (self.changed_catalog || self.executed.iter().any(has_ddl))
-                    {
+                    let has_ddl = self.changed_catalog || self.executed.iter().any(|analysis| analysis.has_ddl());
+                    if status == TransactionStatus::Idle && has_ddl {
                         self.database.note_catalog_change(Instant::now());
                     }
                 }

@@ -12,7 +12,6 @@ use super::relay::{Failure, Outcome, Until};
 use super::understand::Understood;
 use super::{ClientFault, Fault, Session, Tally};
 use crate::route::{Demand, Reason};
-use crate::sql::{Analysis, Statement};
 use crate::topology::{Node, Role};
 use crate::wire::backend::{self, TransactionStatus, put_ready_for_query};
 use crate::wire::frontend::{put_query, tag};
@@ -231,8 +230,7 @@ impl Session {
     fn note_unknown_outcome(&mut self, understood: &Understood) {
         let now = Instant::now();
         self.horizon.saw_primary(now, None);
-        let has_ddl = |analysis: &Arc<Analysis>| analysis.statements.iter().any(Statement::is_ddl);
-        if self.changed_catalog || understood.analyses.iter().any(has_ddl) {
+        if self.changed_catalog || understood.analyses.iter().any(|analysis| analysis.has_ddl()) {
             self.database.note_catalog_change(now);
             self.proxy.monitor.catalog_changed(&self.identity.database);
         }

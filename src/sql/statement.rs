@@ -31,6 +31,11 @@ impl Analysis {
     pub fn was_refused_by_standby(&self) -> bool {
         self.refused_by_standby.load(Ordering::Relaxed)
     }
+
+    /// Whether a statement in it changes the catalog.
+    pub fn has_ddl(&self) -> bool {
+        self.statements.iter().any(|statement| matches!(statement.kind, Kind::Ddl))
+    }
 }
 
 /// One statement.
@@ -76,11 +81,6 @@ impl Statement {
     pub fn with_pin(mut self, pin: Option<Pin>) -> Self {
         self.pin = pin;
         self
-    }
-
-    /// Whether it changes the catalog.
-    pub fn is_ddl(&self) -> bool {
-        matches!(self.kind, Kind::Ddl)
     }
 }
 

@@ -50,6 +50,11 @@ impl Position {
     pub fn reaches(self, floor: Self) -> bool {
         self.timeline == floor.timeline && self.lsn >= floor.lsn
     }
+
+    /// What reaches both, where both are on one timeline.
+    pub fn covering(self, other: Self) -> Option<Self> {
+        (self.timeline == other.timeline).then_some(if self.lsn >= other.lsn { self } else { other })
+    }
 }
 
 #[cfg(test)]
@@ -75,5 +80,8 @@ mod tests {
         assert!(!at(1, 4).reaches(at(1, 5)));
         assert!(!at(2, 9).reaches(at(1, 5)));
         assert!(!at(1, 9).reaches(at(2, 5)));
+        assert_eq!(at(1, 4).covering(at(1, 5)), Some(at(1, 5)));
+        assert_eq!(at(1, 5).covering(at(1, 4)), Some(at(1, 5)));
+        assert_eq!(at(2, 9).covering(at(1, 5)), None);
     }
 }
