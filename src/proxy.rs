@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::Config;
 use crate::monitor::{Catalogs, Monitor, MonitorHandle};
 use crate::pool::{Pools, Reported, Settings};
-use crate::route::{Horizon, Reason};
+use crate::route::{Horizon, Reason, SessionKeys};
 use crate::session::{CancelRegistry, Statements, Verifiers, accept};
 use crate::sql::AnalysisCache;
 use crate::telemetry::metrics::{ClientState, PoolMetrics, ProxyMetrics, ReloadOutcome, ServerState, ShardMetrics};
@@ -43,6 +43,8 @@ pub struct Proxy {
     pub analyses: AnalysisCache,
     /// Texts that clients have prepared.
     pub statements: Statements,
+    /// What sessions with one key have seen.
+    pub session_keys: SessionKeys,
     /// Who can be cancelled.
     pub cancels: Arc<CancelRegistry>,
     /// Users' salted passwords.
@@ -96,6 +98,7 @@ impl Proxy {
             pools: Arc::new(Pools::new(Arc::clone(&config))),
             analyses: AnalysisCache::new(cache_bytes),
             statements: Statements::default(),
+            session_keys: SessionKeys::default(),
             cancels: Arc::default(),
             verifiers: Verifiers::default(),
             monitor: Monitor::spawn(Arc::clone(&config), Arc::clone(&topology)),

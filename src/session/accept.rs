@@ -17,9 +17,9 @@ use super::prepared::ClientStatements;
 use super::relay::Tally;
 use super::serve::GOODBYE_LIMIT;
 use super::tracked::Tracked;
-use super::understand::object_to_setting;
+use super::wish::object_to_setting;
 use super::{Fault, Session};
-use crate::config::{AuthMethod, TlsMode};
+use crate::config::{AuthMethod, Config, TlsMode};
 use crate::pool::{Identity, Reported, SettingValue, Settings};
 use crate::proxy::{ClientSlot, Proxy};
 use crate::route::{Demand, Horizon, Reason};
@@ -185,7 +185,7 @@ async fn greet(proxy: &Arc<Proxy>, link: &mut Link, request: Request, is_encrypt
         AuthMethod::Trust => {}
     }
     let login = Login {
-        startup: Arc::new(startup_settings(&request)?),
+        startup: Arc::new(startup_settings(&request, &config)?),
         identity: Identity { user: request.user.into(), database: request.database.into() },
         registration: proxy.cancels.register(request.minor_version >= 2),
         reported: Reported::new(),
@@ -206,10 +206,10 @@ fn negotiate_version(link: &mut Link, request: &Request) -> Result<(), Rejection
 }
 
 /// The settings of the startup packet.
-fn startup_settings(request: &Request) -> Result<Settings, Rejection> {
+fn startup_settings(request: &Request, config: &Config) -> Result<Settings, Rejection> {
     let mut values = BTreeMap::new();
     for (name, value) in &request.settings {
-        if let Some(reply) = object_to_setting(name, &crate::pool::quote_literal(value)) {
+        if let Some(reply) = object_to_setting(name, &crate::pool::quote_literal(value), config) {
             return Err(Rejection::Told(reply));
         }
         values.insert(name.as_str().into(), SettingValue::Text(value.as_str().into()));
@@ -276,7 +276,11 @@ impl Login {
     }
 
     fn into_session(self, proxy: Arc<Proxy>, link: Link) -> Session {
-        Session::new(proxy, self.identity, link, self.registration, self.startup, self.reported, Some(self.slot))
+        let slot = Some(self.slot);
+        let mut session =
+            Session::new(proxy, self.identity, link, self.registration, self.startup, self.reported, slot);
+        session.adopt_own_settings();
+        session
     }
 }
 
@@ -297,6 +301,8 @@ impl Session {
             client,
             registration,
             statements: ClientStatements::default(),
+            adopted: Arc::default(),
+            shared: None,
             tracked: Tracked::new(startup),
             reported,
             horizon: Horizon::default(),

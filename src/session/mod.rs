@@ -15,6 +15,7 @@ mod conclude;
 mod exchange;
 mod gather;
 mod overhead;
+mod own;
 mod part;
 mod prepared;
 mod relay;
@@ -23,6 +24,7 @@ mod serve;
 mod tracked;
 mod translate;
 mod understand;
+mod wish;
 
 pub use accept::accept;
 pub use auth::Verifiers;
@@ -42,7 +44,7 @@ use tracked::Tracked;
 
 use crate::pool::{Checkout, Identity, Reported, Settings};
 use crate::proxy::{ClientSlot, Database, Proxy};
-use crate::route::{Horizon, Reason};
+use crate::route::{Horizon, Reason, SessionKey};
 use crate::sql::{Analysis, Pin};
 use crate::topology::{Outstanding, Position, Role};
 use crate::wire::backend::TransactionStatus;
@@ -58,6 +60,10 @@ pub struct Session {
     registration: cancel::Registration,
     statements: ClientStatements,
     tracked: Tracked,
+    /// The settings that [`Session::adopt_own_settings`] has seen last.
+    adopted: Arc<Settings>,
+    /// Under which key it shares what it has seen: `pgsluice.session_key`.
+    shared: Option<SessionKey>,
     /// What the client was told of the server's settings.
     reported: Reported,
     horizon: Horizon,

@@ -230,6 +230,9 @@ impl Session {
     fn note_unknown_outcome(&mut self, understood: &Understood) {
         let now = Instant::now();
         self.horizon.saw_primary(now, None);
+        if let Some(key) = self.shared {
+            self.proxy.session_keys.horizon(key).saw_primary(now, None);
+        }
         if self.changed_catalog || understood.analyses.iter().any(|analysis| analysis.has_ddl()) {
             self.database.note_catalog_change(now);
             self.proxy.monitor.catalog_changed(&self.identity.database);
