@@ -12,6 +12,7 @@ use pgwire::messages::startup::{Authentication, BackendKeyData, NegotiateProtoco
 use tokio::net::TcpStream;
 
 use super::auth::{self, Rejection};
+use super::clients::Who;
 use super::overhead::Overhead;
 use super::prepared::ClientStatements;
 use super::relay::Tally;
@@ -63,19 +64,19 @@ pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream) {
     }
 }
 
-/// One of the clients that have not logged in yet, in `proxy.clients.login`.
+/// One of the clients that have not logged in yet, in `proxy.client_counts.login`.
 struct LoggingIn(Arc<Proxy>);
 
 impl LoggingIn {
     fn new(proxy: &Arc<Proxy>) -> Self {
-        proxy.clients.login.fetch_add(1, Ordering::Relaxed);
+        proxy.client_counts.login.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(proxy))
     }
 }
 
 impl Drop for LoggingIn {
     fn drop(&mut self) {
-        self.0.clients.login.fetch_sub(1, Ordering::Relaxed);
+        self.0.client_counts.login.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -88,7 +89,7 @@ async fn say_goodbye(mut link: Link, reply: &ErrorReply) {
 struct Login {
     identity: Identity,
     startup: Arc<Settings>,
-    registration: super::cancel::Registration,
+    registration: super::clients::Registration,
     reported: Reported,
     slot: ClientSlot,
 }
@@ -103,7 +104,7 @@ async fn log_in(proxy: &Arc<Proxy>, link: &mut Link) -> Result<Option<Login>, Re
                 link.flush().await.map_err(|_| Rejection::Gone)?;
             }
             Packet::Cancel(key) => {
-                proxy.cancels.cancel(&key).await;
+                proxy.clients.cancel(&key).await;
                 return Ok(None);
             }
             Packet::Startup(request) => return greet(proxy, link, request, is_encrypted).await.map(Some),
@@ -184,10 +185,13 @@ async fn greet(proxy: &Arc<Proxy>, link: &mut Link, request: Request, is_encrypt
         AuthMethod::ScramSha256 => auth::scram(link, &proxy.verifiers, &config, &request.user).await?,
         AuthMethod::Trust => {}
     }
+    let startup = Arc::new(startup_settings(&request, &config)?);
+    let identity = Identity { user: request.user.into(), database: request.database.into() };
+    let who = Who { identity: identity.clone(), address: link.peer_address(), is_encrypted };
     let login = Login {
-        startup: Arc::new(startup_settings(&request, &config)?),
-        identity: Identity { user: request.user.into(), database: request.database.into() },
-        registration: proxy.cancels.register(request.minor_version >= 2),
+        startup,
+        identity,
+        registration: proxy.clients.register(request.minor_version >= 2, Some(who)),
         reported: Reported::new(),
         slot,
     };
@@ -253,7 +257,7 @@ impl Login {
             Arc::clone(proxy),
             self.identity.clone(),
             Link::new(Stream::Nobody, BytesMut::new()),
-            proxy.cancels.register(false),
+            proxy.clients.register(false, None),
             Arc::clone(&self.startup),
             Reported::new(),
             None,
@@ -289,7 +293,7 @@ impl Session {
         proxy: Arc<Proxy>,
         identity: Identity,
         client: Link,
-        registration: super::cancel::Registration,
+        registration: super::clients::Registration,
         startup: Arc<Settings>,
         reported: Reported,
         slot: Option<ClientSlot>,
@@ -301,6 +305,7 @@ impl Session {
             client,
             registration,
             statements: ClientStatements::default(),
+            inside: None,
             adopted: Arc::default(),
             shared: None,
             tracked: Tracked::new(startup),

@@ -39,9 +39,9 @@ impl Session {
             let pool = self.proxy.pools.of(&plan.node, &self.identity);
             let asked_at = Instant::now();
             self.overhead.pause();
-            self.proxy.clients.waiting.fetch_add(1, Ordering::Relaxed);
+            self.proxy.client_counts.waiting.fetch_add(1, Ordering::Relaxed);
             let result = self.registration.unless_cancelled(pool.checkout()).await;
-            self.proxy.clients.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.proxy.client_counts.waiting.fetch_sub(1, Ordering::Relaxed);
             self.overhead.go_on();
             self.proxy.metrics.pool_wait.record(asked_at.elapsed());
             match result.map_err(cancelled)? {
@@ -89,7 +89,6 @@ impl Session {
             last_words: None,
             input_limit: BUFFER_SIZE,
             _outstanding: plan.node.begin_statement(),
-            _counted: super::Counted::active(&self.proxy),
             checkout,
         });
     }
@@ -251,7 +250,7 @@ fn is_the_nodes_fault(error: &LoginError) -> bool {
 }
 
 /// As PostgreSQL tells it.
-fn cancelled(_: Cancelled) -> ErrorReply {
+pub(super) fn cancelled(_: Cancelled) -> ErrorReply {
     ErrorReply::error("57014", "canceling statement due to user request")
         .detail("It was waiting for a server, and was not run.")
 }

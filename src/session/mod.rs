@@ -11,8 +11,10 @@ mod attach;
 mod auth;
 mod bring;
 mod cancel;
+mod clients;
 mod conclude;
 mod exchange;
+mod gate;
 mod gather;
 mod overhead;
 mod own;
@@ -28,11 +30,11 @@ mod wish;
 
 pub use accept::accept;
 pub use auth::Verifiers;
-pub use cancel::CancelRegistry;
+pub use clients::{ClientView, Clients};
+pub use gate::Gate;
 pub use prepared::Statements;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use exchange::{Audience, Exchange};
@@ -57,7 +59,9 @@ pub struct Session {
     identity: Identity,
     database: Arc<Database>,
     client: Link,
-    registration: cancel::Registration,
+    registration: clients::Registration,
+    /// While it is doing something, or a transaction is open.
+    inside: Option<gate::Inside>,
     statements: ClientStatements,
     tracked: Tracked,
     /// The settings that [`Session::adopt_own_settings`] has seen last.
@@ -130,24 +134,6 @@ struct Attached {
     last_words: Option<Box<[u8]>>,
     input_limit: usize,
     _outstanding: Outstanding,
-    _counted: Counted,
-}
-
-/// One of the clients that are doing something, in `proxy.clients.active`.
-#[derive(Debug)]
-struct Counted(Arc<Proxy>);
-
-impl Counted {
-    fn active(proxy: &Arc<Proxy>) -> Self {
-        proxy.clients.active.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(proxy))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.clients.active.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// Why a session ends before its client says goodbye.
