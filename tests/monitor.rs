@@ -88,6 +88,7 @@ fn config_for(cluster: &Cluster, servers: &[Server]) -> Config {
         http: config::Http { address: "127.0.0.1:0".parse().unwrap() },
         log: config::Log { format: config::LogFormat::Text, level: "info".into() },
         auth: config::Auth { method: config::AuthMethod::Trust, users: Vec::new() },
+        admin: config::Admin::default(),
         pool: config::Pool {
             mode: config::PoolMode::Transaction,
             size: 2,

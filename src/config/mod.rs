@@ -27,7 +27,7 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
-pub use error::{ConfigErrors, Mistake, Place};
+pub use error::{ConfigErrors, Mistake, Place, nearest};
 pub use schema::*;
 pub use secret::Secret;
 pub use sections::HINTS;

@@ -32,6 +32,7 @@ pub use accept::accept;
 pub use auth::Verifiers;
 pub use clients::{ClientView, Clients};
 pub use gate::Gate;
+pub use own::explain_new_session;
 pub use prepared::Statements;
 
 use std::sync::Arc;
