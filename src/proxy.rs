@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::Config;
-use crate::monitor::{Catalogs, Monitor, MonitorHandle};
+use crate::monitor::{Catalogs, Monitor, MonitorHandle, UserLookup};
 use crate::pool::{Pools, Reported, Settings};
 use crate::route::{Horizon, Reason};
 use crate::session::{CancelRegistry, Statements, Verifiers, accept};
@@ -47,6 +47,8 @@ pub struct Proxy {
     pub cancels: Arc<CancelRegistry>,
     /// Users' salted passwords.
     pub verifiers: Verifiers,
+    /// Users that the servers know.
+    pub users: UserLookup,
     /// The control plane.
     pub monitor: MonitorHandle,
     /// Where TLS is offered.
@@ -98,6 +100,7 @@ impl Proxy {
             statements: Statements::default(),
             cancels: Arc::default(),
             verifiers: Verifiers::default(),
+            users: UserLookup::new(Arc::clone(&config), Arc::clone(&topology)),
             monitor: Monitor::spawn(Arc::clone(&config), Arc::clone(&topology)),
             tls: ArcSwapOption::from_pointee(tls),
             metrics: ProxyMetrics::new(),
@@ -187,6 +190,7 @@ impl Proxy {
         }
         self.tls.store(tls.map(Arc::new));
         self.config.store(Arc::new(config));
+        self.users.clear();
         self.monitor.reload().await;
         self.pools.reload(&self.topology.load());
         for database in self.all_databases() {

@@ -26,7 +26,8 @@ pub(super) const LISTEN: SectionKeys =
     SectionKeys { name: "listen", keys: &["address", "tls", "cert", "key", "max_clients"], later: &["client_ca"] };
 pub(super) const HTTP: SectionKeys = SectionKeys { name: "http", keys: &["address"], later: &[] };
 pub(super) const LOG: SectionKeys = SectionKeys { name: "log", keys: &["format", "level"], later: &[] };
-pub(super) const AUTH: SectionKeys = SectionKeys { name: "auth", keys: &["method", "users"], later: &["query"] };
+pub(super) const AUTH: SectionKeys =
+    SectionKeys { name: "auth", keys: &["method", "query", "query_database", "query_cache", "users"], later: &[] };
 pub(super) const USERS: SectionKeys =
     SectionKeys { name: "auth.users", keys: &["name", "password", "server_password"], later: &[] };
 pub(super) const POOL: SectionKeys = SectionKeys {

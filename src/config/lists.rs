@@ -19,12 +19,14 @@ pub(super) fn users(
     mistakes: &mut Mistakes<'_>,
     auth: &Section<'_>,
     method: &Setting<AuthMethod>,
+    query: &Setting<Option<String>>,
     around: Surroundings<'_>,
 ) -> Option<Vec<User>> {
     let sections = auth.tables(mistakes, "users", &USERS)?;
-    if sections.is_empty() && method.sound() == Some(&AuthMethod::ScramSha256) {
+    let is_alone = query.sound().is_some_and(Option::is_none);
+    if sections.is_empty() && is_alone && method.sound() == Some(&AuthMethod::ScramSha256) {
         let complaint = Complaint::new("there are no users, so nobody could log in")
-            .expected("at least one [[auth.users]] with name and password");
+            .expected("at least one [[auth.users]] with name and password, or auth.query");
         auth.complain::<()>(mistakes, "users", &Setting::default(), complaint);
     }
     let mut seen = Seen::new();

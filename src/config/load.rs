@@ -61,8 +61,9 @@ fn read(mistakes: &mut Mistakes<'_>, document: &DeTable<'_>, around: Surrounding
     let (listen, address) = sections::listen(mistakes, &listen, around);
     let http = sections::http(mistakes, &http, &address);
     let log = sections::log(mistakes, &log);
+    let query = sections::auth_query(mistakes, &auth);
     let method = sections::auth_method(mistakes, &auth, &address);
-    let users = lists::users(mistakes, &auth, &method, around);
+    let users = lists::users(mistakes, &auth, &method, &query.text, around);
     let pool = sections::pool(mistakes, &pool);
     let consistency = sections::consistency(mistakes, &consistency);
     let lag = sections::lag(mistakes, &lag);
@@ -73,7 +74,13 @@ fn read(mistakes: &mut Mistakes<'_>, document: &DeTable<'_>, around: Surrounding
         listen: listen?,
         http: http?,
         log: log?,
-        auth: Auth { method: method.take()?, users: users? },
+        auth: Auth {
+            method: method.take()?,
+            query: query.text.take()?,
+            query_database: query.database.take()?,
+            query_cache: query.cache.take()?,
+            users: users?,
+        },
         pool: pool?,
         consistency: consistency?,
         lag: lag?,

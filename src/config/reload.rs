@@ -85,6 +85,9 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
         ("log.format", text(LOG_FORMAT.name(log.format))),
         ("log.level", text(&log.level)),
         ("auth.method", text(AUTH_METHOD.name(auth.method))),
+        ("auth.query", optional(auth.query.as_ref())),
+        ("auth.query_database", optional(auth.query_database.as_ref())),
+        ("auth.query_cache", time(auth.query_cache)),
         ("pool.mode", text(POOL_MODE.name(pool.mode))),
         ("pool.size", text(pool.size)),
         ("pool.checkout_timeout", time(pool.checkout_timeout)),
@@ -155,6 +158,10 @@ fn bytes<'c>(value: usize) -> Shown<'c> {
 
 fn path<'c>(value: Option<&Path>) -> Shown<'c> {
     value.map_or(Shown::Absent, |path| Shown::Text(path.display().to_string()))
+}
+
+fn optional<'c>(value: Option<&String>) -> Shown<'c> {
+    value.map_or(Shown::Absent, text)
 }
 
 fn secret(value: Option<&Secret>) -> Shown<'_> {

@@ -90,6 +90,13 @@ pub enum LogFormat {
 pub struct Auth {
     /// Default `scram-sha-256`.
     pub method: AuthMethod,
+    /// Asks the servers for users that are not in `users`: `$1` is the name; returns the name, the verifier, and if
+    /// it likes until when that is valid. Not set: only `users` can log in.
+    pub query: Option<String>,
+    /// Where `query` runs. Not set: `shards.database`.
+    pub query_database: Option<String>,
+    /// How long a verifier that `query` returned is used before it is looked up again. Default 30 s.
+    pub query_cache: Duration,
     /// `[[auth.users]]`; names are unique.
     pub users: Vec<User>,
 }
@@ -110,7 +117,7 @@ pub struct User {
     pub name: String,
     /// What clients are checked against; servers are sent it too, unless `server_password` is there.
     pub password: Password,
-    /// What the servers are sent; needed where `password` is a verifier and the servers ask for one.
+    /// What the servers are sent, where it is not `password`. With a verifier, and without this, they are shown what the client has proved.
     pub server_password: Option<Secret>,
 }
 

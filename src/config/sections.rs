@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use toml::de::DeValue;
+
 use super::address::{clash, listen_address};
 use super::choices::{AUTH_METHOD, CONSISTENCY_LEVEL, LOG_FORMAT, POOL_MODE, TLS_MODE, WHEN_NONE};
 use super::credentials::{Surroundings, reason};
@@ -14,7 +16,7 @@ use super::schema::{
     AuthMethod, Consistency, ConsistencyLevel, Http, Lag, Limits, Listen, Log, LogFormat, Pool, PoolMode, TlsMode,
     WhenNone,
 };
-use super::values::{Span, count_u32, count_usize, duration, log_filter, size};
+use super::values::{Span, count_u32, count_usize, duration, identifier, log_filter, size, text};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -128,6 +130,33 @@ pub(super) fn auth_method(
         section.complain(mistakes, "method", &method, complaint);
     }
     method
+}
+
+/// `auth.query` and what belongs to it.
+pub(super) struct AuthQuery {
+    pub(super) text: Setting<Option<String>>,
+    pub(super) database: Setting<Option<String>>,
+    pub(super) cache: Setting<Duration>,
+}
+
+pub(super) fn auth_query(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> AuthQuery {
+    AuthQuery {
+        text: section.optional(mistakes, "query", user_query),
+        database: section.optional(mistakes, "query_database", identifier),
+        cache: section.read(mistakes, "query_cache", seconds(30), |value| duration(value, zero_up_to(DAY, "s"))),
+    }
+}
+
+/// SQL with the user's name as `$1`. Whether it works, only the servers can say.
+fn user_query(value: &DeValue<'_>) -> Result<String, Complaint> {
+    const FORM: &str = "SQL that returns name and verifier of the user $1, such as \
+                        \"SELECT rolname, rolpassword FROM pg_authid WHERE rolname = $1 AND rolcanlogin\"";
+    let text = text(value, FORM)?;
+    match text.contains("$1") {
+        true if !text.contains('\0') => Ok(text.to_owned()),
+        true => Err(Complaint::new("holds a zero byte").expected(FORM)),
+        false => Err(Complaint::new("does not ask for one user: there is no $1 in it").expected(FORM)),
+    }
 }
 
 pub(super) fn pool(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> Option<Pool> {

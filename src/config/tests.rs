@@ -72,6 +72,8 @@ fn the_reference_loads_and_shows_the_defaults() {
     least.listen.cert = reference.listen.cert.clone();
     least.listen.key = reference.listen.key.clone();
     least.auth.users = reference.auth.users.clone();
+    least.auth.query = reference.auth.query.clone();
+    least.auth.query_database = reference.auth.query_database.clone();
     least.databases = reference.databases.clone();
     least.shards[0].nodes = reference.shards[0].nodes.clone();
     least.shards[0].password = reference.shards[0].password.clone();
@@ -92,6 +94,9 @@ fn probes() -> Vec<(&'static str, &'static str, Probe)> {
         ("log.format", "'json'", |c| c.log.format == LogFormat::Json),
         ("log.level", "'warn,pgsluice::pool=trace'", |c| c.log.level == "warn,pgsluice::pool=trace"),
         ("auth.method", "'trust'", |c| c.auth.method == AuthMethod::Trust),
+        ("auth.query", "'SELECT f($1)'", |c| c.auth.query.as_deref() == Some("SELECT f($1)")),
+        ("auth.query_database", "'shop'", |c| c.auth.query_database.as_deref() == Some("shop")),
+        ("auth.query_cache", "'7s'", |c| c.auth.query_cache == Duration::from_secs(7)),
         ("auth.users.name", "'report'", |c| c.auth.users[0].name == "report"),
         ("auth.users.password", "'env:APP_PASSWORD'", |c| {
             c.auth.users[0].password == Password::Plain(Secret::new("from-env"))

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::checkout::{Checkout, CheckoutError, checkout_error};
 use super::connection::{ServerConnection, Unusable};
+use super::keys::ClientKeys;
 use super::login::{Credentials, LoginError, login};
 use crate::config::{Config, Password, Secret};
 use crate::topology::{Node, Topology};
@@ -37,6 +38,7 @@ type PoolKey = (Arc<str>, Identity);
 pub struct Pools {
     config: Arc<ArcSwap<Config>>,
     pools: Mutex<HashMap<PoolKey, Arc<NodePool>>>,
+    keys: Arc<ClientKeys>,
 }
 
 /// The connections to one node for one database and user.
@@ -53,20 +55,30 @@ pub struct ServerManager {
     node: Arc<Node>,
     identity: Identity,
     config: Arc<ArcSwap<Config>>,
+    keys: Arc<ClientKeys>,
 }
 
 impl Pools {
     /// None yet. Sizes, limits and passwords are read from `config` whenever they are needed.
     pub fn new(config: Arc<ArcSwap<Config>>) -> Self {
-        Self { config, pools: Mutex::new(HashMap::new()) }
+        Self { config, pools: Mutex::new(HashMap::new()), keys: Arc::default() }
+    }
+
+    /// What the servers are shown for users without a password in the config.
+    pub fn keys(&self) -> &ClientKeys {
+        &self.keys
     }
 
     /// The pool of a node for somebody.
     pub fn of(&self, node: &Arc<Node>, identity: &Identity) -> Arc<NodePool> {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         let pool = pools.entry((node.name.clone(), identity.clone())).or_insert_with(|| {
-            let manager =
-                ServerManager { node: Arc::clone(node), identity: identity.clone(), config: Arc::clone(&self.config) };
+            let manager = ServerManager {
+                node: Arc::clone(node),
+                identity: identity.clone(),
+                config: Arc::clone(&self.config),
+                keys: Arc::clone(&self.keys),
+            };
             Arc::new(NodePool::new(manager, self.config.load().pool.size))
         });
         Arc::clone(pool)
@@ -201,10 +213,12 @@ impl Manager for ServerManager {
         let config = self.config.load_full();
         let options = format!("-c pgsluice.consistency={} -c pgsluice.route=auto", config.consistency.level.name());
         let password = self.password(&config);
+        let key = self.keys.of(&self.identity.user);
         let credentials = Credentials {
             user: &self.identity.user,
             database: &self.identity.database,
             password: password.as_ref(),
+            key: key.as_deref(),
             options: &options,
         };
         let result = login(&self.node, credentials, config.pool.connect_timeout).await;

@@ -181,7 +181,7 @@ async fn greet(proxy: &Arc<Proxy>, link: &mut Link, request: Request, is_encrypt
         return Err(told("53300", "sorry, too many clients already"));
     };
     match config.auth.method {
-        AuthMethod::ScramSha256 => auth::scram(link, &proxy.verifiers, &config, &request.user).await?,
+        AuthMethod::ScramSha256 => auth::scram(link, proxy, &config, &request.user).await?,
         AuthMethod::Trust => {}
     }
     let login = Login {
@@ -226,7 +226,11 @@ impl Login {
         self.reported = match database.greeting(&self.identity.user, &self.startup) {
             Some(reported) => reported,
             None => {
-                let reported = self.ask_a_server(proxy).await.map_err(Rejection::Told)?;
+                let reported = self.ask_a_server(proxy).await.map_err(|reply| {
+                    // A server may have seen a newer verifier than the one that is remembered.
+                    proxy.users.doubt(&self.identity.user);
+                    Rejection::Told(reply)
+                })?;
                 database.note_greeting(&self.identity.user, &self.startup, reported.clone());
                 reported
             }
