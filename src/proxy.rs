@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::monitor::{Catalogs, Monitor, MonitorHandle, UserLookup};
 use crate::pool::{Pools, Reported, Settings};
 use crate::route::{Horizon, Reason};
-use crate::session::{CancelRegistry, Statements, Verifiers, accept};
+use crate::session::{CancelRegistry, Crowd, Statements, Throttle, Verifiers, accept};
 use crate::sql::AnalysisCache;
 use crate::telemetry::metrics::{ClientState, PoolMetrics, ProxyMetrics, ReloadOutcome, ServerState, ShardMetrics};
 use crate::tls::{TlsError, acceptor};
@@ -30,6 +30,9 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// After an `accept` that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many of those that are not logged in have to go then.
+const MAKE_ROOM: usize = 100;
 
 /// What all sessions share. Handed to each; there is no other global state.
 pub struct Proxy {
@@ -47,6 +50,10 @@ pub struct Proxy {
     pub cancels: Arc<CancelRegistry>,
     /// Users' salted passwords.
     pub verifiers: Verifiers,
+    /// Those who have not logged in yet.
+    pub logins: Arc<Crowd>,
+    /// Where failed logins came from.
+    pub throttle: Throttle,
     /// Users that the servers know.
     pub users: UserLookup,
     /// The control plane.
@@ -100,6 +107,8 @@ impl Proxy {
             statements: Statements::default(),
             cancels: Arc::default(),
             verifiers: Verifiers::default(),
+            logins: Arc::default(),
+            throttle: Throttle::default(),
             users: UserLookup::new(Arc::clone(&config), Arc::clone(&topology)),
             monitor: Monitor::spawn(Arc::clone(&config), Arc::clone(&topology)),
             tls: ArcSwapOption::from_pointee(tls),
@@ -128,6 +137,7 @@ impl Proxy {
                     Ok((stream, peer)) => self.greet(stream, peer, &mut sessions),
                     Err(error) => {
                         tracing::error!(%error, "a connection could not be accepted");
+                        self.logins.thin_out(MAKE_ROOM);
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
@@ -147,7 +157,7 @@ impl Proxy {
             return;
         }
         tracing::debug!(%peer, "connected");
-        sessions.spawn(accept(Arc::clone(self), stream));
+        sessions.spawn(accept(Arc::clone(self), stream, peer));
     }
 
     async fn drain(&self, mut sessions: JoinSet<()>) {

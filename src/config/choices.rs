@@ -1,5 +1,6 @@
 //! How the enumerated values of the schema are spelt, once for reading and for showing.
 
+use super::rules::RuleTls;
 use super::schema::{AuthMethod, ConsistencyLevel, LogFormat, PoolMode, TlsMode, WhenNone};
 use super::values::Choices;
 
@@ -11,6 +12,12 @@ pub(super) const LOG_FORMAT: Choices<LogFormat> =
     Choices { values: &[("text", LogFormat::Text), ("json", LogFormat::Json)], later: &[] };
 pub(super) const AUTH_METHOD: Choices<AuthMethod> =
     Choices { values: &[("scram-sha-256", AuthMethod::ScramSha256), ("trust", AuthMethod::Trust)], later: &["cert"] };
+pub(super) const RULE_METHOD: Choices<AuthMethod> = Choices {
+    values: &[("scram-sha-256", AuthMethod::ScramSha256), ("trust", AuthMethod::Trust), ("reject", AuthMethod::Reject)],
+    later: AUTH_METHOD.later,
+};
+pub(super) const RULE_TLS: Choices<RuleTls> =
+    Choices { values: &[("any", RuleTls::Any), ("required", RuleTls::Required), ("off", RuleTls::Off)], later: &[] };
 pub(super) const POOL_MODE: Choices<PoolMode> = Choices {
     values: &[("transaction", PoolMode::Transaction), ("session", PoolMode::Session)],
     later: &["statement"],

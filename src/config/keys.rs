@@ -22,12 +22,20 @@ pub(super) const FILE: SectionKeys = SectionKeys {
     keys: &["listen", "http", "log", "auth", "pool", "consistency", "lag", "limits", "databases", "shards"],
     later: &["failover", "tables"],
 };
-pub(super) const LISTEN: SectionKeys =
-    SectionKeys { name: "listen", keys: &["address", "tls", "cert", "key", "max_clients"], later: &["client_ca"] };
+pub(super) const LISTEN: SectionKeys = SectionKeys {
+    name: "listen",
+    keys: &["address", "tls", "cert", "key", "max_clients", "max_logins"],
+    later: &["client_ca"],
+};
 pub(super) const HTTP: SectionKeys = SectionKeys { name: "http", keys: &["address"], later: &[] };
 pub(super) const LOG: SectionKeys = SectionKeys { name: "log", keys: &["format", "level"], later: &[] };
-pub(super) const AUTH: SectionKeys =
-    SectionKeys { name: "auth", keys: &["method", "query", "query_database", "query_cache", "users"], later: &[] };
+pub(super) const AUTH: SectionKeys = SectionKeys {
+    name: "auth",
+    keys: &["method", "query", "query_database", "query_cache", "failure_delay", "max_failures", "rules", "users"],
+    later: &[],
+};
+pub(super) const RULES: SectionKeys =
+    SectionKeys { name: "auth.rules", keys: &["databases", "users", "addresses", "tls", "method"], later: &[] };
 pub(super) const USERS: SectionKeys =
     SectionKeys { name: "auth.users", keys: &["name", "password", "server_password"], later: &[] };
 pub(super) const POOL: SectionKeys = SectionKeys {
@@ -62,11 +70,25 @@ pub(super) const SHARDS: SectionKeys =
 pub(super) const NODES: SectionKeys = SectionKeys { name: "shards.nodes", keys: &["address", "weight"], later: &[] };
 
 /// All of them.
-pub(super) const SECTIONS: [&SectionKeys; 13] =
-    [&FILE, &LISTEN, &HTTP, &LOG, &AUTH, &USERS, &POOL, &CONSISTENCY, &LAG, &LIMITS, &DATABASES, &SHARDS, &NODES];
+pub(super) const SECTIONS: [&SectionKeys; 14] = [
+    &FILE,
+    &LISTEN,
+    &HTTP,
+    &LOG,
+    &AUTH,
+    &RULES,
+    &USERS,
+    &POOL,
+    &CONSISTENCY,
+    &LAG,
+    &LIMITS,
+    &DATABASES,
+    &SHARDS,
+    &NODES,
+];
 
 /// Sections that are written `[[name]]`.
-const ARRAYS: [&str; 3] = ["databases", "shards", "auth.users"];
+const ARRAYS: [&str; 4] = ["databases", "shards", "auth.users", "auth.rules"];
 
 impl SectionKeys {
     /// The section as its header is written.
@@ -95,7 +117,9 @@ impl SectionKeys {
     /// nobody mixes up sections: a `user` among `[[auth.users]]` is no `shards.user`.
     fn elsewhere(&self, key: &str) -> Option<String> {
         let entry = |section: &SectionKeys| section.name == NODES.name || ARRAYS.contains(&section.name);
-        let mut homes = SECTIONS.iter().filter(|section| section.keys.contains(&key));
+        // What a rule's conditions are called is called so elsewhere too, and there it is what was meant.
+        let named = SECTIONS.iter().filter(|section| section.name != RULES.name);
+        let mut homes = named.filter(|section| section.keys.contains(&key));
         match (homes.next(), homes.next()) {
             (Some(home), None) if entry(home) && entry(self) => None,
             (Some(home), None) if home.name.is_empty() => Some(key.to_owned()),

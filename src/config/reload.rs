@@ -5,7 +5,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::choices::{AUTH_METHOD, CONSISTENCY_LEVEL, LOG_FORMAT, POOL_MODE, TLS_MODE, WHEN_NONE};
+use super::choices::{
+    AUTH_METHOD, CONSISTENCY_LEVEL, LOG_FORMAT, POOL_MODE, RULE_METHOD, RULE_TLS, TLS_MODE, WHEN_NONE,
+};
+use super::rules::Rule;
 use super::schema::{Config, Password, Shard, User};
 use super::secret::Secret;
 use super::values::format_size;
@@ -81,6 +84,7 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
         ("listen.cert", path(listen.cert.as_deref())),
         ("listen.key", path(listen.key.as_deref())),
         ("listen.max_clients", text(listen.max_clients)),
+        ("listen.max_logins", text(listen.max_logins)),
         ("http.address", text(http.address)),
         ("log.format", text(LOG_FORMAT.name(log.format))),
         ("log.level", text(&log.level)),
@@ -88,6 +92,8 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
         ("auth.query", optional(auth.query.as_ref())),
         ("auth.query_database", optional(auth.query_database.as_ref())),
         ("auth.query_cache", time(auth.query_cache)),
+        ("auth.failure_delay", time(auth.failure_delay)),
+        ("auth.max_failures", text(auth.max_failures)),
         ("pool.mode", text(POOL_MODE.name(pool.mode))),
         ("pool.size", text(pool.size)),
         ("pool.checkout_timeout", time(pool.checkout_timeout)),
@@ -111,6 +117,7 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into();
+    settings.extend(auth.rules.iter().enumerate().flat_map(|(index, rule)| flatten_rule(index, rule)));
     settings.extend(auth.users.iter().flat_map(flatten_user));
     settings.extend(databases.iter().map(|database| (format!("databases[{}]", database.name), Shown::Entry)));
     settings.extend(shards.iter().flat_map(flatten_shard));
@@ -123,6 +130,19 @@ fn flatten_user(user: &User) -> [(String, Shown<'_>); 3] {
     [
         (format!("{entry}.password"), Shown::Secret(password)),
         (format!("{entry}.server_password"), secret(user.server_password.as_ref())),
+        (entry, Shown::Entry),
+    ]
+}
+
+/// Rules have no names: they go by their place, which is what their order means.
+fn flatten_rule<'c>(index: usize, rule: &Rule) -> [(String, Shown<'c>); 6] {
+    let entry = format!("auth.rules[{index}]");
+    [
+        (format!("{entry}.databases"), list(&rule.databases)),
+        (format!("{entry}.users"), list(&rule.users)),
+        (format!("{entry}.addresses"), list(&rule.addresses)),
+        (format!("{entry}.tls"), text(RULE_TLS.name(rule.tls))),
+        (format!("{entry}.method"), text(RULE_METHOD.name(rule.method))),
         (entry, Shown::Entry),
     ]
 }
@@ -146,6 +166,10 @@ fn flatten_shard(shard: &Shard) -> Vec<(String, Shown<'_>)> {
 
 fn text<'c>(value: impl ToString) -> Shown<'c> {
     Shown::Text(value.to_string())
+}
+
+fn list<'c>(values: &[impl ToString]) -> Shown<'c> {
+    Shown::Text(values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
 }
 
 fn time<'c>(value: Duration) -> Shown<'c> {
@@ -244,7 +268,7 @@ mod tests {
     #[test]
     fn every_key_of_the_schema_is_compared() {
         let config = parse(
-            "auth.users = [{ name = 'u', password = 'p' }]\ndatabases = [{ name = 'd' }]\n\
+            "auth.users = [{ name = 'u', password = 'p' }]\nauth.rules = [{ method = 'reject' }]\ndatabases = [{ name = 'd' }]\n\
              shards = [{ name = 's', nodes = ['h:1'] }]",
         );
         let flat: Vec<String> = flatten(&config).into_iter().map(|(key, _)| key).collect();
@@ -252,6 +276,8 @@ mod tests {
             for key in section.keys {
                 let path = match (section.name, *key) {
                     ("auth", "users") => "auth.users[u]".to_owned(),
+                    ("auth", "rules") => "auth.rules[0]".to_owned(),
+                    ("auth.rules", key) => format!("auth.rules[0].{key}"),
                     ("auth.users", "name") => "auth.users[u]".to_owned(),
                     ("auth.users", key) => format!("auth.users[u].{key}"),
                     ("databases", _) => "databases[d]".to_owned(),

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::rules::Rule;
 use super::secret::Secret;
 
 /// A whole, valid configuration. Immutable: a reload makes a new one.
@@ -45,8 +46,10 @@ pub struct Listen {
     pub cert: Option<PathBuf>,
     /// PEM file with the certificate's private key; needed unless `tls` is `off`.
     pub key: Option<PathBuf>,
-    /// Clients connected at one time; more are refused with 53300. Default 10000.
+    /// Clients logged in at one time; more are refused with 53300. Default 10000.
     pub max_clients: usize,
+    /// Connections that have not logged in yet; when there is one more the oldest is refused with 53300. Default 5000.
+    pub max_logins: usize,
 }
 
 /// What `listen.tls` takes.
@@ -97,6 +100,12 @@ pub struct Auth {
     pub query_database: Option<String>,
     /// How long a verifier that `query` returned is used before it is looked up again. Default 30 s.
     pub query_cache: Duration,
+    /// How long a client waits to hear that its login has failed. Default 500 ms.
+    pub failure_delay: Duration,
+    /// Failed logins a minute from one address, beyond which it is refused unheard; 0 is no limit. Default 200.
+    pub max_failures: u32,
+    /// `[[auth.rules]]`, in order; none means that `method` is for everybody.
+    pub rules: Vec<Rule>,
     /// `[[auth.users]]`; names are unique.
     pub users: Vec<User>,
 }
@@ -106,8 +115,10 @@ pub struct Auth {
 pub enum AuthMethod {
     /// The client proves that it knows the password (RFC 7677).
     ScramSha256,
-    /// Nobody is asked for anything. Refused unless `listen.address` is a loopback address.
+    /// Nobody is asked for anything. Refused unless only clients of this machine's loopback addresses can get there.
     Trust,
+    /// Nobody gets in. Only in `auth.rules`.
+    Reject,
 }
 
 /// One of `[[auth.users]]`.

@@ -55,6 +55,7 @@ pub(super) fn listen(
     let cert = section.optional(mistakes, "cert", |value| around.path(value));
     let key = section.optional(mistakes, "key", |value| around.path(value));
     let max_clients = section.read(mistakes, "max_clients", 10_000, |value| count_usize(value, 1, 1_000_000));
+    let max_logins = section.read(mistakes, "max_logins", 5000, |value| count_usize(value, 1, 1_000_000));
 
     if tls.sound().is_some_and(|mode| *mode != TlsMode::Off) {
         pem_file(mistakes, section, "cert", &cert, &tls);
@@ -67,6 +68,7 @@ pub(super) fn listen(
             cert: cert.take()?,
             key: key.take()?,
             max_clients: max_clients.take()?,
+            max_logins: max_logins.take()?,
         })
     };
     (listen(), address)
@@ -145,6 +147,14 @@ pub(super) fn auth_query(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> 
         database: section.optional(mistakes, "query_database", identifier),
         cache: section.read(mistakes, "query_cache", seconds(30), |value| duration(value, zero_up_to(DAY, "s"))),
     }
+}
+
+/// `auth.failure_delay` and `auth.max_failures`.
+pub(super) fn auth_failures(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> (Setting<Duration>, Setting<u32>) {
+    let span = zero_up_to(MINUTE, "ms");
+    let delay = section.read(mistakes, "failure_delay", millis(500), |value| duration(value, span));
+    let most = section.read(mistakes, "max_failures", 200, |value| count_u32(value, 0, 1_000_000));
+    (delay, most)
 }
 
 /// SQL with the user's name as `$1`. Whether it works, only the servers can say.

@@ -72,6 +72,7 @@ fn the_reference_loads_and_shows_the_defaults() {
     least.listen.cert = reference.listen.cert.clone();
     least.listen.key = reference.listen.key.clone();
     least.auth.users = reference.auth.users.clone();
+    least.auth.rules = reference.auth.rules.clone();
     least.auth.query = reference.auth.query.clone();
     least.auth.query_database = reference.auth.query_database.clone();
     least.databases = reference.databases.clone();
@@ -90,6 +91,7 @@ fn probes() -> Vec<(&'static str, &'static str, Probe)> {
         ("listen.cert", "'a.crt'", |c| c.listen.cert == Some(PathBuf::from("/etc/pgsluice/a.crt"))),
         ("listen.key", "'/b.key'", |c| c.listen.key == Some(PathBuf::from("/b.key"))),
         ("listen.max_clients", "7", |c| c.listen.max_clients == 7),
+        ("listen.max_logins", "7", |c| c.listen.max_logins == 7),
         ("http.address", "'[::1]:7001'", |c| c.http.address == address("[::1]:7001")),
         ("log.format", "'json'", |c| c.log.format == LogFormat::Json),
         ("log.level", "'warn,pgsluice::pool=trace'", |c| c.log.level == "warn,pgsluice::pool=trace"),
@@ -97,6 +99,17 @@ fn probes() -> Vec<(&'static str, &'static str, Probe)> {
         ("auth.query", "'SELECT f($1)'", |c| c.auth.query.as_deref() == Some("SELECT f($1)")),
         ("auth.query_database", "'shop'", |c| c.auth.query_database.as_deref() == Some("shop")),
         ("auth.query_cache", "'7s'", |c| c.auth.query_cache == Duration::from_secs(7)),
+        ("auth.failure_delay", "'0s'", |c| c.auth.failure_delay == Duration::ZERO),
+        ("auth.max_failures", "0", |c| c.auth.max_failures == 0),
+        ("auth.rules.databases", "['shop', '/^a']", |c| c.auth.rules.first().is_some_and(|r| r.databases.len() == 2)),
+        ("auth.rules.users", "['ann']", |c| {
+            c.auth.rules.first().is_some_and(|r| r.users == [NamePattern::Name("ann".to_owned())])
+        }),
+        ("auth.rules.addresses", "['loopback']", |c| {
+            c.auth.rules.first().is_some_and(|r| r.addresses == [AddressPattern::Loopback])
+        }),
+        ("auth.rules.tls", "'required'", |c| c.auth.rules.first().is_some_and(|r| r.tls == RuleTls::Required)),
+        ("auth.rules.method", "'reject'", |c| c.auth.rules.first().is_some_and(|r| r.method == AuthMethod::Reject)),
         ("auth.users.name", "'report'", |c| c.auth.users[0].name == "report"),
         ("auth.users.password", "'env:APP_PASSWORD'", |c| {
             c.auth.users[0].password == Password::Plain(Secret::new("from-env"))
@@ -159,7 +172,7 @@ fn document(key: &str, value: &str) -> String {
     }
     for (table, keys) in tables {
         let header = match table {
-            "auth.users" | "databases" | "shards" | "shards.nodes" => format!("[[{table}]]"),
+            "auth.users" | "auth.rules" | "databases" | "shards" | "shards.nodes" => format!("[[{table}]]"),
             _ => format!("[{table}]"),
         };
         text.push_str(&format!("{header}\n"));

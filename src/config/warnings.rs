@@ -3,6 +3,7 @@
 use std::fmt;
 use std::os::unix::fs::PermissionsExt as _;
 
+use super::rules::Rule;
 use super::schema::{AuthMethod, Config, TlsMode};
 
 /// Something in a valid config that deserves a second look.
@@ -38,6 +39,11 @@ impl Config {
         }
         if self.auth.method == AuthMethod::Trust {
             warn("auth.method", "is \"trust\": whoever reaches this machine's loopback address gets in".to_owned());
+        }
+        let trusts = |rule: &Rule| rule.method == AuthMethod::Trust;
+        if let Some(index) = self.auth.rules.iter().position(trusts) {
+            let message = "is \"trust\": whoever reaches this machine's loopback address gets in".to_owned();
+            warn(&format!("auth.rules[{index}].method"), message);
         }
         if self.lag.eject_above < self.lag.poll_interval {
             let (above, interval) = (self.lag.eject_above, self.lag.poll_interval);

@@ -3,6 +3,7 @@
 //! Nothing is taken from anybody here but small messages, within `limits.login_timeout`.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,7 +12,9 @@ use pgwire::messages::Message;
 use pgwire::messages::startup::{Authentication, BackendKeyData, NegotiateProtocolVersion, SecretKey};
 use tokio::net::TcpStream;
 
+use super::attempt::Attempt;
 use super::auth::{self, Rejection};
+use super::crowd::CrowdedOut;
 use super::overhead::Overhead;
 use super::prepared::ClientStatements;
 use super::relay::Tally;
@@ -23,6 +26,7 @@ use crate::config::{AuthMethod, TlsMode};
 use crate::pool::{Identity, Reported, SettingValue, Settings};
 use crate::proxy::{ClientSlot, Proxy};
 use crate::route::{Demand, Horizon, Reason};
+use crate::telemetry::metrics::LoginOutcome;
 use crate::topology::Role;
 use crate::wire::backend::{TransactionStatus, put_parameter_status, put_ready_for_query};
 use crate::wire::startup::{self, Packet, PacketError, Request};
@@ -36,31 +40,49 @@ const NEWEST_MINOR: u16 = 2;
 /// TLS and GSSAPI may each be asked for once before the startup packet.
 const MAX_PACKETS: usize = 3;
 
+/// Room for a first packet of the usual size, in bytes.
+const FIRST_READ: usize = 512;
+
 /// Serves one connection from its first byte to its last.
-pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream) {
+pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream, peer: SocketAddr) {
+    let config = proxy.config.load_full();
+    let mut place = proxy.logins.enter(config.listen.max_logins);
+    let mut attempt = Attempt::from(peer);
     let mut link = Link::new(Stream::Plain(stream), BytesMut::new());
-    let limit = proxy.config.load().limits.login_timeout;
+    let limit = config.limits.login_timeout;
     let counted = LoggingIn::new(&proxy);
-    let outcome = tokio::time::timeout(limit, log_in(&proxy, &mut link)).await;
-    drop(counted);
-    let session = match outcome {
-        Ok(Ok(login)) => login.map(|login| login.into_session(proxy, link)),
-        Ok(Err(Rejection::Gone)) => None,
-        Ok(Err(Rejection::Told(reply))) => {
-            tracing::info!(sqlstate = reply.sqlstate, message = %reply.message, "login refused");
-            say_goodbye(link, &reply).await;
-            None
+    let login = tokio::time::timeout(limit, log_in(&proxy, &mut link, &mut attempt));
+    let (outcome, reply) = match place.unless_crowded_out(login).await {
+        Ok(Ok(Ok(login))) => {
+            drop((counted, place, config));
+            if let Some(login) = login {
+                proxy.metrics.logins(LoginOutcome::Ok).increment(1);
+                // In a box, so that those who are not in yet take no more memory than they need.
+                Box::pin(login.into_session(proxy, link).run()).await;
+            }
+            return;
         }
-        Err(_) => {
+        Ok(Ok(Err(Rejection::Gone))) => return proxy.metrics.logins(LoginOutcome::Gone).increment(1),
+        Ok(Ok(Err(Rejection::Told(reply)))) => (attempt.outcome(&reply), reply),
+        Ok(Err(_)) => {
             let reply = ErrorReply::fatal("57014", "canceling authentication due to timeout")
                 .detail(format!("The login was not complete after {limit:?} (limits.login_timeout)."));
-            say_goodbye(link, &reply).await;
-            None
+            (LoginOutcome::Timeout, reply)
+        }
+        Err(CrowdedOut) => {
+            let most = config.listen.max_logins;
+            let reply = ErrorReply::fatal("53300", "too many connections are logging in")
+                .detail(format!("There may be {most} (listen.max_logins), and this one was the oldest."))
+                .hint("Try again.");
+            (LoginOutcome::CrowdedOut, reply)
         }
     };
-    if let Some(session) = session {
-        session.run().await;
+    let delay = attempt.refused(&proxy, outcome, &reply);
+    if !delay.is_zero() {
+        // It keeps its place among those that log in, and holds nothing else.
+        let _ = place.unless_crowded_out(tokio::time::sleep(delay)).await;
     }
+    say_goodbye(link, &reply).await;
 }
 
 /// One of the clients that have not logged in yet, in `proxy.clients.login`.
@@ -93,7 +115,7 @@ struct Login {
     slot: ClientSlot,
 }
 
-async fn log_in(proxy: &Arc<Proxy>, link: &mut Link) -> Result<Option<Login>, Rejection> {
+async fn log_in(proxy: &Arc<Proxy>, link: &mut Link, attempt: &mut Attempt) -> Result<Option<Login>, Rejection> {
     let mut is_encrypted = false;
     for _ in 0..MAX_PACKETS {
         match receive_packet(link).await? {
@@ -103,10 +125,12 @@ async fn log_in(proxy: &Arc<Proxy>, link: &mut Link) -> Result<Option<Login>, Re
                 link.flush().await.map_err(|_| Rejection::Gone)?;
             }
             Packet::Cancel(key) => {
-                proxy.cancels.cancel(&key).await;
+                Box::pin(proxy.cancels.cancel(&key)).await;
                 return Ok(None);
             }
-            Packet::Startup(request) => return greet(proxy, link, request, is_encrypted).await.map(Some),
+            Packet::Startup(request) => {
+                return Box::pin(greet(proxy, link, attempt, request, is_encrypted)).await.map(Some);
+            }
         }
     }
     Err(told("08P01", "too many requests before the startup packet"))
@@ -137,7 +161,8 @@ async fn receive_packet(link: &mut Link) -> Result<Packet, Rejection> {
             link.input.advance(size);
             return packet;
         }
-        if !link.fill(startup::MAX_SIZE + 1).await.map_err(|_| Rejection::Gone)? {
+        // A stranger is given room for what it has announced, and no more.
+        if !link.fill(size.unwrap_or_default().max(FIRST_READ)).await.map_err(|_| Rejection::Gone)? {
             return Err(Rejection::Gone);
         }
     }
@@ -163,27 +188,35 @@ async fn answer_ssl(proxy: &Proxy, link: &mut Link, is_encrypted: bool) -> Resul
     Ok(true)
 }
 
-async fn greet(proxy: &Arc<Proxy>, link: &mut Link, request: Request, is_encrypted: bool) -> Result<Login, Rejection> {
+async fn greet(
+    proxy: &Arc<Proxy>,
+    link: &mut Link,
+    attempt: &mut Attempt,
+    request: Request,
+    is_encrypted: bool,
+) -> Result<Login, Rejection> {
     let config = proxy.config.load_full();
     negotiate_version(link, &request)?;
     if config.listen.tls == TlsMode::Require && !is_encrypted {
         let reply = ErrorReply::fatal("28000", "this server takes only encrypted connections");
         return Err(Rejection::Told(reply.hint("Connect with sslmode=require.")));
     }
-    if request.replication.as_deref().is_some_and(|value| !["false", "off", "no", "0"].contains(&value)) {
+    let method = attempt.method(proxy, &config, &request, is_encrypted)?;
+    if request.is_replication() {
         let reply = ErrorReply::fatal("0A000", "replication connections are not passed on");
         return Err(Rejection::Told(reply.hint("Connect to the PostgreSQL server itself.")));
     }
     if !config.databases.is_empty() && config.databases.iter().all(|database| database.name != request.database) {
         return Err(told("3D000", format!("database \"{}\" does not exist", request.database)));
     }
+    match method {
+        AuthMethod::ScramSha256 => auth::scram(link, proxy, &config, &request.user).await?,
+        AuthMethod::Trust | AuthMethod::Reject => {}
+    }
+    // Only now: strangers take no place from those who may log in.
     let Some(slot) = ClientSlot::take(proxy, config.listen.max_clients) else {
         return Err(told("53300", "sorry, too many clients already"));
     };
-    match config.auth.method {
-        AuthMethod::ScramSha256 => auth::scram(link, proxy, &config, &request.user).await?,
-        AuthMethod::Trust => {}
-    }
     let login = Login {
         startup: Arc::new(startup_settings(&request)?),
         identity: Identity { user: request.user.into(), database: request.database.into() },

@@ -8,10 +8,12 @@
 
 mod accept;
 mod attach;
+mod attempt;
 mod auth;
 mod bring;
 mod cancel;
 mod conclude;
+mod crowd;
 mod exchange;
 mod gather;
 mod overhead;
@@ -20,6 +22,7 @@ mod prepared;
 mod relay;
 mod relocate;
 mod serve;
+mod throttle;
 mod tracked;
 mod translate;
 mod understand;
@@ -27,7 +30,9 @@ mod understand;
 pub use accept::accept;
 pub use auth::Verifiers;
 pub use cancel::CancelRegistry;
+pub use crowd::Crowd;
 pub use prepared::Statements;
+pub use throttle::Throttle;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

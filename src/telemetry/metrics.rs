@@ -33,6 +33,8 @@ pub mod names {
     pub const PROXY_OVERHEAD_SECONDS: &str = "pgsluice_proxy_overhead_seconds";
     /// Clients.
     pub const CLIENTS: &str = "pgsluice_clients";
+    /// Logins, by what came of them.
+    pub const LOGINS_TOTAL: &str = "pgsluice_logins_total";
     /// Connections to servers.
     pub const SERVER_CONNECTIONS: &str = "pgsluice_server_connections";
     /// How long a client waited for a server connection.
@@ -79,6 +81,32 @@ label_set! {
         Active = "active",
         /// Waits for a server connection.
         Waiting = "waiting",
+    }
+}
+
+label_set! {
+    /// `outcome` of `pgsluice_logins_total`.
+    LoginOutcome {
+        /// The client is in.
+        Ok = "ok",
+        /// It did not prove who it is.
+        Failed = "failed",
+        /// No rule lets it in.
+        Rejected = "rejected",
+        /// Its address has failed too often.
+        Throttled = "throttled",
+        /// There are as many clients as there may be.
+        TooMany = "too_many",
+        /// Too many were logging in, and it was the oldest.
+        CrowdedOut = "crowded_out",
+        /// It took too long.
+        Timeout = "timeout",
+        /// It did not speak the protocol, or asked for what is not there.
+        Invalid = "invalid",
+        /// The servers could not be reached, or refused it.
+        Unavailable = "unavailable",
+        /// It hung up.
+        Gone = "gone",
     }
 }
 
@@ -165,6 +193,7 @@ fn describe() {
     histogram!(names::STATEMENT_DURATION_SECONDS, Unit::Seconds, "From a statement's arrival to the end of its answer");
     histogram!(names::PROXY_OVERHEAD_SECONDS, Unit::Seconds, "Time that a statement spent in pgsluice alone");
     gauge!(names::CLIENTS, Unit::Count, "Clients");
+    counter!(names::LOGINS_TOTAL, Unit::Count, "Logins by what came of them; cancel requests are none");
     gauge!(names::SERVER_CONNECTIONS, Unit::Count, "Connections to servers");
     histogram!(names::POOL_WAIT_SECONDS, Unit::Seconds, "How long a client waited for a server connection");
     counter!(names::CHECKOUT_TIMEOUTS_TOTAL, Unit::Count, "Times that no server connection was free in time");
@@ -178,6 +207,7 @@ fn describe() {
 #[derive(Clone)]
 pub struct ProxyMetrics {
     clients: Vec<Gauge>,
+    logins: Vec<Counter>,
     causal_waits: Vec<Counter>,
     config_reloads: Vec<Counter>,
     /// `pgsluice_proxy_overhead_seconds`
@@ -206,6 +236,9 @@ impl ProxyMetrics {
             clients: (ClientState::ALL.iter())
                 .map(|state| metrics::gauge!(names::CLIENTS, "state" => state.name()))
                 .collect(),
+            logins: (LoginOutcome::ALL.iter())
+                .map(|outcome| counter(names::LOGINS_TOTAL, "outcome", outcome.name()))
+                .collect(),
             causal_waits: (CausalOutcome::ALL.iter())
                 .map(|outcome| counter(names::CAUSAL_WAITS_TOTAL, "outcome", outcome.name()))
                 .collect(),
@@ -223,6 +256,11 @@ impl ProxyMetrics {
     /// `pgsluice_clients{state}`
     pub fn clients(&self, state: ClientState) -> &Gauge {
         &self.clients[state as usize]
+    }
+
+    /// `pgsluice_logins_total{outcome}`
+    pub fn logins(&self, outcome: LoginOutcome) -> &Counter {
+        &self.logins[outcome as usize]
     }
 
     /// `pgsluice_causal_waits_total{outcome}`
