@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::monitor::{Catalogs, Monitor, MonitorHandle, UserLookup};
 use crate::pool::{Pools, Reported, Settings};
 use crate::route::{Horizon, Reason};
-use crate::session::{CancelRegistry, Crowd, Statements, Throttle, Verifiers, accept};
+use crate::session::{CancelRegistry, Crowd, Quotas, Statements, Throttle, Verifiers, accept};
 use crate::sql::AnalysisCache;
 use crate::telemetry::metrics::{ClientState, PoolMetrics, ProxyMetrics, ReloadOutcome, ServerState, ShardMetrics};
 use crate::tls::{TlsError, acceptor};
@@ -50,6 +50,10 @@ pub struct Proxy {
     pub cancels: Arc<CancelRegistry>,
     /// Users' salted passwords.
     pub verifiers: Verifiers,
+    /// Raised with each new config: for those who keep something that they have made of it.
+    pub generation: AtomicUsize,
+    /// What users and databases take.
+    pub quotas: Quotas,
     /// Those who have not logged in yet.
     pub logins: Arc<Crowd>,
     /// Where failed logins came from.
@@ -107,6 +111,8 @@ impl Proxy {
             statements: Statements::default(),
             cancels: Arc::default(),
             verifiers: Verifiers::default(),
+            generation: AtomicUsize::new(0),
+            quotas: Quotas::default(),
             logins: Arc::default(),
             throttle: Throttle::default(),
             users: UserLookup::new(Arc::clone(&config), Arc::clone(&topology)),
@@ -200,6 +206,7 @@ impl Proxy {
         }
         self.tls.store(tls.map(Arc::new));
         self.config.store(Arc::new(config));
+        self.generation.fetch_add(1, Ordering::Release);
         self.users.clear();
         self.monitor.reload().await;
         self.pools.reload(&self.topology.load());
@@ -246,6 +253,7 @@ impl Proxy {
         loop {
             interval.tick().await;
             self.statements.sweep();
+            self.quotas.sweep();
             self.show_clients();
             self.show_pools(&mut pools);
             let mut databases = self.databases.lock().unwrap_or_else(PoisonError::into_inner);

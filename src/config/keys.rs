@@ -36,11 +36,14 @@ pub(super) const AUTH: SectionKeys = SectionKeys {
 };
 pub(super) const RULES: SectionKeys =
     SectionKeys { name: "auth.rules", keys: &["databases", "users", "addresses", "tls", "method"], later: &[] };
-pub(super) const USERS: SectionKeys =
-    SectionKeys { name: "auth.users", keys: &["name", "password", "server_password"], later: &[] };
+pub(super) const USERS: SectionKeys = SectionKeys {
+    name: "auth.users",
+    keys: &["name", "password", "server_password", "max_clients", "statements_per_second", "statement_timeout"],
+    later: &[],
+};
 pub(super) const POOL: SectionKeys = SectionKeys {
     name: "pool",
-    keys: &["mode", "size", "checkout_timeout", "connect_timeout", "max_lifetime", "idle_timeout"],
+    keys: &["mode", "size", "max_pinned", "checkout_timeout", "connect_timeout", "max_lifetime", "idle_timeout"],
     later: &[],
 };
 pub(super) const CONSISTENCY: SectionKeys =
@@ -61,10 +64,21 @@ pub(super) const LAG: SectionKeys = SectionKeys {
 };
 pub(super) const LIMITS: SectionKeys = SectionKeys {
     name: "limits",
-    keys: &["login_timeout", "drain_timeout", "max_statement_bytes", "statement_cache_bytes"],
+    keys: &[
+        "login_timeout",
+        "drain_timeout",
+        "max_statement_bytes",
+        "statement_cache_bytes",
+        "clients_per_user",
+        "clients_per_database",
+        "statements_per_second",
+        "statement_timeout",
+        "idle_in_transaction_session_timeout",
+        "idle_session_timeout",
+    ],
     later: &[],
 };
-pub(super) const DATABASES: SectionKeys = SectionKeys { name: "databases", keys: &["name"], later: &[] };
+pub(super) const DATABASES: SectionKeys = SectionKeys { name: "databases", keys: &["name", "max_clients"], later: &[] };
 pub(super) const SHARDS: SectionKeys =
     SectionKeys { name: "shards", keys: &["name", "nodes", "user", "password", "database"], later: &[] };
 pub(super) const NODES: SectionKeys = SectionKeys { name: "shards.nodes", keys: &["address", "weight"], later: &[] };

@@ -15,7 +15,8 @@ use super::rules::{
     AddressPattern, DatabasePattern, NamePattern, Rule, RuleTls, address_pattern, database_pattern, user_pattern,
 };
 use super::schema::{AuthMethod, Database, Node, Shard, User};
-use super::values::{count_u32, identifier, label, text};
+use super::sections::statement_time;
+use super::values::{count_u32, count_usize, identifier, label, text};
 
 /// Where each name was first seen: key path by name.
 type Seen = HashMap<String, String>;
@@ -47,7 +48,17 @@ fn user(mistakes: &mut Mistakes<'_>, section: &Section<'_>, around: Surroundings
         |value| around.password(value),
     );
     let server_password = section.optional(mistakes, "server_password", |value| around.login_password(value));
-    Some(User { name: name.take()?, password: password.take()?, server_password: server_password.take()? })
+    let max_clients = section.optional(mistakes, "max_clients", |value| count_usize(value, 0, 1_000_000));
+    let per_second = section.optional(mistakes, "statements_per_second", |value| count_u32(value, 0, 1_000_000));
+    let statement_timeout = section.optional(mistakes, "statement_timeout", statement_time);
+    Some(User {
+        name: name.take()?,
+        password: password.take()?,
+        server_password: server_password.take()?,
+        max_clients: max_clients.take()?,
+        statements_per_second: per_second.take()?,
+        statement_timeout: statement_timeout.take()?,
+    })
 }
 
 /// `auth.rules`, in their order.
@@ -121,7 +132,8 @@ pub(super) fn databases(mistakes: &mut Mistakes<'_>, file: &Section<'_>) -> Opti
         .map(|section| {
             let name = section.required(mistakes, "name", "name = \"…\", the database's name", identifier);
             unique(mistakes, section, &name, "database", &mut seen);
-            Some(Database { name: name.take()? })
+            let max_clients = section.optional(mistakes, "max_clients", |value| count_usize(value, 0, 1_000_000));
+            Some(Database { name: name.take()?, max_clients: max_clients.take()? })
         })
         .collect();
     databases.into_iter().collect()

@@ -9,7 +9,7 @@ use super::choices::{
     AUTH_METHOD, CONSISTENCY_LEVEL, LOG_FORMAT, POOL_MODE, RULE_METHOD, RULE_TLS, TLS_MODE, WHEN_NONE,
 };
 use super::rules::Rule;
-use super::schema::{Config, Password, Shard, User};
+use super::schema::{Config, Database, Password, Shard, User};
 use super::secret::Secret;
 use super::values::format_size;
 
@@ -96,6 +96,7 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
         ("auth.max_failures", text(auth.max_failures)),
         ("pool.mode", text(POOL_MODE.name(pool.mode))),
         ("pool.size", text(pool.size)),
+        ("pool.max_pinned", text(pool.max_pinned)),
         ("pool.checkout_timeout", time(pool.checkout_timeout)),
         ("pool.connect_timeout", time(pool.connect_timeout)),
         ("pool.max_lifetime", time(pool.max_lifetime)),
@@ -114,22 +115,36 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
         ("limits.drain_timeout", time(limits.drain_timeout)),
         ("limits.max_statement_bytes", bytes(limits.max_statement_bytes)),
         ("limits.statement_cache_bytes", bytes(limits.statement_cache_bytes)),
+        ("limits.clients_per_user", text(limits.clients_per_user)),
+        ("limits.clients_per_database", text(limits.clients_per_database)),
+        ("limits.statements_per_second", text(limits.statements_per_second)),
+        ("limits.statement_timeout", time(limits.statement_timeout)),
+        ("limits.idle_in_transaction_session_timeout", time(limits.idle_in_transaction_session_timeout)),
+        ("limits.idle_session_timeout", time(limits.idle_session_timeout)),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into();
     settings.extend(auth.rules.iter().enumerate().flat_map(|(index, rule)| flatten_rule(index, rule)));
     settings.extend(auth.users.iter().flat_map(flatten_user));
-    settings.extend(databases.iter().map(|database| (format!("databases[{}]", database.name), Shown::Entry)));
+    settings.extend(databases.iter().flat_map(flatten_database));
     settings.extend(shards.iter().flat_map(flatten_shard));
     settings
 }
 
-fn flatten_user(user: &User) -> [(String, Shown<'_>); 3] {
+fn flatten_database<'c>(database: &Database) -> [(String, Shown<'c>); 2] {
+    let entry = format!("databases[{}]", database.name);
+    [(format!("{entry}.max_clients"), optional(database.max_clients.as_ref())), (entry, Shown::Entry)]
+}
+
+fn flatten_user(user: &User) -> [(String, Shown<'_>); 6] {
     let entry = format!("auth.users[{}]", user.name);
     let (Password::Plain(password) | Password::Verifier(password)) = &user.password;
     [
         (format!("{entry}.password"), Shown::Secret(password)),
         (format!("{entry}.server_password"), secret(user.server_password.as_ref())),
+        (format!("{entry}.max_clients"), optional(user.max_clients.as_ref())),
+        (format!("{entry}.statements_per_second"), optional(user.statements_per_second.as_ref())),
+        (format!("{entry}.statement_timeout"), user.statement_timeout.map_or(Shown::Absent, time)),
         (entry, Shown::Entry),
     ]
 }
@@ -184,8 +199,8 @@ fn path<'c>(value: Option<&Path>) -> Shown<'c> {
     value.map_or(Shown::Absent, |path| Shown::Text(path.display().to_string()))
 }
 
-fn optional<'c>(value: Option<&String>) -> Shown<'c> {
-    value.map_or(Shown::Absent, text)
+fn optional<'c>(value: Option<&impl ToString>) -> Shown<'c> {
+    value.map_or(Shown::Absent, |value| Shown::Text(value.to_string()))
 }
 
 fn secret(value: Option<&Secret>) -> Shown<'_> {
@@ -280,7 +295,8 @@ mod tests {
                     ("auth.rules", key) => format!("auth.rules[0].{key}"),
                     ("auth.users", "name") => "auth.users[u]".to_owned(),
                     ("auth.users", key) => format!("auth.users[u].{key}"),
-                    ("databases", _) => "databases[d]".to_owned(),
+                    ("databases", "name") => "databases[d]".to_owned(),
+                    ("databases", key) => format!("databases[d].{key}"),
                     ("shards", "name") => "shards[s]".to_owned(),
                     ("shards", "nodes") | ("shards.nodes", "address") => "shards[s].nodes[h:1]".to_owned(),
                     ("shards.nodes", key) => format!("shards[s].nodes[h:1].{key}"),

@@ -130,6 +130,12 @@ pub struct User {
     pub password: Password,
     /// What the servers are sent, where it is not `password`. With a verifier, and without this, they are shown what the client has proved.
     pub server_password: Option<Secret>,
+    /// In place of `limits.clients_per_user`.
+    pub max_clients: Option<usize>,
+    /// In place of `limits.statements_per_second`.
+    pub statements_per_second: Option<u32>,
+    /// In place of `limits.statement_timeout`.
+    pub statement_timeout: Option<Duration>,
 }
 
 /// A password as the config gives it: literal, `env:NAME`, `file:PATH` (these two already read), or a verifier.
@@ -148,6 +154,8 @@ pub struct Pool {
     pub mode: PoolMode,
     /// Server connections per node, database and user. Default 20.
     pub size: usize,
+    /// How many of them clients may keep for themselves. 0, the default, is all but one.
+    pub max_pinned: usize,
     /// How long a client waits for one before 53300. Default 5 s.
     pub checkout_timeout: Duration,
     /// How long connecting and logging in to a server may take. Default 5 s.
@@ -242,6 +250,18 @@ pub struct Limits {
     pub max_statement_bytes: usize,
     /// Bound on the memory of the statement cache, in bytes. Default 64 MiB.
     pub statement_cache_bytes: usize,
+    /// Clients of one user at one time, where `[[auth.users]]` says nothing else; 0, the default, is no limit.
+    pub clients_per_user: usize,
+    /// Clients of one database at one time, where `[[databases]]` says nothing else; 0, the default, is no limit.
+    pub clients_per_database: usize,
+    /// Statements a second of one user, where `[[auth.users]]` says nothing else; 0, the default, is no limit.
+    pub statements_per_second: u32,
+    /// How long a server may take for a statement before it is cancelled with 57014; zero, the default, is no limit.
+    pub statement_timeout: Duration,
+    /// How long a client may be idle in a transaction before 25P03; zero, the default, is no limit.
+    pub idle_in_transaction_session_timeout: Duration,
+    /// How long a client may be idle outside of one before 57P05; zero, the default, is no limit.
+    pub idle_session_timeout: Duration,
 }
 
 /// One of `[[databases]]`.
@@ -249,6 +269,8 @@ pub struct Limits {
 pub struct Database {
     /// The name, for clients and servers alike.
     pub name: String,
+    /// In place of `limits.clients_per_database`.
+    pub max_clients: Option<usize>,
 }
 
 /// One of `[[shards]]`: a primary and its replicas. Which is which is discovered.

@@ -172,6 +172,7 @@ fn user_query(value: &DeValue<'_>) -> Result<String, Complaint> {
 pub(super) fn pool(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> Option<Pool> {
     let mode = section.read(mistakes, "mode", PoolMode::Transaction, |value| POOL_MODE.parse(value));
     let size = section.read(mistakes, "size", 20, |value| count_usize(value, 1, 10_000));
+    let max_pinned = section.read(mistakes, "max_pinned", 0, |value| count_usize(value, 0, 10_000));
     let mut time = |key, default, span| section.read(mistakes, key, default, |value| duration(value, span));
     let checkout_timeout = time("checkout_timeout", seconds(5), up_to(HOUR, "s"));
     let connect_timeout = time("connect_timeout", seconds(5), up_to(10 * MINUTE, "s"));
@@ -180,6 +181,7 @@ pub(super) fn pool(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> Option
     Some(Pool {
         mode: mode.take()?,
         size: size.take()?,
+        max_pinned: max_pinned.take()?,
         checkout_timeout: checkout_timeout.take()?,
         connect_timeout: connect_timeout.take()?,
         max_lifetime: max_lifetime.take()?,
@@ -245,10 +247,23 @@ fn at_most(
     section.complain(mistakes, key, place, Complaint::new(problem).expected(expected));
 }
 
+/// A statement's time limit; zero is none.
+pub(super) fn statement_time(value: &DeValue<'_>) -> Result<Duration, Complaint> {
+    duration(value, zero_up_to(DAY, "s"))
+}
+
 pub(super) fn limits(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> Option<Limits> {
     let mut time = |key, default, span| section.read(mistakes, key, default, |value| duration(value, span));
     let login_timeout = time("login_timeout", seconds(15), up_to(10 * MINUTE, "s"));
     let drain_timeout = time("drain_timeout", seconds(30), zero_up_to(DAY, "s"));
+    let zero = Duration::ZERO;
+    let statement_timeout = section.read(mistakes, "statement_timeout", zero, statement_time);
+    let mut time = |key, default, span| section.read(mistakes, key, default, |value| duration(value, span));
+    let idle_in_transaction = time("idle_in_transaction_session_timeout", zero, zero_up_to(DAY, "s"));
+    let idle_session = time("idle_session_timeout", zero, zero_up_to(30 * DAY, "s"));
+    let mut clients = |key| section.read(mistakes, key, 0, |value| count_usize(value, 0, 1_000_000));
+    let (per_user, per_database) = (clients("clients_per_user"), clients("clients_per_database"));
+    let per_second = section.read(mistakes, "statements_per_second", 0, |value| count_u32(value, 0, 1_000_000));
     let mut bytes = |key, default, least, most| section.read(mistakes, key, default, |value| size(value, least, most));
     let max_statement_bytes = bytes("max_statement_bytes", 1 << 20, KIB, GIB);
     let statement_cache_bytes = bytes("statement_cache_bytes", 64 << 20, MIB, 64 * GIB);
@@ -257,5 +272,11 @@ pub(super) fn limits(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> Opti
         drain_timeout: drain_timeout.take()?,
         max_statement_bytes: max_statement_bytes.take()?,
         statement_cache_bytes: statement_cache_bytes.take()?,
+        clients_per_user: per_user.take()?,
+        clients_per_database: per_database.take()?,
+        statements_per_second: per_second.take()?,
+        statement_timeout: statement_timeout.take()?,
+        idle_in_transaction_session_timeout: idle_in_transaction.take()?,
+        idle_session_timeout: idle_session.take()?,
     })
 }

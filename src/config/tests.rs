@@ -115,8 +115,12 @@ fn probes() -> Vec<(&'static str, &'static str, Probe)> {
             c.auth.users[0].password == Password::Plain(Secret::new("from-env"))
         }),
         ("auth.users.server_password", "'other'", |c| c.auth.users[0].server_password == Some(Secret::new("other"))),
+        ("auth.users.max_clients", "7", |c| c.auth.users[0].max_clients == Some(7)),
+        ("auth.users.statements_per_second", "7", |c| c.auth.users[0].statements_per_second == Some(7)),
+        ("auth.users.statement_timeout", "'7s'", |c| c.auth.users[0].statement_timeout == Some(Duration::from_secs(7))),
         ("pool.mode", "'session'", |c| c.pool.mode == PoolMode::Session),
         ("pool.size", "7", |c| c.pool.size == 7),
+        ("pool.max_pinned", "7", |c| c.pool.max_pinned == 7),
         ("pool.checkout_timeout", "'7s'", |c| c.pool.checkout_timeout == Duration::from_secs(7)),
         ("pool.connect_timeout", "'7s'", |c| c.pool.connect_timeout == Duration::from_secs(7)),
         ("pool.max_lifetime", "'1h 30m'", |c| c.pool.max_lifetime == Duration::from_secs(5400)),
@@ -135,7 +139,16 @@ fn probes() -> Vec<(&'static str, &'static str, Probe)> {
         ("limits.drain_timeout", "'0s'", |c| c.limits.drain_timeout == Duration::ZERO),
         ("limits.max_statement_bytes", "'64KiB'", |c| c.limits.max_statement_bytes == 65536),
         ("limits.statement_cache_bytes", "7654321", |c| c.limits.statement_cache_bytes == 7_654_321),
-        ("databases.name", "'shop'", |c| c.databases == [Database { name: "shop".to_owned() }]),
+        ("limits.clients_per_user", "7", |c| c.limits.clients_per_user == 7),
+        ("limits.clients_per_database", "7", |c| c.limits.clients_per_database == 7),
+        ("limits.statements_per_second", "7", |c| c.limits.statements_per_second == 7),
+        ("limits.statement_timeout", "'7s'", |c| c.limits.statement_timeout == Duration::from_secs(7)),
+        ("limits.idle_in_transaction_session_timeout", "'7s'", |c| {
+            c.limits.idle_in_transaction_session_timeout == Duration::from_secs(7)
+        }),
+        ("limits.idle_session_timeout", "'7s'", |c| c.limits.idle_session_timeout == Duration::from_secs(7)),
+        ("databases.name", "'shop'", |c| c.databases.first().is_some_and(|database| database.name == "shop")),
+        ("databases.max_clients", "7", |c| c.databases.first().is_some_and(|of| of.max_clients == Some(7))),
         ("shards.name", "'b-1'", |c| c.shards[0].name == "b-1"),
         ("shards.nodes.address", "'[fd00::1]:7'", |c| {
             c.shards[0].nodes == [Node { host: "fd00::1".to_owned(), port: 7, weight: 1 }]
@@ -157,6 +170,9 @@ fn document(key: &str, value: &str) -> String {
         ("auth.users", vec![("name", "'app'"), ("password", "'pw'")]),
         ("shards.nodes", vec![("address", "'db:5432'")]),
     ];
+    if key.starts_with("databases.") {
+        tables.insert(0, ("databases", vec![("name", "'app'")]));
+    }
     let (section, name) = key.rsplit_once('.').expect("a section");
     let index = tables.iter().position(|(table, _)| *table == section).unwrap_or_else(|| {
         // `[[shards]]` comes before what is inside it.

@@ -1,6 +1,7 @@
 //! The pools: one for each node, database and user.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,18 @@ pub struct NodePool {
     pool: Pool<ServerManager>,
     proven: Mutex<HashSet<u64>>,
     pressure: Notify,
+    /// Connections that clients keep for themselves.
+    pinned: AtomicUsize,
+}
+
+/// A place among those who keep a connection of a pool for themselves.
+#[derive(Debug)]
+pub struct PinPlace(Arc<NodePool>);
+
+impl Drop for PinPlace {
+    fn drop(&mut self) {
+        self.0.pinned.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Makes connections for one pool, and looks at them before they are used again.
@@ -144,7 +157,7 @@ impl NodePool {
         let pool = builder.runtime(deadpool::Runtime::Tokio1).build();
         #[expect(clippy::expect_used, reason = "a runtime is given, which is all that can be missing")]
         let pool = pool.expect("a pool with a runtime");
-        Self { pool, proven: Mutex::default(), pressure: Notify::new() }
+        Self { pool, proven: Mutex::default(), pressure: Notify::new(), pinned: AtomicUsize::new(0) }
     }
 
     /// The node that its connections go to.
@@ -178,6 +191,21 @@ impl NodePool {
     /// Returns when somebody has to wait for a connection: whoever keeps one unused is to give it back.
     pub async fn wanted(&self) {
         self.pressure.notified().await;
+    }
+
+    /// A place among those who keep a connection for themselves.
+    ///
+    /// # Errors
+    /// There are as many as there may be: so many.
+    pub fn claim_pin(self: &Arc<Self>) -> Result<PinPlace, usize> {
+        let limit = match self.pool.manager().config.load().pool.max_pinned {
+            // All but one, which the others share.
+            0 => self.max_size().saturating_sub(1).max(1),
+            limit => limit,
+        };
+        let take = |taken: usize| (taken < limit).then_some(taken + 1);
+        self.pinned.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).map_err(|_| limit)?;
+        Ok(PinPlace(Arc::clone(self)))
     }
 
     /// Whether this node has accepted a setting before.

@@ -15,13 +15,15 @@ use tokio::net::TcpStream;
 use super::attempt::Attempt;
 use super::auth::{self, Rejection};
 use super::crowd::CrowdedOut;
+use super::limits::SessionLimits;
 use super::overhead::Overhead;
+use super::pins::PinAccount;
 use super::prepared::ClientStatements;
 use super::relay::Tally;
 use super::serve::GOODBYE_LIMIT;
 use super::tracked::Tracked;
 use super::understand::object_to_setting;
-use super::{Fault, Session};
+use super::{Fault, Membership, Session};
 use crate::config::{AuthMethod, TlsMode};
 use crate::pool::{Identity, Reported, SettingValue, Settings};
 use crate::proxy::{ClientSlot, Proxy};
@@ -112,6 +114,7 @@ struct Login {
     startup: Arc<Settings>,
     registration: super::cancel::Registration,
     reported: Reported,
+    membership: Membership,
     slot: ClientSlot,
 }
 
@@ -217,9 +220,13 @@ async fn greet(
     let Some(slot) = ClientSlot::take(proxy, config.listen.max_clients) else {
         return Err(told("53300", "sorry, too many clients already"));
     };
+    let startup = Arc::new(startup_settings(&request)?);
+    let identity = Identity { user: request.user.into(), database: request.database.into() };
+    let membership = proxy.quotas.enter(&identity, &config).map_err(Rejection::Told)?;
     let login = Login {
-        startup: Arc::new(startup_settings(&request)?),
-        identity: Identity { user: request.user.into(), database: request.database.into() },
+        startup,
+        identity,
+        membership,
         registration: proxy.cancels.register(request.minor_version >= 2),
         reported: Reported::new(),
         slot,
@@ -313,7 +320,8 @@ impl Login {
     }
 
     fn into_session(self, proxy: Arc<Proxy>, link: Link) -> Session {
-        Session::new(proxy, self.identity, link, self.registration, self.startup, self.reported, Some(self.slot))
+        let places = Some((self.slot, self.membership));
+        Session::new(proxy, self.identity, link, self.registration, self.startup, self.reported, places)
     }
 }
 
@@ -325,9 +333,14 @@ impl Session {
         registration: super::cancel::Registration,
         startup: Arc<Settings>,
         reported: Reported,
-        slot: Option<ClientSlot>,
+        places: Option<(ClientSlot, Membership)>,
     ) -> Self {
+        let (slot, membership) = places.unzip();
         Self {
+            pin_account: PinAccount::new(Arc::clone(&proxy)),
+            limits: SessionLimits::default(),
+            deadline: None,
+            membership,
             database: proxy.database(&identity.database),
             proxy,
             identity,

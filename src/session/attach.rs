@@ -83,6 +83,7 @@ impl Session {
             reason: plan.reason,
             proof: plan.proof,
             holding: false,
+            is_timed_out: false,
             is_fresh,
             eof: false,
             last_words: None,
@@ -218,7 +219,7 @@ fn is_the_nodes_fault(error: &LoginError) -> bool {
 }
 
 /// As PostgreSQL tells it.
-fn cancelled(_: Cancelled) -> ErrorReply {
+pub(super) fn cancelled(_: Cancelled) -> ErrorReply {
     ErrorReply::error("57014", "canceling statement due to user request")
         .detail("It was waiting for a server, and was not run.")
 }

@@ -16,9 +16,12 @@ mod conclude;
 mod crowd;
 mod exchange;
 mod gather;
+mod limits;
 mod overhead;
 mod part;
+mod pins;
 mod prepared;
+mod quota;
 mod relay;
 mod relocate;
 mod serve;
@@ -32,6 +35,7 @@ pub use auth::Verifiers;
 pub use cancel::CancelRegistry;
 pub use crowd::Crowd;
 pub use prepared::Statements;
+pub use quota::{Membership, Quotas};
 pub use throttle::Throttle;
 
 use std::sync::Arc;
@@ -72,6 +76,10 @@ pub struct Session {
     /// The open transaction may have called `nextval`.
     may_have_sequences: bool,
     pins: Vec<Pin>,
+    pin_account: pins::PinAccount,
+    limits: limits::SessionLimits,
+    /// When the time of the statement under way is over.
+    deadline: Option<Instant>,
     /// Some of them may be for nothing: what they are for was given up, or rolled back.
     unsure_of_pins: bool,
     /// What SQL's PREPARE has made, or a `Parse` that was too long to be read.
@@ -101,6 +109,7 @@ pub struct Session {
     saw_rows: bool,
     /// The open transaction has changed a catalog.
     changed_catalog: bool,
+    membership: Option<Membership>,
     _slot: Option<ClientSlot>,
 }
 
@@ -123,6 +132,8 @@ struct Attached {
     holding: bool,
     /// What it has to say that it has replayed, before its answer counts.
     proof: Option<Position>,
+    /// It was asked to cancel what took too long.
+    is_timed_out: bool,
     /// Nothing has been run on it yet.
     is_fresh: bool,
     eof: bool,

@@ -41,6 +41,12 @@ pub mod names {
     pub const POOL_WAIT_SECONDS: &str = "pgsluice_pool_wait_seconds";
     /// Statements refused because no server connection was free in time.
     pub const CHECKOUT_TIMEOUTS_TOTAL: &str = "pgsluice_checkout_timeouts_total";
+    /// Clients that keep a server connection for themselves.
+    pub const PINNED_CLIENTS: &str = "pgsluice_pinned_clients";
+    /// Statements that waited for their user's turn.
+    pub const RATE_LIMITED_STATEMENTS_TOTAL: &str = "pgsluice_rate_limited_statements_total";
+    /// Statements that took too long.
+    pub const STATEMENT_TIMEOUTS_TOTAL: &str = "pgsluice_statement_timeouts_total";
     /// Reads that waited for a replica to catch up.
     pub const CAUSAL_WAITS_TOTAL: &str = "pgsluice_causal_waits_total";
     /// Statements that a standby refused and the primary ran.
@@ -121,6 +127,24 @@ label_set! {
 }
 
 label_set! {
+    /// `cause` of `pgsluice_pinned_clients`.
+    PinCause {
+        /// A temporary table, view or sequence.
+        Temporary = "temporary",
+        /// A cursor WITH HOLD.
+        HoldCursor = "hold_cursor",
+        /// LISTEN.
+        Listen = "listen",
+        /// A session-level advisory lock.
+        AdvisoryLock = "advisory_lock",
+        /// SQL-level PREPARE.
+        Prepare = "prepare",
+        /// LOAD, and what else cannot be carried over.
+        Library = "library",
+    }
+}
+
+label_set! {
     /// `outcome` of `pgsluice_causal_waits_total`.
     CausalOutcome {
         /// A replica caught up in time.
@@ -197,6 +221,13 @@ fn describe() {
     gauge!(names::SERVER_CONNECTIONS, Unit::Count, "Connections to servers");
     histogram!(names::POOL_WAIT_SECONDS, Unit::Seconds, "How long a client waited for a server connection");
     counter!(names::CHECKOUT_TIMEOUTS_TOTAL, Unit::Count, "Times that no server connection was free in time");
+    gauge!(
+        names::PINNED_CLIENTS,
+        Unit::Count,
+        "Clients that keep a server connection, by what for; one can have several causes"
+    );
+    counter!(names::RATE_LIMITED_STATEMENTS_TOTAL, Unit::Count, "Statements that waited for the pace of their user");
+    counter!(names::STATEMENT_TIMEOUTS_TOTAL, Unit::Count, "Statements that were cancelled because they took too long");
     counter!(names::CAUSAL_WAITS_TOTAL, Unit::Count, "Reads that waited for a replica to catch up");
     counter!(names::HEALED_STATEMENTS_TOTAL, Unit::Count, "Statements that a standby refused and the primary then ran");
     counter!(names::PARSE_FAILURES_TOTAL, Unit::Count, "Statements that the parser does not understand");
@@ -208,6 +239,7 @@ fn describe() {
 pub struct ProxyMetrics {
     clients: Vec<Gauge>,
     logins: Vec<Counter>,
+    pinned_clients: Vec<Gauge>,
     causal_waits: Vec<Counter>,
     config_reloads: Vec<Counter>,
     /// `pgsluice_proxy_overhead_seconds`
@@ -216,6 +248,10 @@ pub struct ProxyMetrics {
     pub pool_wait: Histogram,
     /// `pgsluice_checkout_timeouts_total`
     pub checkout_timeouts: Counter,
+    /// `pgsluice_rate_limited_statements_total`
+    pub rate_limited_statements: Counter,
+    /// `pgsluice_statement_timeouts_total`
+    pub statement_timeouts: Counter,
     /// `pgsluice_healed_statements_total`
     pub healed_statements: Counter,
     /// `pgsluice_parse_failures_total`
@@ -236,6 +272,10 @@ impl ProxyMetrics {
             clients: (ClientState::ALL.iter())
                 .map(|state| metrics::gauge!(names::CLIENTS, "state" => state.name()))
                 .collect(),
+            pinned_clients: (PinCause::ALL.iter())
+                .map(|cause| metrics::gauge!(names::PINNED_CLIENTS, "cause" => cause.name()))
+                .inspect(|gauge| gauge.set(0.0))
+                .collect(),
             logins: (LoginOutcome::ALL.iter())
                 .map(|outcome| counter(names::LOGINS_TOTAL, "outcome", outcome.name()))
                 .collect(),
@@ -248,6 +288,8 @@ impl ProxyMetrics {
             proxy_overhead: metrics::histogram!(names::PROXY_OVERHEAD_SECONDS),
             pool_wait: metrics::histogram!(names::POOL_WAIT_SECONDS),
             checkout_timeouts: zeroed(metrics::counter!(names::CHECKOUT_TIMEOUTS_TOTAL)),
+            rate_limited_statements: zeroed(metrics::counter!(names::RATE_LIMITED_STATEMENTS_TOTAL)),
+            statement_timeouts: zeroed(metrics::counter!(names::STATEMENT_TIMEOUTS_TOTAL)),
             healed_statements: zeroed(metrics::counter!(names::HEALED_STATEMENTS_TOTAL)),
             parse_failures: zeroed(metrics::counter!(names::PARSE_FAILURES_TOTAL)),
         }
@@ -256,6 +298,11 @@ impl ProxyMetrics {
     /// `pgsluice_clients{state}`
     pub fn clients(&self, state: ClientState) -> &Gauge {
         &self.clients[state as usize]
+    }
+
+    /// `pgsluice_pinned_clients{cause}`
+    pub fn pinned_clients(&self, cause: PinCause) -> &Gauge {
+        &self.pinned_clients[cause as usize]
     }
 
     /// `pgsluice_logins_total{outcome}`
