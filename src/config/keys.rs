@@ -24,7 +24,7 @@ pub(super) const FILE: SectionKeys = SectionKeys {
 };
 pub(super) const LISTEN: SectionKeys = SectionKeys {
     name: "listen",
-    keys: &["address", "tls", "cert", "key", "max_clients", "max_logins"],
+    keys: &["address", "tls", "cert", "key", "max_clients", "max_logins", "replication"],
     later: &["client_ca"],
 };
 pub(super) const HTTP: SectionKeys = SectionKeys { name: "http", keys: &["address"], later: &[] };

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::choices::{
-    AUTH_METHOD, CONSISTENCY_LEVEL, LOG_FORMAT, POOL_MODE, RULE_METHOD, RULE_TLS, TLS_MODE, WHEN_NONE,
+    AUTH_METHOD, CONSISTENCY_LEVEL, LOG_FORMAT, POOL_MODE, REPLICATION_MODE, RULE_METHOD, RULE_TLS, TLS_MODE, WHEN_NONE,
 };
 use super::rules::Rule;
 use super::schema::{Config, Database, Password, Shard, User};
@@ -85,6 +85,7 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
         ("listen.key", path(listen.key.as_deref())),
         ("listen.max_clients", text(listen.max_clients)),
         ("listen.max_logins", text(listen.max_logins)),
+        ("listen.replication", text(REPLICATION_MODE.name(listen.replication))),
         ("http.address", text(http.address)),
         ("log.format", text(LOG_FORMAT.name(log.format))),
         ("log.level", text(&log.level)),

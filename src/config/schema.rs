@@ -50,6 +50,17 @@ pub struct Listen {
     pub max_clients: usize,
     /// Connections that have not logged in yet; when there is one more the oldest is refused with 53300. Default 5000.
     pub max_logins: usize,
+    /// What becomes of replication connections. Default `off`.
+    pub replication: ReplicationMode,
+}
+
+/// What `listen.replication` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicationMode {
+    /// They are refused.
+    Off,
+    /// They are passed on to the server that the client names by `pgsluice.node`.
+    Pass,
 }
 
 /// What `listen.tls` takes.

@@ -8,13 +8,13 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::address::{clash, listen_address};
-use super::choices::{AUTH_METHOD, CONSISTENCY_LEVEL, LOG_FORMAT, POOL_MODE, TLS_MODE, WHEN_NONE};
+use super::choices::{AUTH_METHOD, CONSISTENCY_LEVEL, LOG_FORMAT, POOL_MODE, REPLICATION_MODE, TLS_MODE, WHEN_NONE};
 use super::credentials::{Surroundings, reason};
 use super::document::{Mistakes, Section, Setting};
 use super::error::{Complaint, quoted};
 use super::schema::{
-    AuthMethod, Consistency, ConsistencyLevel, Http, Lag, Limits, Listen, Log, LogFormat, Pool, PoolMode, TlsMode,
-    WhenNone,
+    AuthMethod, Consistency, ConsistencyLevel, Http, Lag, Limits, Listen, Log, LogFormat, Pool, PoolMode,
+    ReplicationMode, TlsMode, WhenNone,
 };
 use super::values::{Span, count_u32, count_usize, duration, identifier, log_filter, size, text};
 
@@ -56,6 +56,8 @@ pub(super) fn listen(
     let key = section.optional(mistakes, "key", |value| around.path(value));
     let max_clients = section.read(mistakes, "max_clients", 10_000, |value| count_usize(value, 1, 1_000_000));
     let max_logins = section.read(mistakes, "max_logins", 5000, |value| count_usize(value, 1, 1_000_000));
+    let replication =
+        section.read(mistakes, "replication", ReplicationMode::Off, |value| REPLICATION_MODE.parse(value));
 
     if tls.sound().is_some_and(|mode| *mode != TlsMode::Off) {
         pem_file(mistakes, section, "cert", &cert, &tls);
@@ -69,6 +71,7 @@ pub(super) fn listen(
             key: key.take()?,
             max_clients: max_clients.take()?,
             max_logins: max_logins.take()?,
+            replication: replication.take()?,
         })
     };
     (listen(), address)

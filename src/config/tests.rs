@@ -92,6 +92,7 @@ fn probes() -> Vec<(&'static str, &'static str, Probe)> {
         ("listen.key", "'/b.key'", |c| c.listen.key == Some(PathBuf::from("/b.key"))),
         ("listen.max_clients", "7", |c| c.listen.max_clients == 7),
         ("listen.max_logins", "7", |c| c.listen.max_logins == 7),
+        ("listen.replication", "'pass'", |c| c.listen.replication == ReplicationMode::Pass),
         ("http.address", "'[::1]:7001'", |c| c.http.address == address("[::1]:7001")),
         ("log.format", "'json'", |c| c.log.format == LogFormat::Json),
         ("log.level", "'warn,pgsluice::pool=trace'", |c| c.log.level == "warn,pgsluice::pool=trace"),

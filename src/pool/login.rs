@@ -92,8 +92,8 @@ pub struct Credentials<'a> {
     pub password: Option<&'a Secret>,
     /// The key that its client has logged in with: for SCRAM where no password is known.
     pub key: Option<&'a ClientKey>,
-    /// `options` of the startup packet.
-    pub options: &'a str,
+    /// Further parameters of the startup packet, such as `options`.
+    pub parameters: &'a [(&'a str, &'a str)],
 }
 
 /// Connects and logs in, within `limit`, and for no longer than the monitor gets answers from the node:
@@ -149,8 +149,8 @@ impl<'a> Login<'a> {
     fn put_startup(&mut self) {
         let mut body = BytesMut::new();
         body.put_i32(3 << 16);
-        let Credentials { user, database, options, .. } = self.credentials;
-        for (name, value) in [("user", &**user), ("database", database), ("options", options)] {
+        let Credentials { user, database, parameters, .. } = self.credentials;
+        for (name, value) in [("user", &**user), ("database", database)].iter().chain(parameters) {
             body.put_slice(name.as_bytes());
             body.put_u8(0);
             body.put_slice(value.as_bytes());

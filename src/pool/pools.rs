@@ -97,6 +97,29 @@ impl Pools {
         Arc::clone(pool)
     }
 
+    /// A connection of no pool, with these parameters in its startup packet.
+    ///
+    /// # Errors
+    /// As for those of the pools.
+    pub async fn connect_apart(
+        &self,
+        node: &Arc<Node>,
+        identity: &Identity,
+        parameters: &[(&str, &str)],
+    ) -> Result<ServerConnection, LoginError> {
+        let config = self.config.load_full();
+        let password = password_of(&config, &identity.user);
+        let key = self.keys.of(&identity.user);
+        let credentials = Credentials {
+            user: &identity.user,
+            database: &identity.database,
+            password: password.as_ref(),
+            key: key.as_deref(),
+            parameters,
+        };
+        login(node, credentials, config.pool.connect_timeout).await
+    }
+
     /// After a reload: new sizes; pools of nodes that are gone are closed.
     pub fn reload(&self, topology: &Topology) {
         let size = self.config.load().pool.size;
@@ -223,14 +246,13 @@ impl NodePool {
     }
 }
 
-impl ServerManager {
-    fn password(&self, config: &Config) -> Option<Secret> {
-        let user = config.auth.users.iter().find(|user| *user.name == *self.identity.user)?;
-        user.server_password.clone().or_else(|| match &user.password {
-            Password::Plain(password) => Some(password.clone()),
-            Password::Verifier(_) => None,
-        })
-    }
+/// What the servers are sent for a user, where the config knows it.
+fn password_of(config: &Config, user: &str) -> Option<Secret> {
+    let user = config.auth.users.iter().find(|known| known.name == user)?;
+    user.server_password.clone().or_else(|| match &user.password {
+        Password::Plain(password) => Some(password.clone()),
+        Password::Verifier(_) => None,
+    })
 }
 
 impl Manager for ServerManager {
@@ -240,14 +262,14 @@ impl Manager for ServerManager {
     async fn create(&self) -> Result<ServerConnection, LoginError> {
         let config = self.config.load_full();
         let options = format!("-c pgsluice.consistency={} -c pgsluice.route=auto", config.consistency.level.name());
-        let password = self.password(&config);
+        let password = password_of(&config, &self.identity.user);
         let key = self.keys.of(&self.identity.user);
         let credentials = Credentials {
             user: &self.identity.user,
             database: &self.identity.database,
             password: password.as_ref(),
             key: key.as_deref(),
-            options: &options,
+            parameters: &[("options", &options)],
         };
         let result = login(&self.node, credentials, config.pool.connect_timeout).await;
         match &result {

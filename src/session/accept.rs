@@ -20,6 +20,7 @@ use super::overhead::Overhead;
 use super::pins::PinAccount;
 use super::prepared::ClientStatements;
 use super::relay::Tally;
+use super::replication::{self, Passage};
 use super::serve::GOODBYE_LIMIT;
 use super::tracked::Tracked;
 use super::understand::object_to_setting;
@@ -55,14 +56,15 @@ pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream, peer: SocketAddr) {
     let counted = LoggingIn::new(&proxy);
     let login = tokio::time::timeout(limit, log_in(&proxy, &mut link, &mut attempt));
     let (outcome, reply) = match place.unless_crowded_out(login).await {
-        Ok(Ok(Ok(login))) => {
+        Ok(Ok(Ok(admitted))) => {
             drop((counted, place, config));
-            if let Some(login) = login {
-                proxy.metrics.logins(LoginOutcome::Ok).increment(1);
-                // In a box, so that those who are not in yet take no more memory than they need.
-                Box::pin(login.into_session(proxy, link).run()).await;
-            }
-            return;
+            let Some(admitted) = admitted else { return };
+            proxy.metrics.logins(LoginOutcome::Ok).increment(1);
+            // In a box, so that those who are not in yet take no more memory than they need.
+            return match admitted {
+                Admitted::Session(login) => Box::pin(login.into_session(proxy, link).run()).await,
+                Admitted::Replication(passage) => Box::pin(passage.run(&proxy, link)).await,
+            };
         }
         Ok(Ok(Err(Rejection::Gone))) => return proxy.metrics.logins(LoginOutcome::Gone).increment(1),
         Ok(Ok(Err(Rejection::Told(reply)))) => (attempt.outcome(&reply), reply),
@@ -108,6 +110,32 @@ async fn say_goodbye(mut link: Link, reply: &ErrorReply) {
     let _ = tokio::time::timeout(GOODBYE_LIMIT, link.close()).await;
 }
 
+/// Tells a client that it is in, what the server's settings are, and how it can cancel.
+async fn put_greeting(
+    link: &mut Link,
+    reported: &Reported,
+    registration: &super::cancel::Registration,
+) -> Result<(), Rejection> {
+    Authentication::Ok.encode(&mut link.output).map_err(|_| Rejection::Gone)?;
+    for (name, value) in reported {
+        put_parameter_status(&mut link.output, name, value);
+    }
+    let key = registration.key();
+    let secret = match key.secret.first_chunk::<4>() {
+        Some(short) if key.secret.len() == 4 => SecretKey::I32(i32::from_be_bytes(*short)),
+        _ => SecretKey::Bytes(key.secret.to_vec().into()),
+    };
+    BackendKeyData::new(key.pid, secret).encode(&mut link.output).map_err(|_| Rejection::Gone)?;
+    put_ready_for_query(&mut link.output, TransactionStatus::Idle);
+    link.flush().await.map_err(|_| Rejection::Gone)
+}
+
+/// What became of a login.
+enum Admitted {
+    Session(Login),
+    Replication(Passage),
+}
+
 /// A client that has proved who it is.
 struct Login {
     identity: Identity,
@@ -118,7 +146,7 @@ struct Login {
     slot: ClientSlot,
 }
 
-async fn log_in(proxy: &Arc<Proxy>, link: &mut Link, attempt: &mut Attempt) -> Result<Option<Login>, Rejection> {
+async fn log_in(proxy: &Arc<Proxy>, link: &mut Link, attempt: &mut Attempt) -> Result<Option<Admitted>, Rejection> {
     let mut is_encrypted = false;
     for _ in 0..MAX_PACKETS {
         match receive_packet(link).await? {
@@ -197,7 +225,7 @@ async fn greet(
     attempt: &mut Attempt,
     request: Request,
     is_encrypted: bool,
-) -> Result<Login, Rejection> {
+) -> Result<Admitted, Rejection> {
     let config = proxy.config.load_full();
     negotiate_version(link, &request)?;
     if config.listen.tls == TlsMode::Require && !is_encrypted {
@@ -206,10 +234,10 @@ async fn greet(
     }
     let method = attempt.method(proxy, &config, &request, is_encrypted)?;
     if request.is_replication() {
-        let reply = ErrorReply::fatal("0A000", "replication connections are not passed on");
-        return Err(Rejection::Told(reply.hint("Connect to the PostgreSQL server itself.")));
+        replication::check(&config)?;
     }
-    if !config.databases.is_empty() && config.databases.iter().all(|database| database.name != request.database) {
+    let names_database = !request.is_physical_replication() && !config.databases.is_empty();
+    if names_database && config.databases.iter().all(|database| database.name != request.database) {
         return Err(told("3D000", format!("database \"{}\" does not exist", request.database)));
     }
     match method {
@@ -220,9 +248,14 @@ async fn greet(
     let Some(slot) = ClientSlot::take(proxy, config.listen.max_clients) else {
         return Err(told("53300", "sorry, too many clients already"));
     };
-    let startup = Arc::new(startup_settings(&request)?);
-    let identity = Identity { user: request.user.into(), database: request.database.into() };
+    let identity = Identity { user: request.user.as_str().into(), database: request.database.as_str().into() };
     let membership = proxy.quotas.enter(&identity, &config).map_err(Rejection::Told)?;
+    if request.is_replication() {
+        let passage = Passage::open(proxy, &request, identity, (slot, membership)).await?;
+        put_greeting(link, &passage.server.reported, &passage.registration).await?;
+        return Ok(Admitted::Replication(passage));
+    }
+    let startup = Arc::new(startup_settings(&request)?);
     let login = Login {
         startup,
         identity,
@@ -231,7 +264,7 @@ async fn greet(
         reported: Reported::new(),
         slot,
     };
-    login.receive_greeting(proxy, link).await
+    login.receive_greeting(proxy, link).await.map(Admitted::Session)
 }
 
 fn negotiate_version(link: &mut Link, request: &Request) -> Result<(), Rejection> {
@@ -275,19 +308,7 @@ impl Login {
                 reported
             }
         };
-        let encoded = Authentication::Ok.encode(&mut link.output);
-        encoded.map_err(|_| Rejection::Gone)?;
-        for (name, value) in &self.reported {
-            put_parameter_status(&mut link.output, name, value);
-        }
-        let key = self.registration.key();
-        let secret = match key.secret.first_chunk::<4>() {
-            Some(short) if key.secret.len() == 4 => SecretKey::I32(i32::from_be_bytes(*short)),
-            _ => SecretKey::Bytes(key.secret.to_vec().into()),
-        };
-        BackendKeyData::new(key.pid, secret).encode(&mut link.output).map_err(|_| Rejection::Gone)?;
-        put_ready_for_query(&mut link.output, TransactionStatus::Idle);
-        link.flush().await.map_err(|_| Rejection::Gone)?;
+        put_greeting(link, &self.reported, &self.registration).await?;
         Ok(self)
     }
 

@@ -24,6 +24,7 @@ mod prepared;
 mod quota;
 mod relay;
 mod relocate;
+mod replication;
 mod serve;
 mod throttle;
 mod tracked;
