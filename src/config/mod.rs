@@ -32,5 +32,6 @@ pub use error::{ConfigErrors, Mistake, Place};
 pub use rules::{AddressPattern, Candidate, DatabasePattern, NamePattern, Network, Pattern, Rule, RuleTls};
 pub use schema::*;
 pub use secret::Secret;
+pub use sections::HINTS;
 pub use warnings::Warning;
 pub use watch::{ConfigWatcher, WatchError};

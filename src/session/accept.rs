@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use super::attempt::Attempt;
 use super::auth::{self, Rejection};
+use super::clients::Who;
 use super::crowd::CrowdedOut;
 use super::limits::SessionLimits;
 use super::overhead::Overhead;
@@ -23,9 +24,9 @@ use super::relay::Tally;
 use super::replication::{self, Passage};
 use super::serve::GOODBYE_LIMIT;
 use super::tracked::Tracked;
-use super::understand::object_to_setting;
+use super::wish::object_to_setting;
 use super::{Fault, Membership, Session};
-use crate::config::{AuthMethod, TlsMode};
+use crate::config::{AuthMethod, Config, TlsMode};
 use crate::pool::{Identity, Reported, SettingValue, Settings};
 use crate::proxy::{ClientSlot, Proxy};
 use crate::route::{Demand, Horizon, Reason};
@@ -89,19 +90,19 @@ pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream, peer: SocketAddr) {
     say_goodbye(link, &reply).await;
 }
 
-/// One of the clients that have not logged in yet, in `proxy.clients.login`.
+/// One of the clients that have not logged in yet, in `proxy.client_counts.login`.
 struct LoggingIn(Arc<Proxy>);
 
 impl LoggingIn {
     fn new(proxy: &Arc<Proxy>) -> Self {
-        proxy.clients.login.fetch_add(1, Ordering::Relaxed);
+        proxy.client_counts.login.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(proxy))
     }
 }
 
 impl Drop for LoggingIn {
     fn drop(&mut self) {
-        self.0.clients.login.fetch_sub(1, Ordering::Relaxed);
+        self.0.client_counts.login.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -114,7 +115,7 @@ async fn say_goodbye(mut link: Link, reply: &ErrorReply) {
 async fn put_greeting(
     link: &mut Link,
     reported: &Reported,
-    registration: &super::cancel::Registration,
+    registration: &super::clients::Registration,
 ) -> Result<(), Rejection> {
     Authentication::Ok.encode(&mut link.output).map_err(|_| Rejection::Gone)?;
     for (name, value) in reported {
@@ -140,7 +141,7 @@ enum Admitted {
 struct Login {
     identity: Identity,
     startup: Arc<Settings>,
-    registration: super::cancel::Registration,
+    registration: super::clients::Registration,
     reported: Reported,
     membership: Membership,
     slot: ClientSlot,
@@ -156,7 +157,7 @@ async fn log_in(proxy: &Arc<Proxy>, link: &mut Link, attempt: &mut Attempt) -> R
                 link.flush().await.map_err(|_| Rejection::Gone)?;
             }
             Packet::Cancel(key) => {
-                Box::pin(proxy.cancels.cancel(&key)).await;
+                Box::pin(proxy.clients.cancel(&key)).await;
                 return Ok(None);
             }
             Packet::Startup(request) => {
@@ -242,7 +243,9 @@ async fn greet(
     }
     match method {
         AuthMethod::ScramSha256 => auth::scram(link, proxy, &config, &request.user).await?,
-        AuthMethod::Trust | AuthMethod::Reject => {}
+        AuthMethod::Trust => {}
+        // Refused already.
+        AuthMethod::Reject => return Err(Rejection::Gone),
     }
     // Only now: strangers take no place from those who may log in.
     let Some(slot) = ClientSlot::take(proxy, config.listen.max_clients) else {
@@ -250,17 +253,18 @@ async fn greet(
     };
     let identity = Identity { user: request.user.as_str().into(), database: request.database.as_str().into() };
     let membership = proxy.quotas.enter(&identity, &config).map_err(Rejection::Told)?;
+    let who = Who { identity: identity.clone(), address: link.peer_address(), is_encrypted };
     if request.is_replication() {
-        let passage = Passage::open(proxy, &request, identity, (slot, membership)).await?;
+        let passage = Passage::open(proxy, &request, who, (slot, membership)).await?;
         put_greeting(link, &passage.server.reported, &passage.registration).await?;
         return Ok(Admitted::Replication(passage));
     }
-    let startup = Arc::new(startup_settings(&request)?);
+    let startup = Arc::new(startup_settings(&request, &config)?);
     let login = Login {
         startup,
         identity,
         membership,
-        registration: proxy.cancels.register(request.minor_version >= 2),
+        registration: proxy.clients.register(request.minor_version >= 2, Some(who)),
         reported: Reported::new(),
         slot,
     };
@@ -279,10 +283,10 @@ fn negotiate_version(link: &mut Link, request: &Request) -> Result<(), Rejection
 }
 
 /// The settings of the startup packet.
-fn startup_settings(request: &Request) -> Result<Settings, Rejection> {
+fn startup_settings(request: &Request, config: &Config) -> Result<Settings, Rejection> {
     let mut values = BTreeMap::new();
     for (name, value) in &request.settings {
-        if let Some(reply) = object_to_setting(name, &crate::pool::quote_literal(value)) {
+        if let Some(reply) = object_to_setting(name, &crate::pool::quote_literal(value), config) {
             return Err(Rejection::Told(reply));
         }
         values.insert(name.as_str().into(), SettingValue::Text(value.as_str().into()));
@@ -318,7 +322,7 @@ impl Login {
             Arc::clone(proxy),
             self.identity.clone(),
             Link::new(Stream::Nobody, BytesMut::new()),
-            proxy.cancels.register(false),
+            proxy.clients.register(false, None),
             Arc::clone(&self.startup),
             Reported::new(),
             None,
@@ -342,7 +346,10 @@ impl Login {
 
     fn into_session(self, proxy: Arc<Proxy>, link: Link) -> Session {
         let places = Some((self.slot, self.membership));
-        Session::new(proxy, self.identity, link, self.registration, self.startup, self.reported, places)
+        let mut session =
+            Session::new(proxy, self.identity, link, self.registration, self.startup, self.reported, places);
+        session.adopt_own_settings();
+        session
     }
 }
 
@@ -351,7 +358,7 @@ impl Session {
         proxy: Arc<Proxy>,
         identity: Identity,
         client: Link,
-        registration: super::cancel::Registration,
+        registration: super::clients::Registration,
         startup: Arc<Settings>,
         reported: Reported,
         places: Option<(ClientSlot, Membership)>,
@@ -368,6 +375,9 @@ impl Session {
             client,
             registration,
             statements: ClientStatements::default(),
+            inside: None,
+            adopted: Arc::default(),
+            shared: None,
             tracked: Tracked::new(startup),
             reported,
             horizon: Horizon::default(),

@@ -125,6 +125,10 @@ impl Session {
             if let Some(outcome) = self.outcome(until) {
                 return Ok(outcome);
             }
+            // Where there is always something to move, nobody would look at the clock.
+            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                self.time_out();
+            }
             let deadline = self.deadline;
             let lost_life = self.server.as_ref().filter(|server| server.holding).map(Attached::watch_life);
             let parked = self.parked.as_ref().map(|parked| Arc::clone(parked.checkout.pool()));

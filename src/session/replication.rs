@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 
 use super::attach::login_failed;
 use super::auth::Rejection;
-use super::{ClientSlot, Membership, cancel};
+use super::clients::{Registration, Who};
+use super::{ClientSlot, Membership};
 use crate::config::{Config, ReplicationMode};
 use crate::pool::{Identity, ServerConnection};
 use crate::proxy::Proxy;
@@ -24,7 +25,7 @@ const NODE: &str = "pgsluice.node";
 #[derive(Debug)]
 pub(super) struct Passage {
     pub(super) server: ServerConnection,
-    pub(super) registration: cancel::Registration,
+    pub(super) registration: Registration,
     identity: Identity,
     _places: (ClientSlot, Membership),
 }
@@ -46,9 +47,10 @@ impl Passage {
     pub(super) async fn open(
         proxy: &Arc<Proxy>,
         request: &Request,
-        identity: Identity,
+        who: Who,
         places: (ClientSlot, Membership),
     ) -> Result<Self, Rejection> {
+        let identity = who.identity.clone();
         let named = request.settings.iter().rev().find(|(name, _)| name == NODE).map(|(_, value)| value.as_str());
         let node = find(&proxy.topology.load(), named).map_err(Rejection::Told)?;
         let others = request.settings.iter().filter(|(name, _)| !name.starts_with("pgsluice."));
@@ -58,17 +60,19 @@ impl Passage {
         let server = proxy.pools.connect_apart(&node, &identity, &parameters).await;
         let server = server.map_err(|error| Rejection::Told(login_failed(&error).into_fatal()))?;
         tracing::info!(user = ?identity.user, node = %node.name, ?replication, "a replication connection is passed on");
-        let registration = proxy.cancels.register(request.minor_version >= 2);
+        let registration = proxy.clients.register(request.minor_version >= 2, Some(who));
         registration.set(&server);
         Ok(Self { server, registration, identity, _places: places })
     }
 
-    /// Passes bytes on until one side ends, or the proxy does.
+    /// Passes bytes on until one side ends, or the proxy does, or an operator ends it.
     pub(super) async fn run(mut self, proxy: &Proxy, mut client: Link) {
         let mut shutdown = proxy.shutdown_signal();
+        let mut killed = self.registration.killed();
         tokio::select! {
             () = poll_fn(|cx| poll_both(&mut client, &mut self.server.link, cx)) => {}
             () = shutdown.wait() => {}
+            _ = killed.wait_for(|is_killed| *is_killed) => {}
         }
         self.registration.clear().await;
         tracing::debug!(user = ?self.identity.user, node = %self.server.node.name, "a replication connection has ended");
