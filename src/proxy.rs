@@ -13,10 +13,10 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::Config;
-use crate::monitor::{Catalogs, Monitor, MonitorHandle};
+use crate::monitor::{Catalogs, Monitor, MonitorHandle, UserLookup};
 use crate::pool::{Pools, Reported, Settings};
 use crate::route::{Horizon, Reason, SessionKeys};
-use crate::session::{Clients, Gate, Statements, Verifiers, accept};
+use crate::session::{Clients, Crowd, Gate, Quotas, Statements, Throttle, Verifiers, accept};
 use crate::sql::AnalysisCache;
 use crate::telemetry::metrics::{ClientState, PoolMetrics, ProxyMetrics, ReloadOutcome, ServerState, ShardMetrics};
 use crate::tls::{TlsError, acceptor};
@@ -33,6 +33,9 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// After an `accept` that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many of those that are not logged in have to go then.
+const MAKE_ROOM: usize = 100;
 
 /// What all sessions share. Handed to each; there is no other global state.
 pub struct Proxy {
@@ -54,6 +57,16 @@ pub struct Proxy {
     pub gate: Arc<Gate>,
     /// Users' salted passwords.
     pub verifiers: Verifiers,
+    /// Raised with each new config: for those who keep something that they have made of it.
+    pub generation: AtomicUsize,
+    /// What users and databases take.
+    pub quotas: Quotas,
+    /// Those who have not logged in yet.
+    pub logins: Arc<Crowd>,
+    /// Where failed logins came from.
+    pub throttle: Throttle,
+    /// Users that the servers know.
+    pub users: UserLookup,
     /// The control plane.
     pub monitor: MonitorHandle,
     /// Where TLS is offered.
@@ -108,6 +121,11 @@ impl Proxy {
             clients: Arc::default(),
             gate: Arc::default(),
             verifiers: Verifiers::default(),
+            generation: AtomicUsize::new(0),
+            quotas: Quotas::default(),
+            logins: Arc::default(),
+            throttle: Throttle::default(),
+            users: UserLookup::new(Arc::clone(&config), Arc::clone(&topology)),
             monitor: Monitor::spawn(Arc::clone(&config), Arc::clone(&topology)),
             tls: ArcSwapOption::from_pointee(tls),
             metrics: ProxyMetrics::new(),
@@ -137,6 +155,7 @@ impl Proxy {
                     Ok((stream, peer)) => self.greet(stream, peer, &mut sessions),
                     Err(error) => {
                         tracing::error!(%error, "a connection could not be accepted");
+                        self.logins.thin_out(MAKE_ROOM);
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
@@ -156,7 +175,7 @@ impl Proxy {
             return;
         }
         tracing::debug!(%peer, "connected");
-        sessions.spawn(accept(Arc::clone(self), stream));
+        sessions.spawn(accept(Arc::clone(self), stream, peer));
     }
 
     async fn drain(&self, mut sessions: JoinSet<()>) {
@@ -199,6 +218,8 @@ impl Proxy {
         }
         self.tls.store(tls.map(Arc::new));
         self.config.store(Arc::new(config));
+        self.generation.fetch_add(1, Ordering::Release);
+        self.users.clear();
         self.monitor.reload().await;
         self.pools.reload(&self.topology.load());
         for database in self.all_databases() {
@@ -278,6 +299,7 @@ impl Proxy {
         loop {
             interval.tick().await;
             self.statements.sweep();
+            self.quotas.sweep();
             self.show_clients();
             self.show_pools(&mut pools);
             let mut databases = self.databases.lock().unwrap_or_else(PoisonError::into_inner);

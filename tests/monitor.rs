@@ -74,60 +74,26 @@ impl Watched {
 
 fn config_for(cluster: &Cluster, servers: &[Server]) -> Config {
     let monitor = &cluster.options().monitor;
-    let seconds = Duration::from_secs;
-    let nodes =
-        servers.iter().map(|server| config::Node { host: server.host().into(), port: server.port(), weight: 1 });
-    Config {
-        listen: config::Listen {
-            address: "127.0.0.1:0".parse().unwrap(),
-            tls: config::TlsMode::Off,
-            cert: None,
-            key: None,
-            max_clients: 10,
-        },
-        http: config::Http { address: "127.0.0.1:0".parse().unwrap() },
-        log: config::Log { format: config::LogFormat::Text, level: "info".into() },
-        auth: config::Auth { method: config::AuthMethod::Trust, users: Vec::new() },
-        admin: config::Admin::default(),
-        pool: config::Pool {
-            mode: config::PoolMode::Transaction,
-            size: 2,
-            checkout_timeout: seconds(5),
-            connect_timeout: seconds(5),
-            max_lifetime: seconds(3600),
-            idle_timeout: seconds(600),
-        },
-        consistency: config::Consistency {
-            level: config::ConsistencyLevel::Session,
-            max_staleness: Duration::from_secs(5),
-            wait: Duration::ZERO,
-            allow_hints: Vec::new(),
-        },
-        lag: config::Lag {
-            poll_interval: Duration::from_millis(50),
-            poll_timeout: Duration::from_millis(500),
-            eject_above: Duration::from_millis(300),
-            readmit_below: Duration::from_millis(150),
-            readmit_after: Duration::from_millis(500),
-            probation_reads: 5,
-            connection_errors: 3,
-            when_none: config::WhenNone::Primary,
-        },
-        limits: config::Limits {
-            login_timeout: seconds(15),
-            drain_timeout: seconds(30),
-            max_statement_bytes: 1 << 20,
-            statement_cache_bytes: 1 << 26,
-        },
-        databases: Vec::new(),
-        shards: vec![config::Shard {
-            name: "a".into(),
-            nodes: nodes.collect(),
-            user: monitor.user.clone(),
-            password: Some(config::Secret::new(monitor.password.clone())),
-            database: "postgres".into(),
-        }],
-    }
+    let nodes: Vec<String> = servers.iter().map(|server| format!("{:?}", server.address())).collect();
+    let text = format!(
+        r#"
+        [auth]
+        method = "trust"
+        [lag]
+        eject_above = "300ms"
+        readmit_below = "150ms"
+        readmit_after = "500ms"
+        [[shards]]
+        name = "a"
+        nodes = [{}]
+        user = {:?}
+        password = {:?}
+        "#,
+        nodes.join(", "),
+        monitor.user,
+        monitor.password
+    );
+    Config::parse(&text, std::path::Path::new(""), "test").unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,17 +22,29 @@ pub(super) const FILE: SectionKeys = SectionKeys {
     keys: &["listen", "http", "log", "auth", "admin", "pool", "consistency", "lag", "limits", "databases", "shards"],
     later: &["failover", "tables"],
 };
-pub(super) const LISTEN: SectionKeys =
-    SectionKeys { name: "listen", keys: &["address", "tls", "cert", "key", "max_clients"], later: &["client_ca"] };
+pub(super) const LISTEN: SectionKeys = SectionKeys {
+    name: "listen",
+    keys: &["address", "tls", "cert", "key", "max_clients", "max_logins", "replication"],
+    later: &["client_ca"],
+};
 pub(super) const HTTP: SectionKeys = SectionKeys { name: "http", keys: &["address"], later: &[] };
 pub(super) const LOG: SectionKeys = SectionKeys { name: "log", keys: &["format", "level"], later: &[] };
-pub(super) const AUTH: SectionKeys = SectionKeys { name: "auth", keys: &["method", "users"], later: &["query"] };
-pub(super) const USERS: SectionKeys =
-    SectionKeys { name: "auth.users", keys: &["name", "password", "server_password"], later: &[] };
+pub(super) const AUTH: SectionKeys = SectionKeys {
+    name: "auth",
+    keys: &["method", "query", "query_database", "query_cache", "failure_delay", "max_failures", "rules", "users"],
+    later: &[],
+};
+pub(super) const RULES: SectionKeys =
+    SectionKeys { name: "auth.rules", keys: &["databases", "users", "addresses", "tls", "method"], later: &[] };
+pub(super) const USERS: SectionKeys = SectionKeys {
+    name: "auth.users",
+    keys: &["name", "password", "server_password", "max_clients", "statements_per_second", "statement_timeout"],
+    later: &[],
+};
 pub(super) const ADMIN: SectionKeys = SectionKeys { name: "admin", keys: &["admins", "stats"], later: &[] };
 pub(super) const POOL: SectionKeys = SectionKeys {
     name: "pool",
-    keys: &["mode", "size", "checkout_timeout", "connect_timeout", "max_lifetime", "idle_timeout"],
+    keys: &["mode", "size", "max_pinned", "checkout_timeout", "connect_timeout", "max_lifetime", "idle_timeout"],
     later: &[],
 };
 pub(super) const CONSISTENCY: SectionKeys =
@@ -53,21 +65,33 @@ pub(super) const LAG: SectionKeys = SectionKeys {
 };
 pub(super) const LIMITS: SectionKeys = SectionKeys {
     name: "limits",
-    keys: &["login_timeout", "drain_timeout", "max_statement_bytes", "statement_cache_bytes"],
+    keys: &[
+        "login_timeout",
+        "drain_timeout",
+        "max_statement_bytes",
+        "statement_cache_bytes",
+        "clients_per_user",
+        "clients_per_database",
+        "statements_per_second",
+        "statement_timeout",
+        "idle_in_transaction_session_timeout",
+        "idle_session_timeout",
+    ],
     later: &[],
 };
-pub(super) const DATABASES: SectionKeys = SectionKeys { name: "databases", keys: &["name"], later: &[] };
+pub(super) const DATABASES: SectionKeys = SectionKeys { name: "databases", keys: &["name", "max_clients"], later: &[] };
 pub(super) const SHARDS: SectionKeys =
     SectionKeys { name: "shards", keys: &["name", "nodes", "user", "password", "database"], later: &[] };
 pub(super) const NODES: SectionKeys = SectionKeys { name: "shards.nodes", keys: &["address", "weight"], later: &[] };
 
 /// All of them.
-pub(super) const SECTIONS: [&SectionKeys; 14] = [
+pub(super) const SECTIONS: [&SectionKeys; 15] = [
     &FILE,
     &LISTEN,
     &HTTP,
     &LOG,
     &AUTH,
+    &RULES,
     &USERS,
     &ADMIN,
     &POOL,
@@ -80,7 +104,7 @@ pub(super) const SECTIONS: [&SectionKeys; 14] = [
 ];
 
 /// Sections that are written `[[name]]`.
-const ARRAYS: [&str; 3] = ["databases", "shards", "auth.users"];
+const ARRAYS: [&str; 4] = ["databases", "shards", "auth.users", "auth.rules"];
 
 impl SectionKeys {
     /// The section as its header is written.
@@ -109,7 +133,9 @@ impl SectionKeys {
     /// nobody mixes up sections: a `user` among `[[auth.users]]` is no `shards.user`.
     fn elsewhere(&self, key: &str) -> Option<String> {
         let entry = |section: &SectionKeys| section.name == NODES.name || ARRAYS.contains(&section.name);
-        let mut homes = SECTIONS.iter().filter(|section| section.keys.contains(&key));
+        // What a rule's conditions are called is called so elsewhere too, and there it is what was meant.
+        let named = SECTIONS.iter().filter(|section| section.name != RULES.name);
+        let mut homes = named.filter(|section| section.keys.contains(&key));
         match (homes.next(), homes.next()) {
             (Some(home), None) if entry(home) && entry(self) => None,
             (Some(home), None) if home.name.is_empty() => Some(key.to_owned()),

@@ -1,16 +1,22 @@
 //! The sections that are lists: users, databases, shards and their nodes. What must be unique is unique.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
 use toml::de::DeValue;
 
 use super::address::node_address;
+use super::choices::{RULE_METHOD, RULE_TLS};
 use super::credentials::Surroundings;
 use super::document::{Item, Mistakes, Section, Setting};
 use super::error::{Complaint, quoted};
-use super::keys::{DATABASES, NODES, SHARDS, USERS};
+use super::keys::{DATABASES, NODES, RULES, SHARDS, USERS};
+use super::rules::{
+    AddressPattern, DatabasePattern, NamePattern, Rule, RuleTls, address_pattern, database_pattern, user_pattern,
+};
 use super::schema::{AuthMethod, Database, Node, Shard, User};
-use super::values::{count_u32, identifier, label, text};
+use super::sections::statement_time;
+use super::values::{count_u32, count_usize, identifier, label, text};
 
 /// Where each name was first seen: key path by name.
 type Seen = HashMap<String, String>;
@@ -18,13 +24,13 @@ type Seen = HashMap<String, String>;
 pub(super) fn users(
     mistakes: &mut Mistakes<'_>,
     auth: &Section<'_>,
-    method: &Setting<AuthMethod>,
+    is_needed: bool,
     around: Surroundings<'_>,
 ) -> Option<Vec<User>> {
     let sections = auth.tables(mistakes, "users", &USERS)?;
-    if sections.is_empty() && method.sound() == Some(&AuthMethod::ScramSha256) {
+    if sections.is_empty() && is_needed {
         let complaint = Complaint::new("there are no users, so nobody could log in")
-            .expected("at least one [[auth.users]] with name and password");
+            .expected("at least one [[auth.users]] with name and password, or auth.query");
         auth.complain::<()>(mistakes, "users", &Setting::default(), complaint);
     }
     let mut seen = Seen::new();
@@ -42,7 +48,80 @@ fn user(mistakes: &mut Mistakes<'_>, section: &Section<'_>, around: Surroundings
         |value| around.password(value),
     );
     let server_password = section.optional(mistakes, "server_password", |value| around.login_password(value));
-    Some(User { name: name.take()?, password: password.take()?, server_password: server_password.take()? })
+    let max_clients = section.optional(mistakes, "max_clients", |value| count_usize(value, 0, 1_000_000));
+    let per_second = section.optional(mistakes, "statements_per_second", |value| count_u32(value, 0, 1_000_000));
+    let statement_timeout = section.optional(mistakes, "statement_timeout", statement_time);
+    Some(User {
+        name: name.take()?,
+        password: password.take()?,
+        server_password: server_password.take()?,
+        max_clients: max_clients.take()?,
+        statements_per_second: per_second.take()?,
+        statement_timeout: statement_timeout.take()?,
+    })
+}
+
+/// `auth.rules`, in their order.
+pub(super) fn rules(
+    mistakes: &mut Mistakes<'_>,
+    auth: &Section<'_>,
+    method: &Setting<AuthMethod>,
+    listen: &Setting<SocketAddr>,
+) -> Option<Vec<Rule>> {
+    let sections = auth.tables(mistakes, "rules", &RULES)?;
+    let default = method.sound().copied();
+    let rules: Vec<_> = sections.iter().map(|section| rule(mistakes, section, default, listen)).collect();
+    rules.into_iter().collect()
+}
+
+fn rule(
+    mistakes: &mut Mistakes<'_>,
+    section: &Section<'_>,
+    default: Option<AuthMethod>,
+    listen: &Setting<SocketAddr>,
+) -> Option<Rule> {
+    let all = || DatabasePattern::Named(NamePattern::All);
+    let databases = patterns(mistakes, section, "databases", all, database_pattern);
+    let users = patterns(mistakes, section, "users", || NamePattern::All, user_pattern);
+    let addresses = patterns(mistakes, section, "addresses", || AddressPattern::All, address_pattern);
+    let tls = section.read(mistakes, "tls", RuleTls::Any, |value| RULE_TLS.parse(value));
+    let method = section.optional(mistakes, "method", |value| RULE_METHOD.parse(value));
+    let chosen = method.sound().and_then(|method| method.or(default));
+    let rule = Rule { databases: databases?, users: users?, addresses: addresses?, tls: tls.take()?, method: chosen? };
+    if let Some(address) = listen.sound()
+        && rule.method == AuthMethod::Trust
+        && !address.ip().to_canonical().is_loopback()
+        && !rule.is_loopback_only()
+    {
+        let problem = "\"trust\" would let anybody in who comes from one of these addresses";
+        let complaint = Complaint::new(problem).expected("addresses = [\"loopback\"], or another method");
+        section.complain(mistakes, "method", &method, complaint);
+        return None;
+    }
+    Some(rule)
+}
+
+/// A list of patterns, each with its own mistakes; left out, it is one that matches everything.
+fn patterns<T>(
+    mistakes: &mut Mistakes<'_>,
+    section: &Section<'_>,
+    key: &'static str,
+    all: impl FnOnce() -> T,
+    parse: impl Fn(&DeValue<'_>) -> Result<T, Complaint>,
+) -> Option<Vec<T>> {
+    let form = format!("a list, such as {key} = [\"all\"]");
+    let Some(item) = section.item(key) else { return Some(vec![all()]) };
+    let elements = item.elements(mistakes, &form)?;
+    if elements.is_empty() {
+        mistakes.add(item.offset, item.path, Complaint::new("is empty, so the rule is for nobody").expected(form));
+        return None;
+    }
+    let parsed: Vec<_> = (elements.into_iter())
+        .map(|element| {
+            parse(element.value).map_err(|complaint| mistakes.add(element.offset, element.path, complaint)).ok()
+        })
+        .collect();
+    parsed.into_iter().collect()
 }
 
 pub(super) fn databases(mistakes: &mut Mistakes<'_>, file: &Section<'_>) -> Option<Vec<Database>> {
@@ -53,7 +132,8 @@ pub(super) fn databases(mistakes: &mut Mistakes<'_>, file: &Section<'_>) -> Opti
         .map(|section| {
             let name = section.required(mistakes, "name", "name = \"…\", the database's name", identifier);
             unique(mistakes, section, &name, "database", &mut seen);
-            Some(Database { name: name.take()? })
+            let max_clients = section.optional(mistakes, "max_clients", |value| count_usize(value, 0, 1_000_000));
+            Some(Database { name: name.take()?, max_clients: max_clients.take()? })
         })
         .collect();
     databases.into_iter().collect()

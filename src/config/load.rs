@@ -5,10 +5,11 @@ use std::path::Path;
 use toml::de::DeTable;
 
 use super::credentials::{Surroundings, reason};
-use super::document::{Mistakes, Section, place};
+use super::document::{Mistakes, Section, Setting, place};
 use super::error::{Complaint, ConfigErrors};
 use super::keys::{ADMIN, AUTH, CONSISTENCY, FILE, HTTP, LAG, LIMITS, LISTEN, LOG, POOL};
-use super::schema::{Auth, Config};
+use super::rules::Rule;
+use super::schema::{Auth, AuthMethod, Config};
 use super::{lists, sections};
 
 impl Config {
@@ -61,8 +62,11 @@ fn read(mistakes: &mut Mistakes<'_>, document: &DeTable<'_>, around: Surrounding
     let (listen, address) = sections::listen(mistakes, &listen, around);
     let http = sections::http(mistakes, &http, &address);
     let log = sections::log(mistakes, &log);
+    let query = sections::auth_query(mistakes, &auth);
+    let failures = sections::auth_failures(mistakes, &auth);
     let method = sections::auth_method(mistakes, &auth, &address);
-    let users = lists::users(mistakes, &auth, &method, around);
+    let rules = lists::rules(mistakes, &auth, &method, &address);
+    let users = lists::users(mistakes, &auth, asks_for_passwords(&method, &query.text, rules.as_deref()), around);
     let admin = sections::admin(mistakes, &admin);
     let pool = sections::pool(mistakes, &pool);
     let consistency = sections::consistency(mistakes, &consistency);
@@ -74,7 +78,16 @@ fn read(mistakes: &mut Mistakes<'_>, document: &DeTable<'_>, around: Surrounding
         listen: listen?,
         http: http?,
         log: log?,
-        auth: Auth { method: method.take()?, users: users? },
+        auth: Auth {
+            method: method.take()?,
+            query: query.text.take()?,
+            query_database: query.database.take()?,
+            query_cache: query.cache.take()?,
+            failure_delay: failures.0.take()?,
+            max_failures: failures.1.take()?,
+            rules: rules?,
+            users: users?,
+        },
         admin: admin?,
         pool: pool?,
         consistency: consistency?,
@@ -83,6 +96,17 @@ fn read(mistakes: &mut Mistakes<'_>, document: &DeTable<'_>, around: Surrounding
         databases: databases?,
         shards: shards?,
     })
+}
+
+/// Whether passwords are asked for that only the file's users can have.
+fn asks_for_passwords(method: &Setting<AuthMethod>, query: &Setting<Option<String>>, rules: Option<&[Rule]>) -> bool {
+    let is_scram = |method: &AuthMethod| *method == AuthMethod::ScramSha256;
+    let is_asked = match rules {
+        None => false,
+        Some([]) => method.sound().is_some_and(is_scram),
+        Some(rules) => rules.iter().any(|rule| is_scram(&rule.method)),
+    };
+    is_asked && query.sound().is_some_and(Option::is_none)
 }
 
 /// The TOML parser's message in this program's words where its own would puzzle. Only `message()` is

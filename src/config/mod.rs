@@ -17,6 +17,7 @@ mod keys;
 mod lists;
 mod load;
 mod reload;
+mod rules;
 mod schema;
 mod secret;
 mod sections;
@@ -28,6 +29,7 @@ mod watch;
 mod tests;
 
 pub use error::{ConfigErrors, Mistake, Place, nearest};
+pub use rules::{AddressPattern, Candidate, DatabasePattern, NamePattern, Network, Pattern, Rule, RuleTls};
 pub use schema::*;
 pub use secret::Secret;
 pub use sections::HINTS;

@@ -5,8 +5,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::choices::{AUTH_METHOD, CONSISTENCY_LEVEL, LOG_FORMAT, POOL_MODE, TLS_MODE, WHEN_NONE};
-use super::schema::{Config, Password, Shard, User};
+use super::choices::{
+    AUTH_METHOD, CONSISTENCY_LEVEL, LOG_FORMAT, POOL_MODE, REPLICATION_MODE, RULE_METHOD, RULE_TLS, TLS_MODE, WHEN_NONE,
+};
+use super::rules::Rule;
+use super::schema::{Config, Database, Password, Shard, User};
 use super::secret::Secret;
 use super::values::format_size;
 
@@ -99,14 +102,22 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
         ("listen.cert", path(listen.cert.as_deref())),
         ("listen.key", path(listen.key.as_deref())),
         ("listen.max_clients", text(listen.max_clients)),
+        ("listen.max_logins", text(listen.max_logins)),
+        ("listen.replication", text(REPLICATION_MODE.name(listen.replication))),
         ("http.address", text(http.address)),
         ("log.format", text(LOG_FORMAT.name(log.format))),
         ("log.level", text(&log.level)),
         ("auth.method", text(AUTH_METHOD.name(auth.method))),
+        ("auth.query", optional(auth.query.as_ref())),
+        ("auth.query_database", optional(auth.query_database.as_ref())),
+        ("auth.query_cache", time(auth.query_cache)),
+        ("auth.failure_delay", time(auth.failure_delay)),
+        ("auth.max_failures", text(auth.max_failures)),
         ("admin.admins", Shown::Text(admin.admins.join(", "))),
         ("admin.stats", Shown::Text(admin.stats.join(", "))),
         ("pool.mode", text(POOL_MODE.name(pool.mode))),
         ("pool.size", text(pool.size)),
+        ("pool.max_pinned", text(pool.max_pinned)),
         ("pool.checkout_timeout", time(pool.checkout_timeout)),
         ("pool.connect_timeout", time(pool.connect_timeout)),
         ("pool.max_lifetime", time(pool.max_lifetime)),
@@ -127,21 +138,49 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
         ("limits.drain_timeout", time(limits.drain_timeout)),
         ("limits.max_statement_bytes", bytes(limits.max_statement_bytes)),
         ("limits.statement_cache_bytes", bytes(limits.statement_cache_bytes)),
+        ("limits.clients_per_user", text(limits.clients_per_user)),
+        ("limits.clients_per_database", text(limits.clients_per_database)),
+        ("limits.statements_per_second", text(limits.statements_per_second)),
+        ("limits.statement_timeout", time(limits.statement_timeout)),
+        ("limits.idle_in_transaction_session_timeout", time(limits.idle_in_transaction_session_timeout)),
+        ("limits.idle_session_timeout", time(limits.idle_session_timeout)),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into();
+    settings.extend(auth.rules.iter().enumerate().flat_map(|(index, rule)| flatten_rule(index, rule)));
     settings.extend(auth.users.iter().flat_map(flatten_user));
-    settings.extend(databases.iter().map(|database| (format!("databases[{}]", database.name), Shown::Entry)));
+    settings.extend(databases.iter().flat_map(flatten_database));
     settings.extend(shards.iter().flat_map(flatten_shard));
     settings
 }
 
-fn flatten_user(user: &User) -> [(String, Shown<'_>); 3] {
+fn flatten_database<'c>(database: &Database) -> [(String, Shown<'c>); 2] {
+    let entry = format!("databases[{}]", database.name);
+    [(format!("{entry}.max_clients"), optional(database.max_clients.as_ref())), (entry, Shown::Entry)]
+}
+
+fn flatten_user(user: &User) -> [(String, Shown<'_>); 6] {
     let entry = format!("auth.users[{}]", user.name);
     let (Password::Plain(password) | Password::Verifier(password)) = &user.password;
     [
         (format!("{entry}.password"), Shown::Secret(password)),
         (format!("{entry}.server_password"), secret(user.server_password.as_ref())),
+        (format!("{entry}.max_clients"), optional(user.max_clients.as_ref())),
+        (format!("{entry}.statements_per_second"), optional(user.statements_per_second.as_ref())),
+        (format!("{entry}.statement_timeout"), user.statement_timeout.map_or(Shown::Absent, time)),
+        (entry, Shown::Entry),
+    ]
+}
+
+/// Rules have no names: they go by their place, which is what their order means.
+fn flatten_rule<'c>(index: usize, rule: &Rule) -> [(String, Shown<'c>); 6] {
+    let entry = format!("auth.rules[{index}]");
+    [
+        (format!("{entry}.databases"), list(&rule.databases)),
+        (format!("{entry}.users"), list(&rule.users)),
+        (format!("{entry}.addresses"), list(&rule.addresses)),
+        (format!("{entry}.tls"), text(RULE_TLS.name(rule.tls))),
+        (format!("{entry}.method"), text(RULE_METHOD.name(rule.method))),
         (entry, Shown::Entry),
     ]
 }
@@ -167,6 +206,10 @@ fn text<'c>(value: impl ToString) -> Shown<'c> {
     Shown::Text(value.to_string())
 }
 
+fn list<'c>(values: &[impl ToString]) -> Shown<'c> {
+    Shown::Text(values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+}
+
 fn time<'c>(value: Duration) -> Shown<'c> {
     Shown::Text(humantime::format_duration(value).to_string())
 }
@@ -177,6 +220,10 @@ fn bytes<'c>(value: usize) -> Shown<'c> {
 
 fn path<'c>(value: Option<&Path>) -> Shown<'c> {
     value.map_or(Shown::Absent, |path| Shown::Text(path.display().to_string()))
+}
+
+fn optional<'c>(value: Option<&impl ToString>) -> Shown<'c> {
+    value.map_or(Shown::Absent, |value| Shown::Text(value.to_string()))
 }
 
 fn secret(value: Option<&Secret>) -> Shown<'_> {
@@ -259,7 +306,7 @@ mod tests {
     #[test]
     fn every_key_of_the_schema_is_compared() {
         let config = parse(
-            "auth.users = [{ name = 'u', password = 'p' }]\ndatabases = [{ name = 'd' }]\n\
+            "auth.users = [{ name = 'u', password = 'p' }]\nauth.rules = [{ method = 'reject' }]\ndatabases = [{ name = 'd' }]\n\
              shards = [{ name = 's', nodes = ['h:1'] }]",
         );
         let flat: Vec<String> = flatten(&config).into_iter().map(|(key, _)| key).collect();
@@ -267,9 +314,12 @@ mod tests {
             for key in section.keys {
                 let path = match (section.name, *key) {
                     ("auth", "users") => "auth.users[u]".to_owned(),
+                    ("auth", "rules") => "auth.rules[0]".to_owned(),
+                    ("auth.rules", key) => format!("auth.rules[0].{key}"),
                     ("auth.users", "name") => "auth.users[u]".to_owned(),
                     ("auth.users", key) => format!("auth.users[u].{key}"),
-                    ("databases", _) => "databases[d]".to_owned(),
+                    ("databases", "name") => "databases[d]".to_owned(),
+                    ("databases", key) => format!("databases[d].{key}"),
                     ("shards", "name") => "shards[s]".to_owned(),
                     ("shards", "nodes") | ("shards.nodes", "address") => "shards[s].nodes[h:1]".to_owned(),
                     ("shards.nodes", key) => format!("shards[s].nodes[h:1].{key}"),

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::rules::Rule;
 use super::secret::Secret;
 
 /// A whole, valid configuration. Immutable: a reload makes a new one.
@@ -47,8 +48,21 @@ pub struct Listen {
     pub cert: Option<PathBuf>,
     /// PEM file with the certificate's private key; needed unless `tls` is `off`.
     pub key: Option<PathBuf>,
-    /// Clients connected at one time; more are refused with 53300. Default 10000.
+    /// Clients logged in at one time; more are refused with 53300. Default 10000.
     pub max_clients: usize,
+    /// Connections that have not logged in yet; when there is one more the oldest is refused with 53300. Default 5000.
+    pub max_logins: usize,
+    /// What becomes of replication connections. Default `off`.
+    pub replication: ReplicationMode,
+}
+
+/// What `listen.replication` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicationMode {
+    /// They are refused.
+    Off,
+    /// They are passed on to the server that the client names by `pgsluice.node`.
+    Pass,
 }
 
 /// What `listen.tls` takes.
@@ -92,6 +106,19 @@ pub enum LogFormat {
 pub struct Auth {
     /// Default `scram-sha-256`.
     pub method: AuthMethod,
+    /// Asks the servers for users that are not in `users`: `$1` is the name; returns the name, the verifier, and if
+    /// it likes until when that is valid. Not set: only `users` can log in.
+    pub query: Option<String>,
+    /// Where `query` runs. Not set: `shards.database`.
+    pub query_database: Option<String>,
+    /// How long a verifier that `query` returned is used before it is looked up again. Default 30 s.
+    pub query_cache: Duration,
+    /// How long a client waits to hear that its login has failed. Default 500 ms.
+    pub failure_delay: Duration,
+    /// Failed logins a minute from one address, beyond which it is refused unheard; 0 is no limit. Default 200.
+    pub max_failures: u32,
+    /// `[[auth.rules]]`, in order; none means that `method` is for everybody.
+    pub rules: Vec<Rule>,
     /// `[[auth.users]]`; names are unique.
     pub users: Vec<User>,
 }
@@ -101,8 +128,10 @@ pub struct Auth {
 pub enum AuthMethod {
     /// The client proves that it knows the password (RFC 7677).
     ScramSha256,
-    /// Nobody is asked for anything. Refused unless `listen.address` is a loopback address.
+    /// Nobody is asked for anything. Refused unless only clients of this machine's loopback addresses can get there.
     Trust,
+    /// Nobody gets in. Only in `auth.rules`.
+    Reject,
 }
 
 /// One of `[[auth.users]]`.
@@ -112,8 +141,14 @@ pub struct User {
     pub name: String,
     /// What clients are checked against; servers are sent it too, unless `server_password` is there.
     pub password: Password,
-    /// What the servers are sent; needed where `password` is a verifier and the servers ask for one.
+    /// What the servers are sent, where it is not `password`. With a verifier, and without this, they are shown what the client has proved.
     pub server_password: Option<Secret>,
+    /// In place of `limits.clients_per_user`.
+    pub max_clients: Option<usize>,
+    /// In place of `limits.statements_per_second`.
+    pub statements_per_second: Option<u32>,
+    /// In place of `limits.statement_timeout`.
+    pub statement_timeout: Option<Duration>,
 }
 
 /// A password as the config gives it: literal, `env:NAME`, `file:PATH` (these two already read), or a verifier.
@@ -132,6 +167,8 @@ pub struct Pool {
     pub mode: PoolMode,
     /// Server connections per node, database and user. Default 20.
     pub size: usize,
+    /// How many of them clients may keep for themselves. 0, the default, is all but one.
+    pub max_pinned: usize,
     /// How long a client waits for one before 53300. Default 5 s.
     pub checkout_timeout: Duration,
     /// How long connecting and logging in to a server may take. Default 5 s.
@@ -248,6 +285,18 @@ pub struct Limits {
     pub max_statement_bytes: usize,
     /// Bound on the memory of the statement cache, in bytes. Default 64 MiB.
     pub statement_cache_bytes: usize,
+    /// Clients of one user at one time, where `[[auth.users]]` says nothing else; 0, the default, is no limit.
+    pub clients_per_user: usize,
+    /// Clients of one database at one time, where `[[databases]]` says nothing else; 0, the default, is no limit.
+    pub clients_per_database: usize,
+    /// Statements a second of one user, where `[[auth.users]]` says nothing else; 0, the default, is no limit.
+    pub statements_per_second: u32,
+    /// How long a server may take for a statement before it is cancelled with 57014; zero, the default, is no limit.
+    pub statement_timeout: Duration,
+    /// How long a client may be idle in a transaction before 25P03; zero, the default, is no limit.
+    pub idle_in_transaction_session_timeout: Duration,
+    /// How long a client may be idle outside of one before 57P05; zero, the default, is no limit.
+    pub idle_session_timeout: Duration,
 }
 
 /// One of `[[databases]]`.
@@ -255,6 +304,8 @@ pub struct Limits {
 pub struct Database {
     /// The name, for clients and servers alike.
     pub name: String,
+    /// In place of `limits.clients_per_database`.
+    pub max_clients: Option<usize>,
 }
 
 /// One of `[[shards]]`: a primary and its replicas. Which is which is discovered.

@@ -5,16 +5,18 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use toml::de::DeValue;
+
 use super::address::{clash, listen_address};
-use super::choices::{AUTH_METHOD, CONSISTENCY_LEVEL, LOG_FORMAT, POOL_MODE, TLS_MODE, WHEN_NONE};
+use super::choices::{AUTH_METHOD, CONSISTENCY_LEVEL, LOG_FORMAT, POOL_MODE, REPLICATION_MODE, TLS_MODE, WHEN_NONE};
 use super::credentials::{Surroundings, reason};
 use super::document::{Mistakes, Section, Setting};
 use super::error::{Complaint, quoted};
 use super::schema::{
     Admin, AuthMethod, Consistency, ConsistencyLevel, Http, Lag, Limits, Listen, Log, LogFormat, Pool, PoolMode,
-    TlsMode, WhenNone,
+    ReplicationMode, TlsMode, WhenNone,
 };
-use super::values::{Span, count_u32, count_usize, duration, identifiers, log_filter, names, size};
+use super::values::{Span, count_u32, count_usize, duration, identifier, identifiers, log_filter, names, size, text};
 
 /// The parameters that clients may set, without `pgsluice.`.
 pub const HINTS: [&str; 5] = ["consistency", "max_staleness", "route", "session_key", "session_token"];
@@ -56,6 +58,9 @@ pub(super) fn listen(
     let cert = section.optional(mistakes, "cert", |value| around.path(value));
     let key = section.optional(mistakes, "key", |value| around.path(value));
     let max_clients = section.read(mistakes, "max_clients", 10_000, |value| count_usize(value, 1, 1_000_000));
+    let max_logins = section.read(mistakes, "max_logins", 5000, |value| count_usize(value, 1, 1_000_000));
+    let replication =
+        section.read(mistakes, "replication", ReplicationMode::Off, |value| REPLICATION_MODE.parse(value));
 
     if tls.sound().is_some_and(|mode| *mode != TlsMode::Off) {
         pem_file(mistakes, section, "cert", &cert, &tls);
@@ -68,6 +73,8 @@ pub(super) fn listen(
             cert: cert.take()?,
             key: key.take()?,
             max_clients: max_clients.take()?,
+            max_logins: max_logins.take()?,
+            replication: replication.take()?,
         })
     };
     (listen(), address)
@@ -133,9 +140,45 @@ pub(super) fn auth_method(
     method
 }
 
+/// `auth.query` and what belongs to it.
+pub(super) struct AuthQuery {
+    pub(super) text: Setting<Option<String>>,
+    pub(super) database: Setting<Option<String>>,
+    pub(super) cache: Setting<Duration>,
+}
+
+pub(super) fn auth_query(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> AuthQuery {
+    AuthQuery {
+        text: section.optional(mistakes, "query", user_query),
+        database: section.optional(mistakes, "query_database", identifier),
+        cache: section.read(mistakes, "query_cache", seconds(30), |value| duration(value, zero_up_to(DAY, "s"))),
+    }
+}
+
+/// `auth.failure_delay` and `auth.max_failures`.
+pub(super) fn auth_failures(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> (Setting<Duration>, Setting<u32>) {
+    let span = zero_up_to(MINUTE, "ms");
+    let delay = section.read(mistakes, "failure_delay", millis(500), |value| duration(value, span));
+    let most = section.read(mistakes, "max_failures", 200, |value| count_u32(value, 0, 1_000_000));
+    (delay, most)
+}
+
+/// SQL with the user's name as `$1`. Whether it works, only the servers can say.
+fn user_query(value: &DeValue<'_>) -> Result<String, Complaint> {
+    const FORM: &str = "SQL that returns name and verifier of the user $1, such as \
+                        \"SELECT rolname, rolpassword FROM pg_authid WHERE rolname = $1 AND rolcanlogin\"";
+    let text = text(value, FORM)?;
+    match text.contains("$1") {
+        true if !text.contains('\0') => Ok(text.to_owned()),
+        true => Err(Complaint::new("holds a zero byte").expected(FORM)),
+        false => Err(Complaint::new("does not ask for one user: there is no $1 in it").expected(FORM)),
+    }
+}
+
 pub(super) fn pool(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> Option<Pool> {
     let mode = section.read(mistakes, "mode", PoolMode::Transaction, |value| POOL_MODE.parse(value));
     let size = section.read(mistakes, "size", 20, |value| count_usize(value, 1, 10_000));
+    let max_pinned = section.read(mistakes, "max_pinned", 0, |value| count_usize(value, 0, 10_000));
     let mut time = |key, default, span| section.read(mistakes, key, default, |value| duration(value, span));
     let checkout_timeout = time("checkout_timeout", seconds(5), up_to(HOUR, "s"));
     let connect_timeout = time("connect_timeout", seconds(5), up_to(10 * MINUTE, "s"));
@@ -144,6 +187,7 @@ pub(super) fn pool(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> Option
     Some(Pool {
         mode: mode.take()?,
         size: size.take()?,
+        max_pinned: max_pinned.take()?,
         checkout_timeout: checkout_timeout.take()?,
         connect_timeout: connect_timeout.take()?,
         max_lifetime: max_lifetime.take()?,
@@ -223,10 +267,23 @@ fn at_most(
     section.complain(mistakes, key, place, Complaint::new(problem).expected(expected));
 }
 
+/// A statement's time limit; zero is none.
+pub(super) fn statement_time(value: &DeValue<'_>) -> Result<Duration, Complaint> {
+    duration(value, zero_up_to(DAY, "s"))
+}
+
 pub(super) fn limits(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> Option<Limits> {
     let mut time = |key, default, span| section.read(mistakes, key, default, |value| duration(value, span));
     let login_timeout = time("login_timeout", seconds(15), up_to(10 * MINUTE, "s"));
     let drain_timeout = time("drain_timeout", seconds(30), zero_up_to(DAY, "s"));
+    let zero = Duration::ZERO;
+    let statement_timeout = section.read(mistakes, "statement_timeout", zero, statement_time);
+    let mut time = |key, default, span| section.read(mistakes, key, default, |value| duration(value, span));
+    let idle_in_transaction = time("idle_in_transaction_session_timeout", zero, zero_up_to(DAY, "s"));
+    let idle_session = time("idle_session_timeout", zero, zero_up_to(30 * DAY, "s"));
+    let mut clients = |key| section.read(mistakes, key, 0, |value| count_usize(value, 0, 1_000_000));
+    let (per_user, per_database) = (clients("clients_per_user"), clients("clients_per_database"));
+    let per_second = section.read(mistakes, "statements_per_second", 0, |value| count_u32(value, 0, 1_000_000));
     let mut bytes = |key, default, least, most| section.read(mistakes, key, default, |value| size(value, least, most));
     let max_statement_bytes = bytes("max_statement_bytes", 1 << 20, KIB, GIB);
     let statement_cache_bytes = bytes("statement_cache_bytes", 64 << 20, MIB, 64 * GIB);
@@ -235,5 +292,11 @@ pub(super) fn limits(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> Opti
         drain_timeout: drain_timeout.take()?,
         max_statement_bytes: max_statement_bytes.take()?,
         statement_cache_bytes: statement_cache_bytes.take()?,
+        clients_per_user: per_user.take()?,
+        clients_per_database: per_database.take()?,
+        statements_per_second: per_second.take()?,
+        statement_timeout: statement_timeout.take()?,
+        idle_in_transaction_session_timeout: idle_in_transaction.take()?,
+        idle_session_timeout: idle_session.take()?,
     })
 }

@@ -74,6 +74,9 @@ fn the_reference_loads_and_shows_the_defaults() {
     least.listen.cert = reference.listen.cert.clone();
     least.listen.key = reference.listen.key.clone();
     least.auth.users = reference.auth.users.clone();
+    least.auth.rules = reference.auth.rules.clone();
+    least.auth.query = reference.auth.query.clone();
+    least.auth.query_database = reference.auth.query_database.clone();
     least.databases = reference.databases.clone();
     least.shards[0].nodes = reference.shards[0].nodes.clone();
     least.shards[0].password = reference.shards[0].password.clone();
@@ -90,17 +93,37 @@ fn probes() -> Vec<(&'static str, &'static str, Probe)> {
         ("listen.cert", "'a.crt'", |c| c.listen.cert == Some(PathBuf::from("/etc/pgsluice/a.crt"))),
         ("listen.key", "'/b.key'", |c| c.listen.key == Some(PathBuf::from("/b.key"))),
         ("listen.max_clients", "7", |c| c.listen.max_clients == 7),
+        ("listen.max_logins", "7", |c| c.listen.max_logins == 7),
+        ("listen.replication", "'pass'", |c| c.listen.replication == ReplicationMode::Pass),
         ("http.address", "'[::1]:7001'", |c| c.http.address == address("[::1]:7001")),
         ("log.format", "'json'", |c| c.log.format == LogFormat::Json),
         ("log.level", "'warn,pgsluice::pool=trace'", |c| c.log.level == "warn,pgsluice::pool=trace"),
         ("auth.method", "'trust'", |c| c.auth.method == AuthMethod::Trust),
+        ("auth.query", "'SELECT f($1)'", |c| c.auth.query.as_deref() == Some("SELECT f($1)")),
+        ("auth.query_database", "'shop'", |c| c.auth.query_database.as_deref() == Some("shop")),
+        ("auth.query_cache", "'7s'", |c| c.auth.query_cache == Duration::from_secs(7)),
+        ("auth.failure_delay", "'0s'", |c| c.auth.failure_delay == Duration::ZERO),
+        ("auth.max_failures", "0", |c| c.auth.max_failures == 0),
+        ("auth.rules.databases", "['shop', '/^a']", |c| c.auth.rules.first().is_some_and(|r| r.databases.len() == 2)),
+        ("auth.rules.users", "['ann']", |c| {
+            c.auth.rules.first().is_some_and(|r| r.users == [NamePattern::Name("ann".to_owned())])
+        }),
+        ("auth.rules.addresses", "['loopback']", |c| {
+            c.auth.rules.first().is_some_and(|r| r.addresses == [AddressPattern::Loopback])
+        }),
+        ("auth.rules.tls", "'required'", |c| c.auth.rules.first().is_some_and(|r| r.tls == RuleTls::Required)),
+        ("auth.rules.method", "'reject'", |c| c.auth.rules.first().is_some_and(|r| r.method == AuthMethod::Reject)),
         ("auth.users.name", "'report'", |c| c.auth.users[0].name == "report"),
         ("auth.users.password", "'env:APP_PASSWORD'", |c| {
             c.auth.users[0].password == Password::Plain(Secret::new("from-env"))
         }),
         ("auth.users.server_password", "'other'", |c| c.auth.users[0].server_password == Some(Secret::new("other"))),
+        ("auth.users.max_clients", "7", |c| c.auth.users[0].max_clients == Some(7)),
+        ("auth.users.statements_per_second", "7", |c| c.auth.users[0].statements_per_second == Some(7)),
+        ("auth.users.statement_timeout", "'7s'", |c| c.auth.users[0].statement_timeout == Some(Duration::from_secs(7))),
         ("pool.mode", "'session'", |c| c.pool.mode == PoolMode::Session),
         ("pool.size", "7", |c| c.pool.size == 7),
+        ("pool.max_pinned", "7", |c| c.pool.max_pinned == 7),
         ("pool.checkout_timeout", "'7s'", |c| c.pool.checkout_timeout == Duration::from_secs(7)),
         ("pool.connect_timeout", "'7s'", |c| c.pool.connect_timeout == Duration::from_secs(7)),
         ("admin.admins", "['a', 'b']", |c| c.admin.admins == ["a", "b"]),
@@ -123,7 +146,16 @@ fn probes() -> Vec<(&'static str, &'static str, Probe)> {
         ("limits.drain_timeout", "'0s'", |c| c.limits.drain_timeout == Duration::ZERO),
         ("limits.max_statement_bytes", "'64KiB'", |c| c.limits.max_statement_bytes == 65536),
         ("limits.statement_cache_bytes", "7654321", |c| c.limits.statement_cache_bytes == 7_654_321),
-        ("databases.name", "'shop'", |c| c.databases == [Database { name: "shop".to_owned() }]),
+        ("limits.clients_per_user", "7", |c| c.limits.clients_per_user == 7),
+        ("limits.clients_per_database", "7", |c| c.limits.clients_per_database == 7),
+        ("limits.statements_per_second", "7", |c| c.limits.statements_per_second == 7),
+        ("limits.statement_timeout", "'7s'", |c| c.limits.statement_timeout == Duration::from_secs(7)),
+        ("limits.idle_in_transaction_session_timeout", "'7s'", |c| {
+            c.limits.idle_in_transaction_session_timeout == Duration::from_secs(7)
+        }),
+        ("limits.idle_session_timeout", "'7s'", |c| c.limits.idle_session_timeout == Duration::from_secs(7)),
+        ("databases.name", "'shop'", |c| c.databases.first().is_some_and(|database| database.name == "shop")),
+        ("databases.max_clients", "7", |c| c.databases.first().is_some_and(|of| of.max_clients == Some(7))),
         ("shards.name", "'b-1'", |c| c.shards[0].name == "b-1"),
         ("shards.nodes.address", "'[fd00::1]:7'", |c| {
             c.shards[0].nodes == [Node { host: "fd00::1".to_owned(), port: 7, weight: 1 }]
@@ -145,6 +177,9 @@ fn document(key: &str, value: &str) -> String {
         ("auth.users", vec![("name", "'app'"), ("password", "'pw'")]),
         ("shards.nodes", vec![("address", "'db:5432'")]),
     ];
+    if key.starts_with("databases.") {
+        tables.insert(0, ("databases", vec![("name", "'app'")]));
+    }
     let (section, name) = key.rsplit_once('.').expect("a section");
     let index = tables.iter().position(|(table, _)| *table == section).unwrap_or_else(|| {
         // `[[shards]]` comes before what is inside it.
@@ -160,7 +195,7 @@ fn document(key: &str, value: &str) -> String {
     }
     for (table, keys) in tables {
         let header = match table {
-            "auth.users" | "databases" | "shards" | "shards.nodes" => format!("[[{table}]]"),
+            "auth.users" | "auth.rules" | "databases" | "shards" | "shards.nodes" => format!("[[{table}]]"),
             _ => format!("[{table}]"),
         };
         text.push_str(&format!("{header}\n"));

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::os::unix::fs::PermissionsExt as _;
 
-use super::schema::{AuthMethod, Config, Password, TlsMode};
+use super::rules::Rule;
+use super::schema::{AuthMethod, Config, TlsMode};
 
 /// Something in a valid config that deserves a second look.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,15 +40,10 @@ impl Config {
         if self.auth.method == AuthMethod::Trust {
             warn("auth.method", "is \"trust\": whoever reaches this machine's loopback address gets in".to_owned());
         }
-        for (index, user) in self.auth.users.iter().enumerate() {
-            if matches!(user.password, Password::Verifier(_)) && user.server_password.is_none() {
-                let message = format!(
-                    "is missing for {}, whose password is a verifier: servers that ask for a password will refuse \
-                     this user",
-                    user.name
-                );
-                warn(&format!("auth.users[{index}].server_password"), message);
-            }
+        let trusts = |rule: &Rule| rule.method == AuthMethod::Trust;
+        if let Some(index) = self.auth.rules.iter().position(trusts) {
+            let message = "is \"trust\": whoever reaches this machine's loopback address gets in".to_owned();
+            warn(&format!("auth.rules[{index}].method"), message);
         }
         if self.lag.eject_above < self.lag.poll_interval {
             let (above, interval) = (self.lag.eject_above, self.lag.poll_interval);

@@ -137,11 +137,22 @@ struct Known {
     failing_since: Option<Instant>,
 }
 
-struct Connection {
-    client: tokio_postgres::Client,
+/// A connection of the monitor's account.
+pub(super) struct Connection {
+    pub(super) client: tokio_postgres::Client,
     node: Arc<Node>,
     incarnation: u64,
     login: Login,
+}
+
+impl Connection {
+    /// Whether it can be used, and is what it is needed for.
+    pub(super) fn is_to(&self, node: &Arc<Node>, login: &Login) -> bool {
+        Arc::ptr_eq(&self.node, node)
+            && self.incarnation == node.incarnation()
+            && self.login == *login
+            && !self.client.is_closed()
+    }
 }
 
 impl Loader {
@@ -183,14 +194,9 @@ impl Loader {
     }
 
     async fn refresh(&self, database: &str, entry: &Entry, known: &mut Known) -> Result<(), LoadError> {
-        let Some((node, login)) = self.server_for(database) else { return Err(LoadError::NoServer) };
-        let usable = |c: &Connection| {
-            Arc::ptr_eq(&c.node, &node)
-                && c.incarnation == node.incarnation()
-                && c.login == login
-                && !c.client.is_closed()
-        };
-        let connection = match known.connection.take().filter(usable) {
+        let (node, login) = server_for(&self.config.load(), &self.topology).ok_or(LoadError::NoServer)?;
+        let login = login.to_database(database);
+        let connection = match known.connection.take().filter(|connection| connection.is_to(&node, &login)) {
             Some(connection) => connection,
             None => connect(node, login).await?,
         };
@@ -213,21 +219,22 @@ impl Loader {
         known.connection = Some(connection);
         Ok(())
     }
-
-    /// The first shard's primary where it answers, else a replica of it that does: all shards have one schema.
-    fn server_for(&self, database: &str) -> Option<(Arc<Node>, Login)> {
-        let topology = self.topology.load();
-        let shard = topology.shards.first()?;
-        let config = self.config.load();
-        let configured = config.shards.iter().find(|configured| *configured.name == *shard.name)?;
-        let node = (shard.nodes.iter())
-            .filter(|member| member.role != Role::Unknown && member.node.is_reachable())
-            .min_by_key(|member| member.role != Role::Primary)?;
-        Some((Arc::clone(&node.node), Login::of(configured).to_database(database)))
-    }
 }
 
-async fn connect(node: Arc<Node>, login: Login) -> Result<Connection, LoadError> {
+/// The first shard's primary where it answers, else a replica of it that does, and how to log in there: all
+/// shards have one schema.
+pub(super) fn server_for(config: &Config, topology: &SharedTopology) -> Option<(Arc<Node>, Login)> {
+    let topology = topology.load();
+    let shard = topology.shards.first()?;
+    let configured = config.shards.iter().find(|configured| *configured.name == *shard.name)?;
+    let node = (shard.nodes.iter())
+        .filter(|member| member.role != Role::Unknown && member.node.is_reachable())
+        .min_by_key(|member| member.role != Role::Primary)?;
+    Some((Arc::clone(&node.node), Login::of(configured)))
+}
+
+/// Logs in.
+pub(super) async fn connect(node: Arc<Node>, login: Login) -> Result<Connection, LoadError> {
     let incarnation = node.incarnation();
     let config = login.driver_config(&node, LOAD_TIMEOUT);
     let connected = timeout(LOAD_TIMEOUT, config.connect(tokio_postgres::NoTls)).await;

@@ -2,7 +2,8 @@
 //!
 //! Per node one task asks the server where it is ([`poll`]), per shard one task judges the answers
 //! (`watch`: roles, lag, breakers) and is the only writer of the nodes' state. One more task loads
-//! the catalogs of the databases that clients use ([`catalogs`]). The data plane reads what they publish and sends
+//! the catalogs of the databases that clients use ([`catalogs`]). Users that the file does not name are looked up
+//! here too ([`UserLookup`]), which is the one thing that a login waits for. The data plane reads what they publish and sends
 //! hints ([`MonitorHandle::kick`], [`MonitorHandle::catalog_changed`]); it never waits for them, and nothing here touches a
 //! client.
 
@@ -16,7 +17,9 @@ pub mod question;
 pub mod roles;
 mod settings;
 mod supervisor;
+mod users;
 mod watch;
 
 pub use catalogs::Catalogs;
 pub use supervisor::{Monitor, MonitorHandle};
+pub use users::{LookupFailed, UserLookup};

@@ -14,6 +14,7 @@ use super::connection::{Existence, Reported, ServerConnection};
 use super::settings::Settings;
 use crate::config::Secret;
 use crate::topology::Node;
+use crate::wire::scram::{ClientKey, KeyExchange, ScramError};
 use crate::wire::startup::CancelKey;
 use crate::wire::{Frames, Link, Stream, backend, frontend};
 
@@ -55,6 +56,14 @@ pub enum LoginError {
         /// Whose.
         user: Arc<str>,
     },
+    /// The server's verifier is not the one that the client was checked against.
+    #[error("{node} has another SCRAM verifier for user \"{user}\" than the one that the client was checked against")]
+    OtherVerifier {
+        /// `host:port`
+        node: Arc<str>,
+        /// Whose.
+        user: Arc<str>,
+    },
     /// The server asks for something that is not supported, or does not speak the protocol.
     #[error("{node}: {what}")]
     Protocol {
@@ -81,8 +90,10 @@ pub struct Credentials<'a> {
     pub database: &'a str,
     /// Its password, where one is known.
     pub password: Option<&'a Secret>,
-    /// `options` of the startup packet.
-    pub options: &'a str,
+    /// The key that its client has logged in with: for SCRAM where no password is known.
+    pub key: Option<&'a ClientKey>,
+    /// Further parameters of the startup packet, such as `options`.
+    pub parameters: &'a [(&'a str, &'a str)],
 }
 
 /// Connects and logs in, within `limit`, and for no longer than the monitor gets answers from the node:
@@ -138,8 +149,8 @@ impl<'a> Login<'a> {
     fn put_startup(&mut self) {
         let mut body = BytesMut::new();
         body.put_i32(3 << 16);
-        let Credentials { user, database, options, .. } = self.credentials;
-        for (name, value) in [("user", &**user), ("database", database), ("options", options)] {
+        let Credentials { user, database, parameters, .. } = self.credentials;
+        for (name, value) in [("user", &**user), ("database", database)].iter().chain(parameters) {
             body.put_slice(name.as_bytes());
             body.put_u8(0);
             body.put_slice(value.as_bytes());
@@ -185,16 +196,40 @@ impl<'a> Login<'a> {
         if !mechanisms.split(|byte| *byte == 0).any(|name| name == SCRAM_SHA_256.as_bytes()) {
             return Err(self.protocol("offers no SASL mechanism that is supported; use scram-sha-256".into()));
         }
+        if let (None, Some(key)) = (self.credentials.password, self.credentials.key) {
+            return self.sasl_with_key(key).await;
+        }
         let mut scram = ScramSha256::new(self.password()?.expose().as_bytes(), ChannelBinding::unsupported());
-        let first = scram.message().to_vec();
-        let length = u32::try_from(first.len()).unwrap_or(u32::MAX).to_be_bytes();
-        self.put_password(&[SCRAM_SHA_256.as_bytes(), b"\0", &length, &first]);
+        self.put_first(scram.message());
         let challenge = self.receive_sasl(11).await?;
         scram.update(&challenge).map_err(|error| self.protocol(format!("SCRAM: {error}")))?;
         let last = scram.message().to_vec();
         self.put_password(&[&last]);
         let outcome = self.receive_sasl(12).await?;
         scram.finish(&outcome).map_err(|error| self.protocol(format!("SCRAM: {error}")))
+    }
+
+    async fn sasl_with_key(&mut self, key: &ClientKey) -> Result<(), LoginError> {
+        let mut exchange = KeyExchange::new(key);
+        self.put_first(exchange.first().as_bytes());
+        let challenge = self.receive_sasl(11).await?;
+        let last = exchange.answer(&challenge).map_err(|error| self.scram(error))?;
+        self.put_password(&[last.as_bytes()]);
+        let outcome = self.receive_sasl(12).await?;
+        exchange.finish(&outcome).map_err(|error| self.scram(error))
+    }
+
+    fn scram(&self, error: ScramError) -> LoginError {
+        let (node, user) = (self.node.name.clone(), Arc::clone(self.credentials.user));
+        match error {
+            ScramError::OtherVerifier => LoginError::OtherVerifier { node, user },
+            _ => self.protocol(error.to_string()),
+        }
+    }
+
+    fn put_first(&mut self, message: &[u8]) {
+        let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
+        self.put_password(&[SCRAM_SHA_256.as_bytes(), b"\0", &length, message]);
     }
 
     async fn receive_sasl(&mut self, code: i32) -> Result<Bytes, LoginError> {

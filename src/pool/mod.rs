@@ -7,12 +7,14 @@
 
 mod checkout;
 mod connection;
+mod keys;
 mod login;
 mod pools;
 mod settings;
 
 pub use checkout::{Checkout, CheckoutError};
 pub use connection::{Reported, ServerConnection, Shape, note_parameter};
+pub use keys::ClientKeys;
 pub use login::LoginError;
-pub use pools::{Identity, NodePool, PoolView, Pools, ServerView};
+pub use pools::{Identity, NodePool, PinPlace, PoolView, Pools, ServerView};
 pub use settings::{Change, SettingValue, Settings, quote_literal};

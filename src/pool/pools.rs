@@ -1,6 +1,7 @@
 //! The pools: one for each node, database and user.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::checkout::{Checkout, CheckoutError, checkout_error};
 use super::connection::{Existence, ServerConnection, Unusable};
+use super::keys::ClientKeys;
 use super::login::{Credentials, LoginError, login};
 use crate::config::{Config, Password, Secret};
 use crate::topology::{Node, Topology};
@@ -37,6 +39,7 @@ type PoolKey = (Arc<str>, Identity);
 pub struct Pools {
     config: Arc<ArcSwap<Config>>,
     pools: Mutex<HashMap<PoolKey, Arc<NodePool>>>,
+    keys: Arc<ClientKeys>,
 }
 
 /// The connections to one node for one database and user.
@@ -45,6 +48,18 @@ pub struct NodePool {
     pool: Pool<ServerManager>,
     proven: Mutex<HashSet<u64>>,
     pressure: Notify,
+    /// Connections that clients keep for themselves.
+    pinned: AtomicUsize,
+}
+
+/// A place among those who keep a connection of a pool for themselves.
+#[derive(Debug)]
+pub struct PinPlace(Arc<NodePool>);
+
+impl Drop for PinPlace {
+    fn drop(&mut self) {
+        self.0.pinned.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Makes connections for one pool, and looks at them before they are used again.
@@ -53,6 +68,7 @@ pub struct ServerManager {
     node: Arc<Node>,
     identity: Identity,
     config: Arc<ArcSwap<Config>>,
+    keys: Arc<ClientKeys>,
     /// All connections that were made here and are not closed.
     existing: Mutex<Vec<Weak<Existence>>>,
 }
@@ -92,7 +108,12 @@ pub struct ServerView {
 impl Pools {
     /// None yet. Sizes, limits and passwords are read from `config` whenever they are needed.
     pub fn new(config: Arc<ArcSwap<Config>>) -> Self {
-        Self { config, pools: Mutex::new(HashMap::new()) }
+        Self { config, pools: Mutex::new(HashMap::new()), keys: Arc::default() }
+    }
+
+    /// What the servers are shown for users without a password in the config.
+    pub fn keys(&self) -> &ClientKeys {
+        &self.keys
     }
 
     /// The pool of a node for somebody.
@@ -104,10 +125,34 @@ impl Pools {
                 identity: identity.clone(),
                 config: Arc::clone(&self.config),
                 existing: Mutex::default(),
+                keys: Arc::clone(&self.keys),
             };
             Arc::new(NodePool::new(manager, self.config.load().pool.size))
         });
         Arc::clone(pool)
+    }
+
+    /// A connection of no pool, with these parameters in its startup packet.
+    ///
+    /// # Errors
+    /// As for those of the pools.
+    pub async fn connect_apart(
+        &self,
+        node: &Arc<Node>,
+        identity: &Identity,
+        parameters: &[(&str, &str)],
+    ) -> Result<ServerConnection, LoginError> {
+        let config = self.config.load_full();
+        let password = password_of(&config, &identity.user);
+        let key = self.keys.of(&identity.user);
+        let credentials = Credentials {
+            user: &identity.user,
+            database: &identity.database,
+            password: password.as_ref(),
+            key: key.as_deref(),
+            parameters,
+        };
+        login(node, credentials, config.pool.connect_timeout).await
     }
 
     /// After a reload: new sizes; pools of nodes that are gone are closed.
@@ -198,7 +243,7 @@ impl NodePool {
         let pool = builder.runtime(deadpool::Runtime::Tokio1).build();
         #[expect(clippy::expect_used, reason = "a runtime is given, which is all that can be missing")]
         let pool = pool.expect("a pool with a runtime");
-        Self { pool, proven: Mutex::default(), pressure: Notify::new() }
+        Self { pool, proven: Mutex::default(), pressure: Notify::new(), pinned: AtomicUsize::new(0) }
     }
 
     /// The node that its connections go to.
@@ -270,6 +315,21 @@ impl NodePool {
         self.pressure.notified().await;
     }
 
+    /// A place among those who keep a connection for themselves.
+    ///
+    /// # Errors
+    /// There are as many as there may be: so many.
+    pub fn claim_pin(self: &Arc<Self>) -> Result<PinPlace, usize> {
+        let limit = match self.pool.manager().config.load().pool.max_pinned {
+            // All but one, which the others share.
+            0 => self.max_size().saturating_sub(1).max(1),
+            limit => limit,
+        };
+        let take = |taken: usize| (taken < limit).then_some(taken + 1);
+        self.pinned.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).map_err(|_| limit)?;
+        Ok(PinPlace(Arc::clone(self)))
+    }
+
     /// Whether this node has accepted a setting before.
     pub fn is_proven(&self, digest: u64) -> bool {
         self.proven.lock().unwrap_or_else(PoisonError::into_inner).contains(&digest)
@@ -285,14 +345,13 @@ impl NodePool {
     }
 }
 
-impl ServerManager {
-    fn password(&self, config: &Config) -> Option<Secret> {
-        let user = config.auth.users.iter().find(|user| *user.name == *self.identity.user)?;
-        user.server_password.clone().or_else(|| match &user.password {
-            Password::Plain(password) => Some(password.clone()),
-            Password::Verifier(_) => None,
-        })
-    }
+/// What the servers are sent for a user, where the config knows it.
+fn password_of(config: &Config, user: &str) -> Option<Secret> {
+    let user = config.auth.users.iter().find(|known| known.name == user)?;
+    user.server_password.clone().or_else(|| match &user.password {
+        Password::Plain(password) => Some(password.clone()),
+        Password::Verifier(_) => None,
+    })
 }
 
 impl Manager for ServerManager {
@@ -302,12 +361,14 @@ impl Manager for ServerManager {
     async fn create(&self) -> Result<ServerConnection, LoginError> {
         let config = self.config.load_full();
         let options = format!("-c pgsluice.consistency={} -c pgsluice.route=auto", config.consistency.level.name());
-        let password = self.password(&config);
+        let password = password_of(&config, &self.identity.user);
+        let key = self.keys.of(&self.identity.user);
         let credentials = Credentials {
             user: &self.identity.user,
             database: &self.identity.database,
             password: password.as_ref(),
-            options: &options,
+            key: key.as_deref(),
+            parameters: &[("options", &options)],
         };
         let result = login(&self.node, credentials, config.pool.connect_timeout).await;
         match &result {

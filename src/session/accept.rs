@@ -3,6 +3,7 @@
 //! Nothing is taken from anybody here but small messages, within `limits.login_timeout`.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,20 +12,27 @@ use pgwire::messages::Message;
 use pgwire::messages::startup::{Authentication, BackendKeyData, NegotiateProtocolVersion, SecretKey};
 use tokio::net::TcpStream;
 
+use super::attempt::Attempt;
 use super::auth::{self, Rejection};
 use super::clients::Who;
+use super::crowd::CrowdedOut;
+use super::limits::SessionLimits;
+use super::operator::{greet_operator, operator};
 use super::overhead::Overhead;
+use super::pins::PinAccount;
 use super::prepared::ClientStatements;
 use super::relay::Tally;
+use super::replication::{self, Passage};
 use super::serve::GOODBYE_LIMIT;
 use super::tracked::Tracked;
 use super::wish::object_to_setting;
-use super::{Fault, Session};
-use crate::admin::console::{self, Operator, Rank};
+use super::{Fault, Membership, Session};
+use crate::admin::console::{self, Operator};
 use crate::config::{AuthMethod, Config, TlsMode};
 use crate::pool::{Identity, Reported, SettingValue, Settings};
 use crate::proxy::{ClientSlot, Proxy};
 use crate::route::{Demand, Horizon, Reason};
+use crate::telemetry::metrics::LoginOutcome;
 use crate::topology::Role;
 use crate::wire::backend::{TransactionStatus, put_parameter_status, put_ready_for_query};
 use crate::wire::startup::{self, Packet, PacketError, Request};
@@ -38,37 +46,51 @@ const NEWEST_MINOR: u16 = 2;
 /// TLS and GSSAPI may each be asked for once before the startup packet.
 const MAX_PACKETS: usize = 3;
 
+/// Room for a first packet of the usual size, in bytes.
+const FIRST_READ: usize = 512;
+
 /// Serves one connection from its first byte to its last.
-pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream) {
+pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream, peer: SocketAddr) {
+    let config = proxy.config.load_full();
+    let mut place = proxy.logins.enter(config.listen.max_logins);
+    let mut attempt = Attempt::from(peer);
     let mut link = Link::new(Stream::Plain(stream), BytesMut::new());
-    let limit = proxy.config.load().limits.login_timeout;
+    let limit = config.limits.login_timeout;
     let counted = LoggingIn::new(&proxy);
-    let outcome = tokio::time::timeout(limit, log_in(&proxy, &mut link)).await;
-    drop(counted);
-    match outcome {
-        Ok(Ok(Outcome::Client(login))) => login.into_session(proxy, link).run().await,
-        Ok(Ok(Outcome::Operator(operator, _slot))) => console::serve(proxy, link, operator).await,
-        Ok(Ok(Outcome::Cancelled) | Err(Rejection::Gone)) => {}
-        Ok(Err(Rejection::Told(reply))) => {
-            tracing::info!(sqlstate = reply.sqlstate, message = %reply.message, "login refused");
-            say_goodbye(link, &reply).await;
+    let login = tokio::time::timeout(limit, log_in(&proxy, &mut link, &mut attempt));
+    let (outcome, reply) = match place.unless_crowded_out(login).await {
+        Ok(Ok(Ok(admitted))) => {
+            drop((counted, place, config));
+            let Some(admitted) = admitted else { return };
+            proxy.metrics.logins(LoginOutcome::Ok).increment(1);
+            // In a box, so that those who are not in yet take no more memory than they need.
+            return match admitted {
+                Admitted::Session(login) => Box::pin(login.into_session(proxy, link).run()).await,
+                Admitted::Replication(passage) => Box::pin(passage.run(&proxy, link)).await,
+                Admitted::Operator(operator) => Box::pin(console::serve(proxy, link, operator)).await,
+            };
         }
-        Err(_) => {
+        Ok(Ok(Err(Rejection::Gone))) => return proxy.metrics.logins(LoginOutcome::Gone).increment(1),
+        Ok(Ok(Err(Rejection::Told(reply)))) => (attempt.outcome(&reply), reply),
+        Ok(Err(_)) => {
             let reply = ErrorReply::fatal("57014", "canceling authentication due to timeout")
                 .detail(format!("The login was not complete after {limit:?} (limits.login_timeout)."));
-            say_goodbye(link, &reply).await;
+            (LoginOutcome::Timeout, reply)
         }
+        Err(CrowdedOut) => {
+            let most = config.listen.max_logins;
+            let reply = ErrorReply::fatal("53300", "too many connections are logging in")
+                .detail(format!("There may be {most} (listen.max_logins), and this one was the oldest."))
+                .hint("Try again.");
+            (LoginOutcome::CrowdedOut, reply)
+        }
+    };
+    let delay = attempt.refused(&proxy, outcome, &reply);
+    if !delay.is_zero() {
+        // It keeps its place among those that log in, and holds nothing else.
+        let _ = place.unless_crowded_out(tokio::time::sleep(delay)).await;
     }
-}
-
-/// What a connection turned out to be.
-enum Outcome {
-    /// A client of the servers.
-    Client(Login),
-    /// Somebody at the admin database.
-    Operator(Operator, ClientSlot),
-    /// A cancel request, which has been dealt with.
-    Cancelled,
+    say_goodbye(link, &reply).await;
 }
 
 /// One of the clients that have not logged in yet, in `proxy.client_counts.login`.
@@ -92,16 +114,45 @@ async fn say_goodbye(mut link: Link, reply: &ErrorReply) {
     let _ = tokio::time::timeout(GOODBYE_LIMIT, link.close()).await;
 }
 
+/// Tells a client that it is in, what the server's settings are, and how it can cancel.
+async fn put_greeting(
+    link: &mut Link,
+    reported: &Reported,
+    registration: &super::clients::Registration,
+) -> Result<(), Rejection> {
+    Authentication::Ok.encode(&mut link.output).map_err(|_| Rejection::Gone)?;
+    for (name, value) in reported {
+        put_parameter_status(&mut link.output, name, value);
+    }
+    let key = registration.key();
+    let secret = match key.secret.first_chunk::<4>() {
+        Some(short) if key.secret.len() == 4 => SecretKey::I32(i32::from_be_bytes(*short)),
+        _ => SecretKey::Bytes(key.secret.to_vec().into()),
+    };
+    BackendKeyData::new(key.pid, secret).encode(&mut link.output).map_err(|_| Rejection::Gone)?;
+    put_ready_for_query(&mut link.output, TransactionStatus::Idle);
+    link.flush().await.map_err(|_| Rejection::Gone)
+}
+
+/// What became of a login.
+enum Admitted {
+    Session(Login),
+    Replication(Passage),
+    /// Somebody at the admin database.
+    Operator(Operator),
+}
+
 /// A client that has proved who it is.
 struct Login {
     identity: Identity,
     startup: Arc<Settings>,
     registration: super::clients::Registration,
     reported: Reported,
+    membership: Membership,
     slot: ClientSlot,
 }
 
-async fn log_in(proxy: &Arc<Proxy>, link: &mut Link) -> Result<Outcome, Rejection> {
+async fn log_in(proxy: &Arc<Proxy>, link: &mut Link, attempt: &mut Attempt) -> Result<Option<Admitted>, Rejection> {
     let mut is_encrypted = false;
     for _ in 0..MAX_PACKETS {
         match receive_packet(link).await? {
@@ -111,10 +162,12 @@ async fn log_in(proxy: &Arc<Proxy>, link: &mut Link) -> Result<Outcome, Rejectio
                 link.flush().await.map_err(|_| Rejection::Gone)?;
             }
             Packet::Cancel(key) => {
-                proxy.clients.cancel(&key).await;
-                return Ok(Outcome::Cancelled);
+                Box::pin(proxy.clients.cancel(&key)).await;
+                return Ok(None);
             }
-            Packet::Startup(request) => return greet(proxy, link, request, is_encrypted).await,
+            Packet::Startup(request) => {
+                return Box::pin(greet(proxy, link, attempt, request, is_encrypted)).await.map(Some);
+            }
         }
     }
     Err(told("08P01", "too many requests before the startup packet"))
@@ -145,7 +198,8 @@ async fn receive_packet(link: &mut Link) -> Result<Packet, Rejection> {
             link.input.advance(size);
             return packet;
         }
-        if !link.fill(startup::MAX_SIZE + 1).await.map_err(|_| Rejection::Gone)? {
+        // A stranger is given room for what it has announced, and no more.
+        if !link.fill(size.unwrap_or_default().max(FIRST_READ)).await.map_err(|_| Rejection::Gone)? {
             return Err(Rejection::Gone);
         }
     }
@@ -174,86 +228,59 @@ async fn answer_ssl(proxy: &Proxy, link: &mut Link, is_encrypted: bool) -> Resul
 async fn greet(
     proxy: &Arc<Proxy>,
     link: &mut Link,
+    attempt: &mut Attempt,
     request: Request,
     is_encrypted: bool,
-) -> Result<Outcome, Rejection> {
+) -> Result<Admitted, Rejection> {
     let config = proxy.config.load_full();
     negotiate_version(link, &request)?;
     if config.listen.tls == TlsMode::Require && !is_encrypted {
         let reply = ErrorReply::fatal("28000", "this server takes only encrypted connections");
         return Err(Rejection::Told(reply.hint("Connect with sslmode=require.")));
     }
-    if request.replication.as_deref().is_some_and(|value| !["false", "off", "no", "0"].contains(&value)) {
-        let reply = ErrorReply::fatal("0A000", "replication connections are not passed on");
-        return Err(Rejection::Told(reply.hint("Connect to the PostgreSQL server itself.")));
+    let method = attempt.method(proxy, &config, &request, is_encrypted)?;
+    if request.is_replication() {
+        replication::check(&config)?;
     }
     let is_admin = request.database == console::DATABASE;
-    if !is_admin
-        && !config.databases.is_empty()
-        && config.databases.iter().all(|database| database.name != request.database)
-    {
+    let names_database = !is_admin && !request.is_physical_replication() && !config.databases.is_empty();
+    if names_database && config.databases.iter().all(|database| database.name != request.database) {
         return Err(told("3D000", format!("database \"{}\" does not exist", request.database)));
     }
-    let Some(slot) = ClientSlot::take(proxy, config.listen.max_clients) else {
-        return Err(told("53300", "sorry, too many clients already"));
-    };
-    match config.auth.method {
-        AuthMethod::ScramSha256 => auth::scram(link, &proxy.verifiers, &config, &request.user).await?,
+    match method {
+        AuthMethod::ScramSha256 => auth::scram(link, proxy, &config, &request.user).await?,
         AuthMethod::Trust => {}
+        // Refused already.
+        AuthMethod::Reject => return Err(Rejection::Gone),
     }
+    // However many clients there are: this is who can do something about it.
     if is_admin {
         let operator = operator(&config, request.user)?;
         greet_operator(link).await?;
-        return Ok(Outcome::Operator(operator, slot));
+        return Ok(Admitted::Operator(operator));
+    }
+    // Only now: strangers take no place from those who may log in.
+    let Some(slot) = ClientSlot::take(proxy, config.listen.max_clients) else {
+        return Err(told("53300", "sorry, too many clients already"));
+    };
+    let identity = Identity { user: request.user.as_str().into(), database: request.database.as_str().into() };
+    let membership = proxy.quotas.enter(&identity, &config).map_err(Rejection::Told)?;
+    let who = Who { identity: identity.clone(), address: link.peer_address(), is_encrypted };
+    if request.is_replication() {
+        let passage = Passage::open(proxy, &request, who, (slot, membership)).await?;
+        put_greeting(link, &passage.server.reported, &passage.registration).await?;
+        return Ok(Admitted::Replication(passage));
     }
     let startup = Arc::new(startup_settings(&request, &config)?);
-    let identity = Identity { user: request.user.into(), database: request.database.into() };
-    let who = Who { identity: identity.clone(), address: link.peer_address(), is_encrypted };
     let login = Login {
         startup,
         identity,
+        membership,
         registration: proxy.clients.register(request.minor_version >= 2, Some(who)),
         reported: Reported::new(),
         slot,
     };
-    login.receive_greeting(proxy, link).await.map(Outcome::Client)
-}
-
-/// What this user may do at the admin database.
-fn operator(config: &Config, user: String) -> Result<Operator, Rejection> {
-    let is_in = |users: &[String]| users.contains(&user);
-    let rank = match () {
-        () if is_in(&config.admin.admins) => Rank::Admin,
-        () if is_in(&config.admin.stats) => Rank::Stats,
-        () => {
-            let message = format!("permission denied for database \"{}\"", console::DATABASE);
-            let hint = format!("Name the user \"{user}\" in admin.admins or admin.stats of pgsluice's config.");
-            return Err(Rejection::Told(ErrorReply::fatal("42501", message).hint(hint)));
-        }
-    };
-    Ok(Operator { user: user.into(), rank })
-}
-
-/// What drivers want to be told by any server, from one that is none.
-async fn greet_operator(link: &mut Link) -> Result<(), Rejection> {
-    Authentication::Ok.encode(&mut link.output).map_err(|_| Rejection::Gone)?;
-    for (name, value) in [
-        // psql takes its own features by this number: those that ask the least.
-        ("server_version", concat!("14.0 (pgsluice ", env!("CARGO_PKG_VERSION"), ")")),
-        ("server_encoding", "UTF8"),
-        ("client_encoding", "UTF8"),
-        ("DateStyle", "ISO, MDY"),
-        ("IntervalStyle", "postgres"),
-        ("integer_datetimes", "on"),
-        ("standard_conforming_strings", "on"),
-        ("TimeZone", "UTC"),
-    ] {
-        put_parameter_status(&mut link.output, name, value.as_bytes());
-    }
-    // There is nothing to cancel.
-    BackendKeyData::new(0, SecretKey::I32(0)).encode(&mut link.output).map_err(|_| Rejection::Gone)?;
-    put_ready_for_query(&mut link.output, TransactionStatus::Idle);
-    link.flush().await.map_err(|_| Rejection::Gone)
+    login.receive_greeting(proxy, link).await.map(Admitted::Session)
 }
 
 fn negotiate_version(link: &mut Link, request: &Request) -> Result<(), Rejection> {
@@ -288,24 +315,16 @@ impl Login {
         self.reported = match database.greeting(&self.identity.user, &self.startup) {
             Some(reported) => reported,
             None => {
-                let reported = self.ask_a_server(proxy).await.map_err(Rejection::Told)?;
+                let reported = self.ask_a_server(proxy).await.map_err(|reply| {
+                    // A server may have seen a newer verifier than the one that is remembered.
+                    proxy.users.doubt(&self.identity.user);
+                    Rejection::Told(reply)
+                })?;
                 database.note_greeting(&self.identity.user, &self.startup, reported.clone());
                 reported
             }
         };
-        let encoded = Authentication::Ok.encode(&mut link.output);
-        encoded.map_err(|_| Rejection::Gone)?;
-        for (name, value) in &self.reported {
-            put_parameter_status(&mut link.output, name, value);
-        }
-        let key = self.registration.key();
-        let secret = match key.secret.first_chunk::<4>() {
-            Some(short) if key.secret.len() == 4 => SecretKey::I32(i32::from_be_bytes(*short)),
-            _ => SecretKey::Bytes(key.secret.to_vec().into()),
-        };
-        BackendKeyData::new(key.pid, secret).encode(&mut link.output).map_err(|_| Rejection::Gone)?;
-        put_ready_for_query(&mut link.output, TransactionStatus::Idle);
-        link.flush().await.map_err(|_| Rejection::Gone)?;
+        put_greeting(link, &self.reported, &self.registration).await?;
         Ok(self)
     }
 
@@ -329,9 +348,9 @@ impl Login {
     }
 
     fn into_session(self, proxy: Arc<Proxy>, link: Link) -> Session {
-        let slot = Some(self.slot);
+        let places = Some((self.slot, self.membership));
         let mut session =
-            Session::new(proxy, self.identity, link, self.registration, self.startup, self.reported, slot);
+            Session::new(proxy, self.identity, link, self.registration, self.startup, self.reported, places);
         session.adopt_own_settings();
         session
     }
@@ -352,9 +371,14 @@ impl Session {
         registration: super::clients::Registration,
         startup: Arc<Settings>,
         reported: Reported,
-        slot: Option<ClientSlot>,
+        places: Option<(ClientSlot, Membership)>,
     ) -> Self {
+        let (slot, membership) = places.unzip();
         Self {
+            pin_account: PinAccount::new(Arc::clone(&proxy)),
+            limits: SessionLimits::default(),
+            deadline: None,
+            membership,
             database: proxy.database(&identity.database),
             proxy,
             identity,

@@ -84,6 +84,7 @@ impl Session {
             reason: plan.reason,
             proof: plan.proof,
             holding: false,
+            is_timed_out: false,
             is_fresh,
             eof: false,
             last_words: None,
@@ -244,7 +245,7 @@ fn is_the_nodes_fault(error: &LoginError) -> bool {
             let code = backend::sqlstate(body);
             code.starts_with(b"57P") || code == b"53300"
         }
-        LoginError::NoPassword { .. } => false,
+        LoginError::NoPassword { .. } | LoginError::OtherVerifier { .. } => false,
         _ => true,
     }
 }
@@ -287,7 +288,9 @@ pub(super) fn login_failed(error: &LoginError) -> ErrorReply {
     match error {
         LoginError::Refused { body, .. } => as_told(body),
         LoginError::NoPassword { .. } => ErrorReply::error("28000", error.to_string())
-            .hint("Give the user a server_password in the config, or a password that is no verifier."),
+            .hint("Give the user a server_password in the config, or let the servers ask for scram-sha-256, for which the client's own login is enough."),
+        LoginError::OtherVerifier { .. } => ErrorReply::error("28P01", error.to_string())
+            .hint("If the password was changed a moment ago, log in again. Otherwise give the user a server_password in the config, or the same verifier here as on the servers."),
         _ => ErrorReply::error("08006", error.to_string()),
     }
 }

@@ -1,12 +1,10 @@
-//! Who the client is: SCRAM-SHA-256 against the config's users.
+//! Who the client is: SCRAM-SHA-256 against the config's users, or those of the servers (`auth.query`).
 //!
 //! <https://www.postgresql.org/docs/current/sasl-authentication.html>, RFC 5802, RFC 7677
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Buf;
 use pgwire::api::auth::sasl::scram::{SCRAM_ITERATIONS, ScramSecret, ScramServerAuth, gen_salted_password};
 use pgwire::messages::Message;
@@ -14,8 +12,10 @@ use pgwire::messages::startup::Authentication;
 use postgres_protocol::authentication::sasl::SCRAM_SHA_256;
 use rand::RngCore;
 
-use crate::config::{Config, Password, Secret};
+use crate::config::{Config, Password, Secret, User};
+use crate::proxy::Proxy;
 use crate::wire::frontend::tag;
+use crate::wire::scram::{ClientKey, Verifier};
 use crate::wire::{ErrorReply, Frames, Link};
 
 /// A message of an authentication exchange is not longer than this, in bytes (`PG_MAX_AUTH_TOKEN_LENGTH`).
@@ -44,6 +44,16 @@ impl Default for Verifiers {
     }
 }
 
+/// What a client is asked to prove.
+enum Expectation {
+    /// Of a password that the config has.
+    Password(ScramSecret),
+    /// Of a verifier: what the client proves, the servers will want to see as well.
+    Verifier(Arc<Verifier>),
+    /// There is no such user, and nothing proves this.
+    Nothing(ScramSecret),
+}
+
 /// Why a client is not let in.
 pub(super) enum Rejection {
     /// It is told this.
@@ -53,14 +63,21 @@ pub(super) enum Rejection {
 }
 
 impl Verifiers {
-    /// What `user` has to prove that it knows; `None` for nobody's.
-    fn secret_of(&self, config: &Config, user: &str) -> Option<ScramSecret> {
-        match &config.auth.users.iter().find(|known| known.name == user)?.password {
-            Password::Verifier(verifier) => read_verifier(verifier.expose()),
+    /// What a user of the config's file has to prove that it knows.
+    fn expectation(&self, known: &User) -> Expectation {
+        match &known.password {
+            Password::Verifier(text) => match Verifier::read(text.expose()) {
+                Some(verifier) => Expectation::Verifier(Arc::new(verifier)),
+                None => Expectation::Nothing(self.mock(&known.name)),
+            },
             Password::Plain(password) => {
-                let Salted { salt, salted_password, .. } = self.salted(user, password);
+                let Salted { salt, salted_password, .. } = self.salted(&known.name, password);
                 let iterations = SCRAM_ITERATIONS;
-                Some(ScramSecret::verifier_from_salted_password(salt, salted_password.to_vec(), iterations))
+                Expectation::Password(ScramSecret::verifier_from_salted_password(
+                    salt,
+                    salted_password.to_vec(),
+                    iterations,
+                ))
             }
         }
     }
@@ -95,44 +112,57 @@ impl Verifiers {
     }
 }
 
-/// `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`
-fn read_verifier(text: &str) -> Option<ScramSecret> {
-    let (head, keys) = text.strip_prefix("SCRAM-SHA-256$")?.split_once('$')?;
-    let (iterations, salt) = head.split_once(':')?;
-    let (stored_key, server_key) = keys.split_once(':')?;
-    Some(ScramSecret::Verifier {
-        iterations: iterations.parse().ok()?,
-        salt: STANDARD.decode(salt).ok()?,
-        stored_key: STANDARD.decode(stored_key).ok()?,
-        server_key: STANDARD.decode(server_key).ok()?,
-    })
+/// What `user` has to prove: a user of the file by the file, any other by the servers.
+async fn expectation(proxy: &Proxy, config: &Config, user: &str) -> Result<Expectation, Rejection> {
+    if let Some(known) = config.auth.users.iter().find(|known| known.name == user) {
+        return Ok(proxy.verifiers.expectation(known));
+    }
+    let found = proxy.users.find(user).await.map_err(|error| {
+        Rejection::Told(
+            ErrorReply::fatal("57P03", error.to_string()).hint("Try again when the servers can be reached."),
+        )
+    })?;
+    Ok(found.map_or_else(|| Expectation::Nothing(proxy.verifiers.mock(user)), Expectation::Verifier))
 }
 
 /// Asks the client to prove that it knows the password.
-pub(super) async fn scram(
-    client: &mut Link,
-    verifiers: &Verifiers,
-    config: &Config,
-    user: &str,
-) -> Result<(), Rejection> {
+pub(super) async fn scram(client: &mut Link, proxy: &Proxy, config: &Config, user: &str) -> Result<(), Rejection> {
     let failed =
         || Rejection::Told(ErrorReply::fatal("28P01", format!("password authentication failed for user \"{user}\"")));
     let malformed = || Rejection::Told(ErrorReply::fatal("08P01", "malformed SCRAM message"));
     send(client, &Authentication::SASL(vec![SCRAM_SHA_256.to_owned()])).await?;
     let first = receive(client).await?;
     let first = initial_response(&first).ok_or_else(malformed)?;
-    let known = verifiers.secret_of(config, user);
-    let is_known = known.is_some();
-    let secret = known.unwrap_or_else(|| verifiers.mock(user));
+    let (secret, verifier, is_known) = match expectation(proxy, config, user).await? {
+        Expectation::Password(secret) => (secret, None, true),
+        Expectation::Verifier(verifier) => (secret_of(&verifier), Some(verifier), true),
+        Expectation::Nothing(secret) => (secret, None, false),
+    };
     let (challenge, waiting) =
         ScramServerAuth::new().on_client_first_message_with_secret(first, secret).map_err(|_| malformed())?;
-    send(client, &Authentication::SASLContinue(challenge.into())).await?;
+    send(client, &Authentication::SASLContinue(challenge.clone().into())).await?;
     let last = receive(client).await?;
-    let outcome = waiting.on_client_final_message(&last).map_err(|_| failed())?;
+    let outcome = waiting.on_client_final_message(&last).map_err(|_| {
+        proxy.users.doubt(user);
+        failed()
+    })?;
     if !is_known {
         return Err(failed());
     }
+    if let Some(verifier) = verifier {
+        let key = ClientKey::recover(&verifier, first, challenge.as_bytes(), &last).ok_or_else(failed)?;
+        proxy.pools.keys().remember(user, key);
+    }
     send(client, &Authentication::SASLFinal(outcome.into())).await
+}
+
+fn secret_of(verifier: &Verifier) -> ScramSecret {
+    ScramSecret::Verifier {
+        salt: verifier.salt.to_vec(),
+        iterations: usize::try_from(verifier.iterations).unwrap_or(usize::MAX),
+        stored_key: verifier.stored_key.to_vec(),
+        server_key: verifier.server_key.to_vec(),
+    }
 }
 
 /// `SASLInitialResponse`: the mechanism, and its first message.

@@ -103,9 +103,20 @@ impl Registration {
         *lock(&self.client.target) = Target::Server(Arc::clone(&connection.node), connection.cancel_key.clone());
     }
 
+    /// Asks for the statement under way to be cancelled, as its client could.
+    pub fn cancel_statement(&self) {
+        let client = Arc::clone(&self.client);
+        tokio::spawn(async move { client.pass_on().await });
+    }
+
     /// From now on requests go nowhere. Returns when none is under way.
     pub async fn clear(&self) {
         *lock(&self.client.target) = Target::Nobody;
+        self.settle().await;
+    }
+
+    /// Returns when no request is under way.
+    pub async fn settle(&self) {
         if *self.client.under_way.borrow() > 0 {
             // The sender lives as long as the client.
             let _ = self.client.under_way.subscribe().wait_for(|count| *count == 0).await;

@@ -53,6 +53,7 @@ impl Session {
         if let Some(server) = &self.server {
             server.checkout.node.note_answer();
         }
+        self.account_for_pins();
         self.release_if_free().await;
         Ok(())
     }

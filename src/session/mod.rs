@@ -8,21 +8,29 @@
 
 mod accept;
 mod attach;
+mod attempt;
 mod auth;
 mod bring;
 mod cancel;
 mod clients;
 mod conclude;
+mod crowd;
 mod exchange;
 mod gate;
 mod gather;
+mod limits;
+mod operator;
 mod overhead;
 mod own;
 mod part;
+mod pins;
 mod prepared;
+mod quota;
 mod relay;
 mod relocate;
+mod replication;
 mod serve;
+mod throttle;
 mod tracked;
 mod translate;
 mod understand;
@@ -31,9 +39,12 @@ mod wish;
 pub use accept::accept;
 pub use auth::Verifiers;
 pub use clients::{ClientView, Clients};
+pub use crowd::Crowd;
 pub use gate::Gate;
 pub use own::explain_new_session;
 pub use prepared::Statements;
+pub use quota::{Membership, Quotas};
+pub use throttle::Throttle;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -78,6 +89,10 @@ pub struct Session {
     /// The open transaction may have called `nextval`.
     may_have_sequences: bool,
     pins: Vec<Pin>,
+    pin_account: pins::PinAccount,
+    limits: limits::SessionLimits,
+    /// When the time of the statement under way is over.
+    deadline: Option<Instant>,
     /// Some of them may be for nothing: what they are for was given up, or rolled back.
     unsure_of_pins: bool,
     /// What SQL's PREPARE has made, or a `Parse` that was too long to be read.
@@ -107,6 +122,7 @@ pub struct Session {
     saw_rows: bool,
     /// The open transaction has changed a catalog.
     changed_catalog: bool,
+    membership: Option<Membership>,
     _slot: Option<ClientSlot>,
 }
 
@@ -129,6 +145,8 @@ struct Attached {
     holding: bool,
     /// What it has to say that it has replayed, before its answer counts.
     proof: Option<Position>,
+    /// It was asked to cancel what took too long.
+    is_timed_out: bool,
     /// Nothing has been run on it yet.
     is_fresh: bool,
     eof: bool,

@@ -15,6 +15,7 @@ use std::time::Instant;
 use bytes::{Buf, BytesMut};
 
 use super::exchange::{Event, Sent, Verdict};
+use super::limits::timed_out;
 use super::prepared::{ClientStatements, SERVER_NAME_PREFIX};
 use super::{Attached, Audience, Fault, Session};
 use crate::pool::{NodePool, Reported, note_parameter};
@@ -124,6 +125,11 @@ impl Session {
             if let Some(outcome) = self.outcome(until) {
                 return Ok(outcome);
             }
+            // Where there is always something to move, nobody would look at the clock.
+            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                self.time_out();
+            }
+            let deadline = self.deadline;
             let lost_life = self.server.as_ref().filter(|server| server.holding).map(Attached::watch_life);
             let parked = self.parked.as_ref().map(|parked| Arc::clone(parked.checkout.pool()));
             tokio::select! {
@@ -135,6 +141,7 @@ impl Session {
                 }
                 () = wait_for_end(lost_life) => return Ok(Outcome::ServerLost(None)),
                 () = wait_until_wanted(parked.as_ref()) => self.unpark(),
+                () = sleep_until(deadline) => self.time_out(),
             }
         }
     }
@@ -394,6 +401,9 @@ impl Attached {
                 Verdict::Drop
             }
             tag::ERROR_RESPONSE => match self.exchange.receive(&frame) {
+                Verdict::Pass if self.is_timed_out && backend::sqlstate(frame.body) == b"57014" => {
+                    Verdict::Replace(timed_out())
+                }
                 Verdict::Pass => with_clients_names(frame.body, statements).map_or(Verdict::Pass, Verdict::Rewrite),
                 verdict => verdict,
             },

@@ -12,6 +12,7 @@ use super::cancel::Cancelled;
 use super::clients::Activity;
 use super::exchange::{Audience, Purpose, Sent};
 use super::gather::Gathered;
+use super::limits::Patience;
 use super::relay::{Failure, Outcome, Until};
 use super::understand::Understood;
 use super::{ClientFault, Fault, Session, Tally};
@@ -75,10 +76,13 @@ impl Session {
     async fn serve_all(&mut self) -> Result<(), Fault> {
         let mut shutdown = self.proxy.shutdown_signal();
         loop {
+            self.refresh_limits();
             let is_idle = self.status == TransactionStatus::Idle && !self.in_batch;
+            let patience = self.patience();
             let gathered = tokio::select! {
                 biased;
                 gathered = self.gather() => gathered?,
+                fault = Patience::end(patience) => return Err(fault),
                 () = shutdown.wait(), if is_idle => {
                     return Err(Fault::Fatal(terminated()));
                 }
@@ -89,6 +93,8 @@ impl Session {
                 Gathered::Long(header) => Work::Long(header),
                 Gathered::End => return Ok(()),
             };
+            // It may have been silent for long.
+            self.refresh_limits();
             self.serve(&work).await?;
         }
     }
@@ -148,6 +154,9 @@ impl Session {
         }
         let mut understood = self.understand(work)?;
         self.overhead.start(understood.asked_at);
+        if let Err(reply) = self.keep_pace(understood.runs).await {
+            return self.refuse(work, &reply).await;
+        }
         if self.must_move(&understood) {
             self.leave_batch().await?;
         }
@@ -200,6 +209,13 @@ impl Session {
 
     /// Sends the messages and relays the answers, as far as the client waits for them.
     async fn execute(&mut self, work: &Work, understood: &Understood) -> Result<Outcome, Fault> {
+        self.start_clock();
+        let outcome = self.send_and_relay(work, understood).await;
+        self.stop_clock().await;
+        outcome
+    }
+
+    async fn send_and_relay(&mut self, work: &Work, understood: &Understood) -> Result<Outcome, Fault> {
         let sent = match work {
             Work::Messages { bytes, .. } => self.translate(bytes).await?,
             Work::Long(header) => self.translate_long(*header).await?,

@@ -114,7 +114,7 @@ impl Session {
         let analysis = self.proxy.analyses.analyse(text);
         self.statements.drop_unnamed();
         self.unprepare_by_sql("");
-        if let Some(reply) = self.objection(&analysis) {
+        if let Some(reply) = self.objection(&analysis).or_else(|| self.claim_pin(&analysis)) {
             self.expect(Sent::Query, Audience::Refusal(reply));
             self.put(|out| put_query(out, REFUSED));
         } else if let Some((held, renamed)) = self.rename(&analysis, text) {
@@ -233,6 +233,11 @@ impl Session {
             return Ok(outcome);
         }
         self.note_portal(bind);
+        if let Some(reply) = self.claim_pin(&held.statement.analysis) {
+            self.expect(Sent::Bind, Audience::Refusal(reply));
+            self.put(|out| put_bind(out, Bind { statement: NO_STATEMENT, ..bind }));
+            return Ok(Outcome::Done);
+        }
         self.expect(Sent::Bind, Audience::Client);
         let statement = held.statement.server_name.as_bytes();
         self.put(|out| put_bind(out, Bind { statement, ..bind }));

@@ -33,12 +33,20 @@ pub mod names {
     pub const PROXY_OVERHEAD_SECONDS: &str = "pgsluice_proxy_overhead_seconds";
     /// Clients.
     pub const CLIENTS: &str = "pgsluice_clients";
+    /// Logins, by what came of them.
+    pub const LOGINS_TOTAL: &str = "pgsluice_logins_total";
     /// Connections to servers.
     pub const SERVER_CONNECTIONS: &str = "pgsluice_server_connections";
     /// How long a client waited for a server connection.
     pub const POOL_WAIT_SECONDS: &str = "pgsluice_pool_wait_seconds";
     /// Statements refused because no server connection was free in time.
     pub const CHECKOUT_TIMEOUTS_TOTAL: &str = "pgsluice_checkout_timeouts_total";
+    /// Clients that keep a server connection for themselves.
+    pub const PINNED_CLIENTS: &str = "pgsluice_pinned_clients";
+    /// Statements that waited for their user's turn.
+    pub const RATE_LIMITED_STATEMENTS_TOTAL: &str = "pgsluice_rate_limited_statements_total";
+    /// Statements that took too long.
+    pub const STATEMENT_TIMEOUTS_TOTAL: &str = "pgsluice_statement_timeouts_total";
     /// Reads that waited for a replica to catch up.
     pub const CAUSAL_WAITS_TOTAL: &str = "pgsluice_causal_waits_total";
     /// Statements that a standby refused and the primary ran.
@@ -83,12 +91,56 @@ label_set! {
 }
 
 label_set! {
+    /// `outcome` of `pgsluice_logins_total`.
+    LoginOutcome {
+        /// The client is in.
+        Ok = "ok",
+        /// It did not prove who it is.
+        Failed = "failed",
+        /// No rule lets it in.
+        Rejected = "rejected",
+        /// Its address has failed too often.
+        Throttled = "throttled",
+        /// There are as many clients as there may be.
+        TooMany = "too_many",
+        /// Too many were logging in, and it was the oldest.
+        CrowdedOut = "crowded_out",
+        /// It took too long.
+        Timeout = "timeout",
+        /// It did not speak the protocol, or asked for what is not there.
+        Invalid = "invalid",
+        /// The servers could not be reached, or refused it.
+        Unavailable = "unavailable",
+        /// It hung up.
+        Gone = "gone",
+    }
+}
+
+label_set! {
     /// `state` of `pgsluice_server_connections`.
     ServerState {
         /// In the pool.
         Idle = "idle",
         /// Serves a client.
         Active = "active",
+    }
+}
+
+label_set! {
+    /// `cause` of `pgsluice_pinned_clients`.
+    PinCause {
+        /// A temporary table, view or sequence.
+        Temporary = "temporary",
+        /// A cursor WITH HOLD.
+        HoldCursor = "hold_cursor",
+        /// LISTEN.
+        Listen = "listen",
+        /// A session-level advisory lock.
+        AdvisoryLock = "advisory_lock",
+        /// SQL-level PREPARE.
+        Prepare = "prepare",
+        /// LOAD, and what else cannot be carried over.
+        Library = "library",
     }
 }
 
@@ -165,9 +217,17 @@ fn describe() {
     histogram!(names::STATEMENT_DURATION_SECONDS, Unit::Seconds, "From a statement's arrival to the end of its answer");
     histogram!(names::PROXY_OVERHEAD_SECONDS, Unit::Seconds, "Time that a statement spent in pgsluice alone");
     gauge!(names::CLIENTS, Unit::Count, "Clients");
+    counter!(names::LOGINS_TOTAL, Unit::Count, "Logins by what came of them; cancel requests are none");
     gauge!(names::SERVER_CONNECTIONS, Unit::Count, "Connections to servers");
     histogram!(names::POOL_WAIT_SECONDS, Unit::Seconds, "How long a client waited for a server connection");
     counter!(names::CHECKOUT_TIMEOUTS_TOTAL, Unit::Count, "Times that no server connection was free in time");
+    gauge!(
+        names::PINNED_CLIENTS,
+        Unit::Count,
+        "Clients that keep a server connection, by what for; one can have several causes"
+    );
+    counter!(names::RATE_LIMITED_STATEMENTS_TOTAL, Unit::Count, "Statements that waited for the pace of their user");
+    counter!(names::STATEMENT_TIMEOUTS_TOTAL, Unit::Count, "Statements that were cancelled because they took too long");
     counter!(names::CAUSAL_WAITS_TOTAL, Unit::Count, "Reads that waited for a replica to catch up");
     counter!(names::HEALED_STATEMENTS_TOTAL, Unit::Count, "Statements that a standby refused and the primary then ran");
     counter!(names::PARSE_FAILURES_TOTAL, Unit::Count, "Statements that the parser does not understand");
@@ -178,6 +238,8 @@ fn describe() {
 #[derive(Clone)]
 pub struct ProxyMetrics {
     clients: Vec<Gauge>,
+    logins: Vec<Counter>,
+    pinned_clients: Vec<Gauge>,
     causal_waits: Vec<Counter>,
     config_reloads: Vec<Counter>,
     /// `pgsluice_proxy_overhead_seconds`
@@ -186,6 +248,10 @@ pub struct ProxyMetrics {
     pub pool_wait: Histogram,
     /// `pgsluice_checkout_timeouts_total`
     pub checkout_timeouts: Counter,
+    /// `pgsluice_rate_limited_statements_total`
+    pub rate_limited_statements: Counter,
+    /// `pgsluice_statement_timeouts_total`
+    pub statement_timeouts: Counter,
     /// `pgsluice_healed_statements_total`
     pub healed_statements: Counter,
     /// `pgsluice_parse_failures_total`
@@ -206,6 +272,13 @@ impl ProxyMetrics {
             clients: (ClientState::ALL.iter())
                 .map(|state| metrics::gauge!(names::CLIENTS, "state" => state.name()))
                 .collect(),
+            pinned_clients: (PinCause::ALL.iter())
+                .map(|cause| metrics::gauge!(names::PINNED_CLIENTS, "cause" => cause.name()))
+                .inspect(|gauge| gauge.set(0.0))
+                .collect(),
+            logins: (LoginOutcome::ALL.iter())
+                .map(|outcome| counter(names::LOGINS_TOTAL, "outcome", outcome.name()))
+                .collect(),
             causal_waits: (CausalOutcome::ALL.iter())
                 .map(|outcome| counter(names::CAUSAL_WAITS_TOTAL, "outcome", outcome.name()))
                 .collect(),
@@ -215,6 +288,8 @@ impl ProxyMetrics {
             proxy_overhead: metrics::histogram!(names::PROXY_OVERHEAD_SECONDS),
             pool_wait: metrics::histogram!(names::POOL_WAIT_SECONDS),
             checkout_timeouts: zeroed(metrics::counter!(names::CHECKOUT_TIMEOUTS_TOTAL)),
+            rate_limited_statements: zeroed(metrics::counter!(names::RATE_LIMITED_STATEMENTS_TOTAL)),
+            statement_timeouts: zeroed(metrics::counter!(names::STATEMENT_TIMEOUTS_TOTAL)),
             healed_statements: zeroed(metrics::counter!(names::HEALED_STATEMENTS_TOTAL)),
             parse_failures: zeroed(metrics::counter!(names::PARSE_FAILURES_TOTAL)),
         }
@@ -223,6 +298,16 @@ impl ProxyMetrics {
     /// `pgsluice_clients{state}`
     pub fn clients(&self, state: ClientState) -> &Gauge {
         &self.clients[state as usize]
+    }
+
+    /// `pgsluice_pinned_clients{cause}`
+    pub fn pinned_clients(&self, cause: PinCause) -> &Gauge {
+        &self.pinned_clients[cause as usize]
+    }
+
+    /// `pgsluice_logins_total{outcome}`
+    pub fn logins(&self, outcome: LoginOutcome) -> &Counter {
+        &self.logins[outcome as usize]
     }
 
     /// `pgsluice_causal_waits_total{outcome}`

@@ -12,6 +12,7 @@ mod error;
 mod frame;
 pub mod frontend;
 mod link;
+pub mod scram;
 pub mod startup;
 mod stream;
 

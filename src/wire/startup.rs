@@ -53,6 +53,18 @@ pub struct Request {
     pub protocol_options: Vec<String>,
 }
 
+impl Request {
+    /// Whether it is to be a replication connection (`walsender`), as PostgreSQL reads the parameter.
+    pub fn is_replication(&self) -> bool {
+        self.replication.as_deref().is_some_and(|value| !["false", "off", "no", "0"].contains(&value))
+    }
+
+    /// Of the whole cluster, and so of no database.
+    pub fn is_physical_replication(&self) -> bool {
+        self.is_replication() && self.replication.as_deref() != Some("database")
+    }
+}
+
 /// A first packet that is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PacketError {

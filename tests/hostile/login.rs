@@ -11,7 +11,8 @@ use crate::support::unruly::{
 use crate::support::{DEADLINE, Stand};
 
 const LIMIT: Duration = Duration::from_secs(1);
-const SECTIONS: &str = "[limits]\nlogin_timeout = \"1s\"\n\n[[databases]]\nname = \"app\"\n";
+const SECTIONS: &str =
+    "[auth]\nfailure_delay = \"0s\"\n\n[limits]\nlogin_timeout = \"1s\"\n\n[[databases]]\nname = \"app\"\n";
 
 async fn told(stand: &Stand, bytes: &[u8]) -> Told {
     let mut raw = Raw::connect(&stand.proxy.address).await;

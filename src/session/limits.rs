@@ -1,0 +1,139 @@
+//! The time that a client may take: for a statement, idle in a transaction, idle at all; and its user's pace.
+//!
+//! A session reads its limits from the config once, and again after a reload: a statement costs one atomic load,
+//! and a limit that is not set costs nothing more.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::attach::cancelled;
+use super::{Fault, Session};
+use crate::config::Config;
+use crate::wire::ErrorReply;
+use crate::wire::backend::TransactionStatus;
+
+/// One session's limits; `None` is none.
+#[derive(Debug, Default)]
+pub(super) struct SessionLimits {
+    /// Of the config that they were read from.
+    generation: Option<usize>,
+    statement: Option<Duration>,
+    idle_in_transaction: Option<Duration>,
+    idle: Option<Duration>,
+    per_second: Option<u32>,
+}
+
+impl SessionLimits {
+    fn read(config: &Config, user: &str, generation: usize) -> Self {
+        let own = config.auth.users.iter().find(|known| known.name == user);
+        let limits = &config.limits;
+        let set = |time: Duration| (!time.is_zero()).then_some(time);
+        let per_second = own.and_then(|own| own.statements_per_second).unwrap_or(limits.statements_per_second);
+        Self {
+            generation: Some(generation),
+            statement: set(own.and_then(|own| own.statement_timeout).unwrap_or(limits.statement_timeout)),
+            idle_in_transaction: set(limits.idle_in_transaction_session_timeout),
+            idle: set(limits.idle_session_timeout),
+            per_second: (per_second > 0).then_some(per_second),
+        }
+    }
+}
+
+/// How long a client may be silent, and what it is told when it was for longer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    limit: Duration,
+    sqlstate: &'static str,
+    message: &'static str,
+}
+
+impl Patience {
+    /// Returns when it is over; never, where there is no limit.
+    pub(super) async fn end(patience: Option<Self>) -> Fault {
+        let Some(Self { limit, sqlstate, message }) = patience else { return std::future::pending().await };
+        tokio::time::sleep(limit).await;
+        Fault::Fatal(ErrorReply::fatal(sqlstate, message))
+    }
+}
+
+impl Session {
+    /// Takes over what the config now says.
+    pub(super) fn refresh_limits(&mut self) {
+        let generation = self.proxy.generation.load(Ordering::Acquire);
+        if self.limits.generation != Some(generation) {
+            self.limits = SessionLimits::read(&self.proxy.config.load(), &self.identity.user, generation);
+        }
+    }
+
+    /// How long this client may take until its next message.
+    pub(super) fn patience(&self) -> Option<Patience> {
+        // In the middle of a pipeline PostgreSQL's clocks do not run either.
+        if self.in_batch {
+            return None;
+        }
+        let of = |limit: Option<Duration>, sqlstate, message| limit.map(|limit| Patience { limit, sqlstate, message });
+        match self.status {
+            TransactionStatus::Idle => {
+                of(self.limits.idle, "57P05", "terminating connection due to idle-session timeout")
+            }
+            _ => of(
+                self.limits.idle_in_transaction,
+                "25P03",
+                "terminating connection due to idle-in-transaction timeout",
+            ),
+        }
+    }
+
+    /// Waits until the user's pace allows so many statements.
+    pub(super) async fn keep_pace(&mut self, count: usize) -> Result<(), ErrorReply> {
+        let Some(per_second) = self.limits.per_second else { return Ok(()) };
+        let turn = self.membership.as_ref().and_then(|membership| membership.reserve(count, per_second));
+        let Some(turn) = turn else { return Ok(()) };
+        self.proxy.metrics.rate_limited_statements.increment(u64::try_from(count).unwrap_or(u64::MAX));
+        // Somebody else may need it meanwhile.
+        self.unpark();
+        self.overhead.pause();
+        let wait = tokio::time::sleep_until(turn.into());
+        let result = if self.server.is_some() {
+            // Requests to cancel go to its server, which has nothing to cancel now.
+            wait.await;
+            Ok(())
+        } else {
+            self.registration.unless_cancelled(wait).await.map_err(cancelled)
+        };
+        self.overhead.go_on();
+        result
+    }
+
+    /// From now on the time of what is sent runs.
+    pub(super) fn start_clock(&mut self) {
+        self.deadline = self.limits.statement.map(|limit| Instant::now() + limit);
+        if let Some(server) = &mut self.server {
+            server.is_timed_out = false;
+        }
+    }
+
+    /// It has been answered, or will not be.
+    pub(super) async fn stop_clock(&mut self) {
+        self.deadline = None;
+        if self.server.as_ref().is_some_and(|server| server.is_timed_out) {
+            // The request must not hit what comes next.
+            self.registration.settle().await;
+        }
+    }
+
+    /// The time is over: the server is asked to cancel, and what it then says is put in other words.
+    pub(super) fn time_out(&mut self) {
+        self.deadline = None;
+        if let Some(server) = &mut self.server {
+            server.is_timed_out = true;
+            self.proxy.metrics.statement_timeouts.increment(1);
+            self.registration.cancel_statement();
+        }
+    }
+}
+
+/// What PostgreSQL says when its own `statement_timeout` is over.
+pub(super) fn timed_out() -> ErrorReply {
+    ErrorReply::error("57014", "canceling statement due to statement timeout")
+}
