@@ -12,12 +12,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use crate::audit::{Audit, AuditError, Event};
 use crate::config::Config;
 use crate::monitor::{Catalogs, Monitor, MonitorHandle};
 use crate::pool::{Pools, Reported, Settings};
 use crate::route::{Horizon, Reason};
 use crate::session::{CancelRegistry, Statements, Verifiers, accept};
 use crate::sql::AnalysisCache;
+use crate::statistics::StatementTable;
 use crate::telemetry::metrics::{ClientState, PoolMetrics, ProxyMetrics, ReloadOutcome, ServerState, ShardMetrics};
 use crate::tls::{TlsError, acceptor};
 use crate::topology::{Role, Shard, SharedTopology};
@@ -43,6 +45,8 @@ pub struct Proxy {
     pub analyses: AnalysisCache,
     /// Texts that clients have prepared.
     pub statements: Statements,
+    /// What each statement has cost.
+    pub statistics: StatementTable,
     /// Who can be cancelled.
     pub cancels: Arc<CancelRegistry>,
     /// Users' salted passwords.
@@ -51,6 +55,8 @@ pub struct Proxy {
     pub monitor: MonitorHandle,
     /// Where TLS is offered.
     pub tls: ArcSwapOption<TlsAcceptor>,
+    /// The audit log.
+    pub audit: Audit,
     /// Counters and histograms.
     pub metrics: ProxyMetrics,
     /// How many clients there are.
@@ -84,9 +90,12 @@ impl Proxy {
     /// Starts the monitor, and is ready to serve. Within a tokio runtime, after the metrics' recorder was installed.
     ///
     /// # Errors
-    /// `listen.cert` or `listen.key` cannot be used.
-    pub fn start(config: Config) -> Result<Arc<Self>, TlsError> {
+    /// `listen.cert` or `listen.key` cannot be used, or `audit.file` cannot be written.
+    pub fn start(config: Config) -> Result<Arc<Self>, ConfigError> {
         let tls = acceptor(&config.listen)?;
+        let metrics = ProxyMetrics::new();
+        let audit = Audit::start(&config.audit, metrics.audit_lost.clone())?;
+        let max_statements = config.statements.max;
         let shard = config.shards.first().map(|shard| shard.name.clone()).unwrap_or_default();
         let names: Vec<_> = Reason::all().map(Reason::name).collect();
         let cache_bytes = config.limits.statement_cache_bytes;
@@ -96,11 +105,13 @@ impl Proxy {
             pools: Arc::new(Pools::new(Arc::clone(&config))),
             analyses: AnalysisCache::new(cache_bytes),
             statements: Statements::default(),
+            statistics: StatementTable::new(max_statements),
             cancels: Arc::default(),
             verifiers: Verifiers::default(),
-            monitor: Monitor::spawn(Arc::clone(&config), Arc::clone(&topology)),
+            monitor: Monitor::spawn(Arc::clone(&config), Arc::clone(&topology), audit.clone()),
             tls: ArcSwapOption::from_pointee(tls),
-            metrics: ProxyMetrics::new(),
+            audit,
+            metrics,
             clients: ClientCounts::default(),
             shard_metrics: ShardMetrics::new(&shard, &names),
             reasons: Reason::all().enumerate().map(|(index, reason)| (reason, index)).collect(),
@@ -174,17 +185,23 @@ impl Proxy {
     /// Puts a new config in force. What needs a restart stays as it was, and is named in the log.
     ///
     /// # Errors
-    /// `listen.cert` or `listen.key` cannot be used; the old config stays.
-    pub async fn adopt(&self, config: Config) -> Result<(), TlsError> {
-        let tls = acceptor(&config.listen)
-            .inspect_err(|_| self.metrics.config_reloads(ReloadOutcome::Refused).increment(1))?;
+    /// `listen.cert` or `listen.key` cannot be used, or `audit.file` cannot be written; the old config stays.
+    pub async fn adopt(&self, config: Config) -> Result<(), ConfigError> {
+        let tls = usable(&config).inspect_err(|error| self.refuse_config(vec![error.to_string()]))?;
         let old = self.config.load_full();
-        for change in Config::diff(&old, &config) {
+        let changes = Config::diff(&old, &config);
+        for change in &changes {
             tracing::info!(%change, "config changed");
         }
-        for key in old.restart_needed(&config) {
+        let restart_needed = old.restart_needed(&config);
+        for key in &restart_needed {
             tracing::warn!(key, "this change takes effect after a restart");
         }
+        if !changes.is_empty() {
+            self.audit.tell(Event::ConfigChanged { changes, restart_needed });
+        }
+        // Even where nothing of it has changed: the file may have been put aside.
+        self.audit.adopt(&config.audit);
         self.tls.store(tls.map(Arc::new));
         self.config.store(Arc::new(config));
         self.monitor.reload().await;
@@ -196,8 +213,9 @@ impl Proxy {
         Ok(())
     }
 
-    /// A new config was not even valid.
-    pub fn refuse_config(&self) {
+    /// A new config was refused, for these reasons.
+    pub fn refuse_config(&self, mistakes: Vec<String>) {
+        self.audit.tell(Event::ConfigRefused { mistakes });
         self.metrics.config_reloads(ReloadOutcome::Refused).increment(1);
     }
 
@@ -270,6 +288,24 @@ impl Proxy {
             metrics.connections(ServerState::Active).set(active as f64);
         }
     }
+}
+
+/// What a config asks for outside itself: whether it is there.
+fn usable(config: &Config) -> Result<Option<TlsAcceptor>, ConfigError> {
+    let tls = acceptor(&config.listen)?;
+    Audit::check(&config.audit)?;
+    Ok(tls)
+}
+
+/// Why a config that is valid in itself cannot be put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// `listen.cert` or `listen.key` cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// `audit.file` cannot be written.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
 }
 
 fn note_end(ended: Result<(), tokio::task::JoinError>) {

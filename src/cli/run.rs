@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::http::{self, HttpState};
+use crate::audit::Event;
 use crate::config::{Config, ConfigWatcher};
 use crate::proxy::Proxy;
 use crate::telemetry::logs::LogHandle;
@@ -18,6 +19,9 @@ const STACK_SIZE: usize = 8 << 20;
 
 /// Connections that the kernel may hold until they are accepted.
 const BACKLOG: u32 = 4096;
+
+/// How long the end waits for the audit log to be written.
+const AUDIT_FLUSH_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Serves what the file says.
 ///
@@ -90,19 +94,14 @@ impl Server {
         let listener = listen(config.listen.address, "listen.address")?;
         let http_listener = listen(config.http.address, "http.address")?;
         let proxy = Proxy::start(config)?;
+        let address = listener.local_addr()?;
+        proxy.audit.tell(Event::Started { version: env!("CARGO_PKG_VERSION"), address, took_over_from: None });
         let state = HttpState {
             metrics,
             topology: Arc::clone(&proxy.topology),
             draining: proxy.shutdown_signal().into_receiver(),
         };
-        Ok(Self {
-            address: listener.local_addr()?,
-            http_address: http_listener.local_addr()?,
-            proxy,
-            listener,
-            http_listener,
-            state,
-        })
+        Ok(Self { address, http_address: http_listener.local_addr()?, proxy, listener, http_listener, state })
     }
 
     /// Serves, and takes over the config's file again whenever it changes or SIGHUP comes, until `end`;
@@ -135,6 +134,10 @@ impl Server {
         let _ = clients.await;
         let _ = stop_http.send(());
         let _ = http.await;
+        self.proxy.audit.tell(Event::Ended {});
+        if !self.proxy.audit.flush(AUDIT_FLUSH_LIMIT).await {
+            tracing::error!("the audit log could not be written to its end");
+        }
         tracing::info!("pgsluice ends");
         Ok(())
     }
@@ -145,7 +148,7 @@ async fn reload(proxy: &Proxy, path: &Path, logs: &LogHandle, cause: &str) {
     let config = match Config::load(path) {
         Ok(config) => config,
         Err(mistakes) => {
-            proxy.refuse_config();
+            proxy.refuse_config(mistakes.mistakes().iter().map(ToString::to_string).collect());
             tracing::error!(cause, "the new config is refused, the old one stays:\n{mistakes}");
             return;
         }

@@ -19,13 +19,32 @@ pub(super) struct SectionKeys {
 
 pub(super) const FILE: SectionKeys = SectionKeys {
     name: "",
-    keys: &["listen", "http", "log", "auth", "pool", "consistency", "lag", "limits", "databases", "shards"],
+    keys: &[
+        "listen",
+        "http",
+        "log",
+        "audit",
+        "statements",
+        "auth",
+        "pool",
+        "consistency",
+        "lag",
+        "limits",
+        "databases",
+        "shards",
+    ],
     later: &["failover", "tables"],
 };
 pub(super) const LISTEN: SectionKeys =
     SectionKeys { name: "listen", keys: &["address", "tls", "cert", "key", "max_clients"], later: &["client_ca"] };
 pub(super) const HTTP: SectionKeys = SectionKeys { name: "http", keys: &["address"], later: &[] };
 pub(super) const LOG: SectionKeys = SectionKeys { name: "log", keys: &["format", "level"], later: &[] };
+pub(super) const AUDIT: SectionKeys = SectionKeys {
+    name: "audit",
+    keys: &["file", "events", "statements", "tables", "text", "rotate_size", "rotate_keep", "queue"],
+    later: &[],
+};
+pub(super) const STATEMENTS: SectionKeys = SectionKeys { name: "statements", keys: &["max"], later: &[] };
 pub(super) const AUTH: SectionKeys = SectionKeys { name: "auth", keys: &["method", "users"], later: &["query"] };
 pub(super) const USERS: SectionKeys =
     SectionKeys { name: "auth.users", keys: &["name", "password", "server_password"], later: &[] };
@@ -61,8 +80,23 @@ pub(super) const SHARDS: SectionKeys =
 pub(super) const NODES: SectionKeys = SectionKeys { name: "shards.nodes", keys: &["address", "weight"], later: &[] };
 
 /// All of them.
-pub(super) const SECTIONS: [&SectionKeys; 13] =
-    [&FILE, &LISTEN, &HTTP, &LOG, &AUTH, &USERS, &POOL, &CONSISTENCY, &LAG, &LIMITS, &DATABASES, &SHARDS, &NODES];
+pub(super) const SECTIONS: [&SectionKeys; 15] = [
+    &FILE,
+    &LISTEN,
+    &HTTP,
+    &LOG,
+    &AUDIT,
+    &STATEMENTS,
+    &AUTH,
+    &USERS,
+    &POOL,
+    &CONSISTENCY,
+    &LAG,
+    &LIMITS,
+    &DATABASES,
+    &SHARDS,
+    &NODES,
+];
 
 /// Sections that are written `[[name]]`.
 const ARRAYS: [&str; 3] = ["databases", "shards", "auth.users"];

@@ -7,9 +7,9 @@ use toml::de::DeTable;
 use super::credentials::{Surroundings, reason};
 use super::document::{Mistakes, Section, place};
 use super::error::{Complaint, ConfigErrors};
-use super::keys::{AUTH, CONSISTENCY, FILE, HTTP, LAG, LIMITS, LISTEN, LOG, POOL};
+use super::keys::{AUDIT, AUTH, CONSISTENCY, FILE, HTTP, LAG, LIMITS, LISTEN, LOG, POOL, STATEMENTS};
 use super::schema::{Auth, Config};
-use super::{lists, sections};
+use super::{audit, lists, sections};
 
 impl Config {
     /// Reads, checks and resolves a config file. Secrets that it refers to are read now.
@@ -55,12 +55,15 @@ fn read(mistakes: &mut Mistakes<'_>, document: &DeTable<'_>, around: Surrounding
     let mut table = |key, keys| file.table(mistakes, key, keys);
     let (listen, http, log, auth) =
         (table("listen", &LISTEN), table("http", &HTTP), table("log", &LOG), table("auth", &AUTH));
+    let (audit_log, statements) = (table("audit", &AUDIT), table("statements", &STATEMENTS));
     let (pool, consistency) = (table("pool", &POOL), table("consistency", &CONSISTENCY));
     let (lag, limits) = (table("lag", &LAG), table("limits", &LIMITS));
 
     let (listen, address) = sections::listen(mistakes, &listen, around);
     let http = sections::http(mistakes, &http, &address);
     let log = sections::log(mistakes, &log);
+    let audit_log = audit::audit(mistakes, &audit_log, around);
+    let statements = audit::statements(mistakes, &statements);
     let method = sections::auth_method(mistakes, &auth, &address);
     let users = lists::users(mistakes, &auth, &method, around);
     let pool = sections::pool(mistakes, &pool);
@@ -73,6 +76,8 @@ fn read(mistakes: &mut Mistakes<'_>, document: &DeTable<'_>, around: Surrounding
         listen: listen?,
         http: http?,
         log: log?,
+        audit: audit_log?,
+        statements: statements?,
         auth: Auth { method: method.take()?, users: users? },
         pool: pool?,
         consistency: consistency?,

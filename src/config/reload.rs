@@ -5,14 +5,17 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::choices::{AUTH_METHOD, CONSISTENCY_LEVEL, LOG_FORMAT, POOL_MODE, TLS_MODE, WHEN_NONE};
+use super::choices::{
+    AUDIT_EVENTS, AUDIT_STATEMENTS, AUDIT_TEXT, AUTH_METHOD, CONSISTENCY_LEVEL, LOG_FORMAT, POOL_MODE, TLS_MODE,
+    WHEN_NONE,
+};
 use super::schema::{Config, Password, Shard, User};
 use super::secret::Secret;
 use super::values::format_size;
 
 /// Keys that take effect only when the process starts: sockets, certificates, and the log's format.
-const NEED_RESTART: [&str; 6] =
-    ["listen.address", "listen.tls", "listen.cert", "listen.key", "http.address", "log.format"];
+const NEED_RESTART: [&str; 7] =
+    ["listen.address", "listen.tls", "listen.cert", "listen.key", "http.address", "log.format", "statements.max"];
 
 impl Config {
     /// The keys whose new value will not take effect before a restart.
@@ -74,7 +77,8 @@ fn transition(was: Option<&Shown<'_>>, is: &Shown<'_>) -> String {
 
 /// Every key with its value. Entries of lists go by name, not by index: inserting one moves no other.
 fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
-    let Config { listen, http, log, auth, pool, consistency, lag, limits, databases, shards } = config;
+    let Config { listen, http, log, audit, statements, auth, pool, consistency, lag, limits, databases, shards } =
+        config;
     let mut settings: Vec<(String, Shown<'_>)> = [
         ("listen.address", text(listen.address)),
         ("listen.tls", text(TLS_MODE.name(listen.tls))),
@@ -84,6 +88,15 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
         ("http.address", text(http.address)),
         ("log.format", text(LOG_FORMAT.name(log.format))),
         ("log.level", text(&log.level)),
+        ("audit.file", path(audit.file.as_deref())),
+        ("audit.events", list(audit.events.iter().map(|event| AUDIT_EVENTS.name(*event)))),
+        ("audit.statements", list(audit.statements.iter().map(|kind| AUDIT_STATEMENTS.name(*kind)))),
+        ("audit.tables", list(audit.tables.iter().map(ToString::to_string))),
+        ("audit.text", text(AUDIT_TEXT.name(audit.text))),
+        ("audit.rotate_size", bytes(audit.rotate_size)),
+        ("audit.rotate_keep", text(audit.rotate_keep)),
+        ("audit.queue", bytes(audit.queue)),
+        ("statements.max", text(statements.max)),
         ("auth.method", text(AUTH_METHOD.name(auth.method))),
         ("pool.mode", text(POOL_MODE.name(pool.mode))),
         ("pool.size", text(pool.size)),
@@ -151,6 +164,10 @@ fn time<'c>(value: Duration) -> Shown<'c> {
 
 fn bytes<'c>(value: usize) -> Shown<'c> {
     Shown::Text(format_size(value as u64))
+}
+
+fn list<'c, S: Into<String>>(values: impl Iterator<Item = S>) -> Shown<'c> {
+    Shown::Text(format!("[{}]", values.map(Into::into).collect::<Vec<String>>().join(", ")))
 }
 
 fn path<'c>(value: Option<&Path>) -> Shown<'c> {

@@ -44,7 +44,9 @@ fn collect(path: &str, value: &DeValue<'_>, found: &mut BTreeSet<String>) {
                 collect(&format!("{path}.{}", key.get_ref()), value.get_ref(), found);
             }
         }
-        DeValue::Array(array) => array.iter().for_each(|value| collect(path, value.get_ref(), found)),
+        DeValue::Array(array) if !array.is_empty() => {
+            array.iter().for_each(|value| collect(path, value.get_ref(), found))
+        }
         _ => {
             found.insert(path.trim_start_matches('.').to_owned());
         }
@@ -71,6 +73,7 @@ fn the_reference_loads_and_shows_the_defaults() {
     // Where the reference gives an example, there is no default.
     least.listen.cert = reference.listen.cert.clone();
     least.listen.key = reference.listen.key.clone();
+    least.audit.file = reference.audit.file.clone();
     least.auth.users = reference.auth.users.clone();
     least.databases = reference.databases.clone();
     least.shards[0].nodes = reference.shards[0].nodes.clone();
@@ -91,6 +94,20 @@ fn probes() -> Vec<(&'static str, &'static str, Probe)> {
         ("http.address", "'[::1]:7001'", |c| c.http.address == address("[::1]:7001")),
         ("log.format", "'json'", |c| c.log.format == LogFormat::Json),
         ("log.level", "'warn,pgsluice::pool=trace'", |c| c.log.level == "warn,pgsluice::pool=trace"),
+        ("audit.file", "'audit.log'", |c| c.audit.file == Some(PathBuf::from("/etc/pgsluice/audit.log"))),
+        ("audit.events", "['logins', 'config']", |c| c.audit.events == [AuditEvents::Logins, AuditEvents::Config]),
+        ("audit.statements", "['write', 'ddl']", |c| {
+            c.audit.statements == [AuditStatements::Write, AuditStatements::Ddl]
+        }),
+        ("audit.tables", "['Public.accounts', '\"Odd.Name\"']", |c| {
+            let names: Vec<String> = c.audit.tables.iter().map(ToString::to_string).collect();
+            names == ["public.accounts", "\"Odd.Name\""]
+        }),
+        ("audit.text", "'full'", |c| c.audit.text == AuditText::Full),
+        ("audit.rotate_size", "'8KiB'", |c| c.audit.rotate_size == 8192),
+        ("audit.rotate_keep", "3", |c| c.audit.rotate_keep == 3),
+        ("audit.queue", "'2MiB'", |c| c.audit.queue == 2 << 20),
+        ("statements.max", "50", |c| c.statements.max == 50),
         ("auth.method", "'trust'", |c| c.auth.method == AuthMethod::Trust),
         ("auth.users.name", "'report'", |c| c.auth.users[0].name == "report"),
         ("auth.users.password", "'env:APP_PASSWORD'", |c| {

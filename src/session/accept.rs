@@ -3,6 +3,7 @@
 //! Nothing is taken from anybody here but small messages, within `limits.login_timeout`.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -12,6 +13,7 @@ use pgwire::messages::startup::{Authentication, BackendKeyData, NegotiateProtoco
 use tokio::net::TcpStream;
 
 use super::auth::{self, Rejection};
+use super::ledger::Ledger;
 use super::overhead::Overhead;
 use super::prepared::ClientStatements;
 use super::relay::Tally;
@@ -19,6 +21,7 @@ use super::serve::GOODBYE_LIMIT;
 use super::tracked::Tracked;
 use super::understand::object_to_setting;
 use super::{Fault, Session};
+use crate::audit::{Event, Name};
 use crate::config::{AuthMethod, TlsMode};
 use crate::pool::{Identity, Reported, SettingValue, Settings};
 use crate::proxy::{ClientSlot, Proxy};
@@ -39,21 +42,25 @@ const MAX_PACKETS: usize = 3;
 /// Serves one connection from its first byte to its last.
 pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream) {
     let mut link = Link::new(Stream::Plain(stream), BytesMut::new());
+    let peer = link.peer();
     let limit = proxy.config.load().limits.login_timeout;
+    let mut claim = None;
     let counted = LoggingIn::new(&proxy);
-    let outcome = tokio::time::timeout(limit, log_in(&proxy, &mut link)).await;
+    let outcome = tokio::time::timeout(limit, log_in(&proxy, &mut link, &mut claim)).await;
     drop(counted);
     let session = match outcome {
-        Ok(Ok(login)) => login.map(|login| login.into_session(proxy, link)),
+        Ok(Ok(login)) => login.map(|login| login.into_session(proxy, link, peer)),
         Ok(Err(Rejection::Gone)) => None,
         Ok(Err(Rejection::Told(reply))) => {
             tracing::info!(sqlstate = reply.sqlstate, message = %reply.message, "login refused");
+            audit_refusal(&proxy, claim, peer, &reply);
             say_goodbye(link, &reply).await;
             None
         }
         Err(_) => {
             let reply = ErrorReply::fatal("57014", "canceling authentication due to timeout")
                 .detail(format!("The login was not complete after {limit:?} (limits.login_timeout)."));
+            audit_refusal(&proxy, claim, peer, &reply);
             say_goodbye(link, &reply).await;
             None
         }
@@ -79,6 +86,18 @@ impl Drop for LoggingIn {
     }
 }
 
+/// Who a client says that it is.
+struct Claim {
+    user: Name,
+    database: Name,
+}
+
+fn audit_refusal(proxy: &Proxy, claim: Option<Claim>, client: Option<SocketAddr>, reply: &ErrorReply) {
+    let (user, database) = claim.map(|claim| (claim.user, claim.database)).unzip();
+    let (sqlstate, message) = (reply.sqlstate, reply.message.clone());
+    proxy.audit.tell(Event::LoginRefused { user, database, client, sqlstate, message });
+}
+
 async fn say_goodbye(mut link: Link, reply: &ErrorReply) {
     reply.clone().into_fatal().put(&mut link.output);
     let _ = tokio::time::timeout(GOODBYE_LIMIT, link.close()).await;
@@ -91,9 +110,12 @@ struct Login {
     registration: super::cancel::Registration,
     reported: Reported,
     slot: ClientSlot,
+    /// How it proved who it is.
+    method: &'static str,
+    is_encrypted: bool,
 }
 
-async fn log_in(proxy: &Arc<Proxy>, link: &mut Link) -> Result<Option<Login>, Rejection> {
+async fn log_in(proxy: &Arc<Proxy>, link: &mut Link, claim: &mut Option<Claim>) -> Result<Option<Login>, Rejection> {
     let mut is_encrypted = false;
     for _ in 0..MAX_PACKETS {
         match receive_packet(link).await? {
@@ -106,7 +128,11 @@ async fn log_in(proxy: &Arc<Proxy>, link: &mut Link) -> Result<Option<Login>, Re
                 proxy.cancels.cancel(&key).await;
                 return Ok(None);
             }
-            Packet::Startup(request) => return greet(proxy, link, request, is_encrypted).await.map(Some),
+            Packet::Startup(request) => {
+                let (user, database) = (request.user.as_str().into(), request.database.as_str().into());
+                *claim = Some(Claim { user, database });
+                return greet(proxy, link, request, is_encrypted).await.map(Some);
+            }
         }
     }
     Err(told("08P01", "too many requests before the startup packet"))
@@ -190,6 +216,8 @@ async fn greet(proxy: &Arc<Proxy>, link: &mut Link, request: Request, is_encrypt
         registration: proxy.cancels.register(request.minor_version >= 2),
         reported: Reported::new(),
         slot,
+        method: config.auth.method.name(),
+        is_encrypted,
     };
     login.receive_greeting(proxy, link).await
 }
@@ -275,8 +303,13 @@ impl Login {
         Ok(reported)
     }
 
-    fn into_session(self, proxy: Arc<Proxy>, link: Link) -> Session {
-        Session::new(proxy, self.identity, link, self.registration, self.startup, self.reported, Some(self.slot))
+    fn into_session(self, proxy: Arc<Proxy>, link: Link, peer: Option<SocketAddr>) -> Session {
+        let mut session =
+            Session::new(proxy, self.identity, link, self.registration, self.startup, self.reported, Some(self.slot));
+        session.peer = peer;
+        let (method, tls) = (self.method, self.is_encrypted);
+        session.proxy.audit.tell(Event::Login { who: session.who(), method, tls });
+        session
     }
 }
 
@@ -295,6 +328,7 @@ impl Session {
             proxy,
             identity,
             client,
+            peer: None,
             registration,
             statements: ClientStatements::default(),
             tracked: Tracked::new(startup),
@@ -313,6 +347,7 @@ impl Session {
             named_here: Vec::new(),
             portals: Vec::new(),
             executed: Vec::new(),
+            ledger: Ledger::default(),
             tally: Tally::default(),
             overhead: Overhead::default(),
             tail: Settings::default(),

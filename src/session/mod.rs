@@ -14,6 +14,7 @@ mod cancel;
 mod conclude;
 mod exchange;
 mod gather;
+mod ledger;
 mod overhead;
 mod part;
 mod prepared;
@@ -29,17 +30,20 @@ pub use auth::Verifiers;
 pub use cancel::CancelRegistry;
 pub use prepared::Statements;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use exchange::{Audience, Exchange};
 use gather::ClientFault;
+use ledger::Ledger;
 use overhead::Overhead;
-use prepared::ClientStatements;
+use prepared::{ClientStatements, Prepared};
 use relay::Tally;
 use tracked::Tracked;
 
+use crate::audit::Who;
 use crate::pool::{Checkout, Identity, Reported, Settings};
 use crate::proxy::{ClientSlot, Database, Proxy};
 use crate::route::{Horizon, Reason};
@@ -55,6 +59,8 @@ pub struct Session {
     identity: Identity,
     database: Arc<Database>,
     client: Link,
+    /// Where it connected from; none where nobody is behind the session.
+    peer: Option<SocketAddr>,
     registration: cancel::Registration,
     statements: ClientStatements,
     tracked: Tracked,
@@ -81,9 +87,10 @@ pub struct Session {
     /// Names that the messages under way have given to statements.
     named_here: Vec<Box<[u8]>>,
     /// Portals of the messages under way, and of the transaction.
-    portals: Vec<(Box<[u8]>, Arc<Analysis>)>,
+    portals: Vec<(Box<[u8]>, Arc<Prepared>)>,
     /// What has been executed since the last `ReadyForQuery`.
     executed: Vec<Arc<Analysis>>,
+    ledger: Ledger,
     tally: Tally,
     overhead: Overhead,
     /// What has to be set again when the messages under way are done; see [`Tracked::tail`].
@@ -97,6 +104,13 @@ pub struct Session {
     /// The open transaction has changed a catalog.
     changed_catalog: bool,
     _slot: Option<ClientSlot>,
+}
+
+impl Session {
+    /// Who it is, for the audit log.
+    fn who(&self) -> Who {
+        Who { user: (&self.identity.user).into(), database: (&self.identity.database).into(), client: self.peer }
+    }
 }
 
 /// See [`Session::parked`].

@@ -131,7 +131,9 @@ impl Weighter<Shape, Arc<Analysis>> for Bytes {
 }
 
 fn weight_of(analysis: &Analysis) -> usize {
-    size_of::<Analysis>() + analysis.statements.iter().map(statement_weight).sum::<usize>()
+    size_of::<Analysis>()
+        + size_of_val(analysis.places())
+        + analysis.statements.iter().map(statement_weight).sum::<usize>()
 }
 
 fn statement_weight(statement: &Statement) -> usize {

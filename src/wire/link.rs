@@ -37,6 +37,11 @@ pub struct Link {
 }
 
 impl Link {
+    /// Who is at the other end, where the system can say.
+    pub fn peer(&self) -> Option<std::net::SocketAddr> {
+        self.stream.peer()
+    }
+
     /// Over a connection whose first bytes (`input`) may have been read already.
     pub fn new(stream: Stream, input: BytesMut) -> Self {
         Self { stream, input, output: BytesMut::new(), ready: 0, unread: 0, ignored: 0, needs_flush: false }

@@ -19,6 +19,17 @@ pub enum Stream {
     Nobody,
 }
 
+impl Stream {
+    /// Who is at the other end, where the system can say.
+    pub(super) fn peer(&self) -> Option<std::net::SocketAddr> {
+        match self {
+            Self::Plain(stream) => stream.peer_addr().ok(),
+            Self::Tls(stream) => stream.get_ref().0.peer_addr().ok(),
+            Self::Nobody => None,
+        }
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
