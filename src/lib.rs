@@ -16,6 +16,7 @@ pub mod route;
 pub mod session;
 pub mod sql;
 pub mod statistics;
+pub mod takeover;
 pub mod telemetry;
 pub mod tls;
 pub mod topology;

@@ -65,6 +65,8 @@ pub struct Proxy {
     reasons: HashMap<Reason, usize>,
     databases: Mutex<HashMap<Arc<str>, Arc<Database>>>,
     shutdown: watch::Sender<bool>,
+    /// Another process has taken over.
+    retired: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for Proxy {
@@ -117,6 +119,7 @@ impl Proxy {
             reasons: Reason::all().enumerate().map(|(index, reason)| (reason, index)).collect(),
             databases: Mutex::default(),
             shutdown: watch::Sender::new(false),
+            retired: watch::Sender::new(false),
             config,
             topology,
         });
@@ -126,12 +129,15 @@ impl Proxy {
     }
 
     /// Serves clients until [`Proxy::shut_down`], and then until the last one is gone, or `limits.drain_timeout` is over.
+    /// After [`Proxy::retire`] those who are there may stay, for `limits.takeover_timeout`.
     pub async fn serve(self: Arc<Self>, listener: TcpListener) {
         let mut shutdown = self.shutdown_signal();
+        let mut retired = ShutdownSignal(self.retired.subscribe());
         let mut sessions = JoinSet::new();
         loop {
             tokio::select! {
                 () = shutdown.wait() => break,
+                () = retired.wait() => break,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => self.greet(stream, peer, &mut sessions),
                     Err(error) => {
@@ -143,6 +149,8 @@ impl Proxy {
             }
         }
         drop(listener);
+        drop(retired);
+        self.linger(&mut sessions, &mut shutdown).await;
         self.drain(sessions).await;
     }
 
@@ -156,6 +164,25 @@ impl Proxy {
         }
         tracing::debug!(%peer, "connected");
         sessions.spawn(accept(Arc::clone(self), stream));
+    }
+
+    /// Serves those who are there until they leave of themselves, or long enough.
+    async fn linger(&self, sessions: &mut JoinSet<()>, shutdown: &mut ShutdownSignal) {
+        let limit = self.config.load().limits.takeover_timeout;
+        let mut over = std::pin::pin!(tokio::time::sleep(limit));
+        loop {
+            tokio::select! {
+                () = shutdown.wait() => return,
+                () = &mut over => {
+                    tracing::warn!(clients = sessions.len(), "limits.takeover_timeout is over: those who stayed are sent away");
+                    return self.shut_down();
+                }
+                ended = sessions.join_next() => match ended {
+                    Some(ended) => note_end(ended),
+                    None => return,
+                },
+            }
+        }
     }
 
     async fn drain(&self, mut sessions: JoinSet<()>) {
@@ -175,6 +202,14 @@ impl Proxy {
     /// No new clients from now on; idle ones are sent away, transactions may end.
     pub fn shut_down(&self) {
         self.shutdown.send_replace(true);
+    }
+
+    /// Another process accepts clients from now on; those who are here stay. Returns when nobody is accepted here
+    /// any more.
+    pub async fn retire(&self) {
+        self.retired.send_replace(true);
+        // Each `serve` holds a receiver until it has let go of its listener.
+        self.retired.closed().await;
     }
 
     /// To wait for [`Proxy::shut_down`].

@@ -35,8 +35,11 @@ pub(super) const FILE: SectionKeys = SectionKeys {
     ],
     later: &["failover", "tables"],
 };
-pub(super) const LISTEN: SectionKeys =
-    SectionKeys { name: "listen", keys: &["address", "tls", "cert", "key", "max_clients"], later: &["client_ca"] };
+pub(super) const LISTEN: SectionKeys = SectionKeys {
+    name: "listen",
+    keys: &["address", "takeover", "tls", "cert", "key", "max_clients"],
+    later: &["client_ca"],
+};
 pub(super) const HTTP: SectionKeys = SectionKeys { name: "http", keys: &["address"], later: &[] };
 pub(super) const LOG: SectionKeys = SectionKeys { name: "log", keys: &["format", "level"], later: &[] };
 pub(super) const AUDIT: SectionKeys = SectionKeys {
@@ -71,7 +74,7 @@ pub(super) const LAG: SectionKeys = SectionKeys {
 };
 pub(super) const LIMITS: SectionKeys = SectionKeys {
     name: "limits",
-    keys: &["login_timeout", "drain_timeout", "max_statement_bytes", "statement_cache_bytes"],
+    keys: &["login_timeout", "drain_timeout", "takeover_timeout", "max_statement_bytes", "statement_cache_bytes"],
     later: &[],
 };
 pub(super) const DATABASES: SectionKeys = SectionKeys { name: "databases", keys: &["name"], later: &[] };

@@ -14,8 +14,16 @@ use super::secret::Secret;
 use super::values::format_size;
 
 /// Keys that take effect only when the process starts: sockets, certificates, and the log's format.
-const NEED_RESTART: [&str; 7] =
-    ["listen.address", "listen.tls", "listen.cert", "listen.key", "http.address", "log.format", "statements.max"];
+const NEED_RESTART: [&str; 8] = [
+    "listen.address",
+    "listen.takeover",
+    "listen.tls",
+    "listen.cert",
+    "listen.key",
+    "http.address",
+    "log.format",
+    "statements.max",
+];
 
 impl Config {
     /// The keys whose new value will not take effect before a restart.
@@ -81,6 +89,7 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
         config;
     let mut settings: Vec<(String, Shown<'_>)> = [
         ("listen.address", text(listen.address)),
+        ("listen.takeover", path(listen.takeover.as_deref())),
         ("listen.tls", text(TLS_MODE.name(listen.tls))),
         ("listen.cert", path(listen.cert.as_deref())),
         ("listen.key", path(listen.key.as_deref())),
@@ -116,6 +125,7 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
         ("lag.when_none", text(WHEN_NONE.name(lag.when_none))),
         ("limits.login_timeout", time(limits.login_timeout)),
         ("limits.drain_timeout", time(limits.drain_timeout)),
+        ("limits.takeover_timeout", time(limits.takeover_timeout)),
         ("limits.max_statement_bytes", bytes(limits.max_statement_bytes)),
         ("limits.statement_cache_bytes", bytes(limits.statement_cache_bytes)),
     ]

@@ -43,6 +43,9 @@ pub struct Config {
 pub struct Listen {
     /// Where the PostgreSQL protocol is served. Default `127.0.0.1:6432`. Needs a restart.
     pub address: SocketAddr,
+    /// Unix socket on which this process offers its listening sockets to the next one; without it there is no
+    /// `--takeover`. Default: none. Needs a restart.
+    pub takeover: Option<PathBuf>,
     /// Whether clients may or must use TLS. Default `off`.
     pub tls: TlsMode,
     /// PEM file with the server's certificate chain; needed unless `tls` is `off`.
@@ -305,6 +308,8 @@ pub struct Limits {
     pub login_timeout: Duration,
     /// How long SIGTERM lets running transactions go on. Default 30 s.
     pub drain_timeout: Duration,
+    /// How long clients may stay with a process that another one has taken over from. Default 1 day.
+    pub takeover_timeout: Duration,
     /// The longest statement text that is held whole to be understood, in bytes; a longer one goes
     /// to the primary unread. Default 1 MiB.
     pub max_statement_bytes: usize,

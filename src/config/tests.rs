@@ -71,6 +71,7 @@ fn the_reference_loads_and_shows_the_defaults() {
     let mut least = valid(LEAST);
     assert!(reference.shards[0].nodes.iter().any(|node| node.weight == 2));
     // Where the reference gives an example, there is no default.
+    least.listen.takeover = reference.listen.takeover.clone();
     least.listen.cert = reference.listen.cert.clone();
     least.listen.key = reference.listen.key.clone();
     least.audit.file = reference.audit.file.clone();
@@ -87,6 +88,7 @@ type Probe = fn(&Config) -> bool;
 fn probes() -> Vec<(&'static str, &'static str, Probe)> {
     vec![
         ("listen.address", "'127.0.0.2:7000'", |c| c.listen.address == address("127.0.0.2:7000")),
+        ("listen.takeover", "'/run/t.sock'", |c| c.listen.takeover == Some(PathBuf::from("/run/t.sock"))),
         ("listen.tls", "'prefer'", |c| c.listen.tls == TlsMode::Prefer),
         ("listen.cert", "'a.crt'", |c| c.listen.cert == Some(PathBuf::from("/etc/pgsluice/a.crt"))),
         ("listen.key", "'/b.key'", |c| c.listen.key == Some(PathBuf::from("/b.key"))),
@@ -132,6 +134,7 @@ fn probes() -> Vec<(&'static str, &'static str, Probe)> {
         ("lag.when_none", "'error'", |c| c.lag.when_none == WhenNone::Error),
         ("limits.login_timeout", "'7s'", |c| c.limits.login_timeout == Duration::from_secs(7)),
         ("limits.drain_timeout", "'0s'", |c| c.limits.drain_timeout == Duration::ZERO),
+        ("limits.takeover_timeout", "'1h'", |c| c.limits.takeover_timeout == Duration::from_secs(3600)),
         ("limits.max_statement_bytes", "'64KiB'", |c| c.limits.max_statement_bytes == 65536),
         ("limits.statement_cache_bytes", "7654321", |c| c.limits.statement_cache_bytes == 7_654_321),
         ("databases.name", "'shop'", |c| c.databases == [Database { name: "shop".to_owned() }]),

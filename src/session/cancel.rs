@@ -17,6 +17,7 @@ use rand::RngCore;
 use tokio::sync::{oneshot, watch};
 
 use crate::pool::ServerConnection;
+use crate::takeover::Predecessor;
 use crate::topology::Node;
 use crate::wire::startup::CancelKey;
 
@@ -27,6 +28,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct CancelRegistry {
     slots: Mutex<HashMap<i32, Arc<CancelSlot>>>,
+    /// Who is asked about keys that are not known here.
+    predecessor: Mutex<Option<Predecessor>>,
 }
 
 /// One session's key, and what it runs.
@@ -80,9 +83,20 @@ impl CancelRegistry {
     /// reached are all answered alike: not at all.
     pub async fn cancel(&self, key: &CancelKey) {
         let slot = lock(&self.slots).get(&key.pid).filter(|slot| slot.key == *key).map(Arc::clone);
-        if let Some(slot) = slot {
-            slot.pass_on().await;
+        match slot {
+            Some(slot) => slot.pass_on().await,
+            None => {
+                let predecessor = lock(&self.predecessor).clone();
+                if let Some(predecessor) = predecessor {
+                    predecessor.cancel(key).await;
+                }
+            }
         }
+    }
+
+    /// This process has taken over from another one, which still has clients.
+    pub fn follow(&self, predecessor: Predecessor) {
+        *lock(&self.predecessor) = Some(predecessor);
     }
 }
 

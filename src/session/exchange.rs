@@ -119,6 +119,8 @@ pub enum Event {
     },
     /// `EmptyQueryResponse` or `PortalSuspended` for the client.
     Answered,
+    /// What was executed before could not be committed: [`Event::Failed`] follows.
+    Undone,
     /// The client is told this in place of the server's error; [`Event::Failed`] follows.
     Refused(ErrorReply),
     /// `ReadyForQuery` for the client.
@@ -341,6 +343,9 @@ impl Exchange {
                 Verdict::Replace(reply)
             }
             _ => {
+                if sent == Sent::Sync {
+                    self.events.push(Event::Undone);
+                }
                 self.events.push(Event::Failed(failure(body)));
                 Verdict::Pass
             }

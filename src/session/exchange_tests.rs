@@ -49,7 +49,7 @@ fn a_tail_ends_the_message_before_it() {
     exchange.expect(Sent::Query, Audience::Proxy(Purpose::Tail));
     let script: [(u8, &[u8]); 4] = [(b'C', b"RESET\0"), (b'Z', b"I"), (b'C', b"SET\0"), (b'Z', b"I")];
     assert_eq!(replay(&mut exchange, &script), [Verdict::Pass, Verdict::Drop, Verdict::Drop, Verdict::Pass]);
-    assert_eq!(exchange.take_events(), [Event::Completed { rows: 1 }, Event::Ready(TransactionStatus::Idle)]);
+    assert_eq!(exchange.take_events(), [Event::Completed { rows: 0 }, Event::Ready(TransactionStatus::Idle)]);
     assert!(exchange.is_answered());
 }
 

@@ -38,6 +38,8 @@ struct Run {
     statements: usize,
     source: Source,
     is_read: bool,
+    /// All of a text, and not one statement of it.
+    is_text: bool,
 }
 
 /// A run's text, where the audit log wants it as it came.
@@ -90,6 +92,13 @@ impl Ledger {
         self.close_next(rows, None);
     }
 
+    /// The last statement that was answered is about to fail after all: its transaction could not be committed.
+    pub(super) fn reopen(&mut self) {
+        if let Some(last) = self.outcomes.pop() {
+            self.next = (last.run, last.statement);
+        }
+    }
+
     /// The next statement has failed.
     pub(super) fn failed(&mut self, sqlstate: [u8; 5]) {
         self.close_next(0, Some(sqlstate));
@@ -98,8 +107,10 @@ impl Ledger {
     fn close_next(&mut self, rows: u64, sqlstate: Option<[u8; 5]>) {
         let (run, statement) = self.next;
         let Some(Run { statements, .. }) = self.runs.get(run) else {
-            // A rule, or a text that was not read, makes more answers than statements: they are the last one's.
-            if let Some(last) = self.outcomes.last_mut() {
+            // A rule, or a text that was not read, makes more answers than statements: they are the last one's. What
+            // fails behind the last of a pipeline is no run.
+            let is_text = self.runs.last().is_some_and(|run| run.is_text);
+            if let Some(last) = self.outcomes.last_mut().filter(|_| is_text) {
                 last.rows += rows;
                 last.sqlstate = last.sqlstate.or(sqlstate);
             }
@@ -135,7 +146,7 @@ impl Session {
         let wants_text = self.proxy.audit.wants_full_texts();
         let source = if wants_text { Source::Text(text.into()) } else { Source::Unknown };
         let statements = analysis.statements.len().max(1);
-        self.ledger.add(Run { analysis: Arc::clone(analysis), statements, source, is_read });
+        self.ledger.add(Run { analysis: Arc::clone(analysis), statements, source, is_read, is_text: true });
     }
 
     /// A portal of a prepared statement is sent to be run; `None`: of no text that is known.
@@ -147,13 +158,19 @@ impl Session {
         }
         let wants_text = self.proxy.audit.wants_full_texts();
         let source = if wants_text { Source::Prepared(Arc::clone(prepared)) } else { Source::Unknown };
-        self.ledger.add(Run { analysis: Arc::clone(&prepared.analysis), statements: 1, source, is_read });
+        self.ledger.add(Run {
+            analysis: Arc::clone(&prepared.analysis),
+            statements: 1,
+            source,
+            is_read,
+            is_text: false,
+        });
     }
 
     /// Something without a text that was read is sent to be run.
     pub(super) fn note_unread(&mut self) {
-        let run = Run { analysis: Arc::new(unread()), statements: 1, source: Source::Unknown, is_read: false };
-        self.ledger.add(run);
+        let (analysis, source) = (Arc::new(unread()), Source::Unknown);
+        self.ledger.add(Run { analysis, statements: 1, source, is_read: false, is_text: true });
     }
 
     /// A replica has refused the statement whose answer was the last to come, as a write.
@@ -276,5 +293,80 @@ impl Run {
             text
         };
         Some((&*String::from_utf8_lossy(one.get(..MAX_FULL_TEXT).unwrap_or(one))).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::analyse;
+
+    fn ledger(texts: &[(&str, bool)]) -> Ledger {
+        let mut ledger = Ledger::default();
+        ledger.begin(Instant::now());
+        for (text, is_text) in texts {
+            let analysis = Arc::new(analyse(text));
+            let statements = if *is_text { analysis.statements.len().max(1) } else { 1 };
+            let source = Source::Unknown;
+            ledger.add(Run { analysis, statements, source, is_read: true, is_text: *is_text });
+        }
+        ledger
+    }
+
+    /// Run, statement, rows, and whether it failed.
+    fn outcomes(ledger: &Ledger) -> Vec<(usize, usize, u64, bool)> {
+        let of = |outcome: &Outcome| (outcome.run, outcome.statement, outcome.rows, outcome.sqlstate.is_some());
+        ledger.outcomes.iter().map(of).collect()
+    }
+
+    #[test]
+    fn each_answer_is_the_next_statements() {
+        let mut text = ledger(&[("SELECT 1; SELECT 2; SELECT 3", true)]);
+        text.answered(1);
+        text.failed(*b"22012");
+        text.close_rest(End::Answered);
+        assert_eq!(outcomes(&text), [(0, 0, 1, false), (0, 1, 0, true)], "the third is passed over");
+
+        let mut pipeline = ledger(&[("SELECT 1", false), ("SELECT 2", false), ("SELECT 3", false)]);
+        pipeline.answered(7);
+        pipeline.failed(*b"22012");
+        pipeline.close_rest(End::Answered);
+        assert_eq!(outcomes(&pipeline), [(0, 0, 7, false), (1, 0, 0, true)]);
+
+        let mut call = ledger(&[("SELECT 1", true)]);
+        call.close_rest(End::Answered);
+        assert_eq!(outcomes(&call), [(0, 0, 0, false)], "a function call has no tag");
+    }
+
+    #[test]
+    fn what_fails_behind_the_last_run() {
+        // A Parse.
+        let mut parse = ledger(&[("INSERT INTO t VALUES (1)", false)]);
+        parse.answered(1);
+        parse.failed(*b"42601");
+        assert_eq!(outcomes(&parse), [(0, 0, 1, false)]);
+        // The Sync, which commits.
+        let mut sync = ledger(&[("INSERT INTO t VALUES (1)", false)]);
+        sync.answered(1);
+        sync.reopen();
+        sync.failed(*b"23503");
+        assert_eq!(outcomes(&sync), [(0, 0, 0, true)]);
+        // A text of more statements than it was taken for.
+        let mut unread = ledger(&[("SELECT 1", true)]);
+        unread.answered(1);
+        unread.answered(2);
+        unread.failed(*b"22012");
+        assert_eq!(outcomes(&unread), [(0, 0, 3, true)]);
+    }
+
+    #[test]
+    fn what_was_lost_counts_and_what_is_cleared_does_not() {
+        let mut lost = ledger(&[("SELECT 1", false), ("SELECT 2", false)]);
+        lost.answered(1);
+        lost.close_rest(End::Lost);
+        assert_eq!(outcomes(&lost), [(0, 0, 1, false), (1, 0, 0, true)]);
+        lost.clear();
+        lost.close_rest(End::Lost);
+        assert!(outcomes(&lost).is_empty());
     }
 }

@@ -348,6 +348,7 @@ impl Session {
                     self.ledger.answered(rows);
                 }
                 Event::Answered => self.ledger.answered(0),
+                Event::Undone => self.ledger.reopen(),
                 Event::Ready(status) => {
                     self.status = status;
                     self.in_batch = false;
