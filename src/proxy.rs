@@ -16,8 +16,8 @@ use crate::audit::{Audit, AuditError, Event};
 use crate::config::Config;
 use crate::monitor::{Catalogs, Monitor, MonitorHandle};
 use crate::pool::{Pools, Reported, Settings};
-use crate::route::{Horizon, Reason};
-use crate::session::{CancelRegistry, Statements, Verifiers, accept};
+use crate::route::{Horizon, Reason, SessionKeys};
+use crate::session::{Clients, Gate, Statements, Verifiers, accept};
 use crate::sql::AnalysisCache;
 use crate::statistics::StatementTable;
 use crate::telemetry::metrics::{ClientState, PoolMetrics, ProxyMetrics, ReloadOutcome, ServerState, ShardMetrics};
@@ -47,8 +47,12 @@ pub struct Proxy {
     pub statements: Statements,
     /// What each statement has cost.
     pub statistics: StatementTable,
-    /// Who can be cancelled.
-    pub cancels: Arc<CancelRegistry>,
+    /// What sessions with one key have seen.
+    pub session_keys: SessionKeys,
+    /// Who is logged in.
+    pub clients: Arc<Clients>,
+    /// What PAUSE closes.
+    pub gate: Arc<Gate>,
     /// Users' salted passwords.
     pub verifiers: Verifiers,
     /// The control plane.
@@ -60,7 +64,7 @@ pub struct Proxy {
     /// Counters and histograms.
     pub metrics: ProxyMetrics,
     /// How many clients there are.
-    pub clients: ClientCounts,
+    pub client_counts: ClientCounts,
     shard_metrics: ShardMetrics,
     reasons: HashMap<Reason, usize>,
     databases: Mutex<HashMap<Arc<str>, Arc<Database>>>,
@@ -71,7 +75,7 @@ pub struct Proxy {
 
 impl std::fmt::Debug for Proxy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Proxy").field("clients", &self.clients).finish_non_exhaustive()
+        f.debug_struct("Proxy").field("clients", &self.client_counts).finish_non_exhaustive()
     }
 }
 
@@ -82,9 +86,7 @@ pub struct ClientCounts {
     pub login: AtomicUsize,
     /// Logged in.
     pub all: AtomicUsize,
-    /// With a server connection.
-    pub active: AtomicUsize,
-    /// Waiting for one.
+    /// Waiting for a server connection.
     pub waiting: AtomicUsize,
 }
 
@@ -108,13 +110,15 @@ impl Proxy {
             analyses: AnalysisCache::new(cache_bytes),
             statements: Statements::default(),
             statistics: StatementTable::new(max_statements),
-            cancels: Arc::default(),
+            session_keys: SessionKeys::default(),
+            clients: Arc::default(),
+            gate: Arc::default(),
             verifiers: Verifiers::default(),
             monitor: Monitor::spawn(Arc::clone(&config), Arc::clone(&topology), audit.clone()),
             tls: ArcSwapOption::from_pointee(tls),
             audit,
             metrics,
-            clients: ClientCounts::default(),
+            client_counts: ClientCounts::default(),
             shard_metrics: ShardMetrics::new(&shard, &names),
             reasons: Reason::all().enumerate().map(|(index, reason)| (reason, index)).collect(),
             databases: Mutex::default(),
@@ -295,12 +299,14 @@ impl Proxy {
     #[expect(clippy::cast_precision_loss, reason = "gauges are floats, and counts of clients small")]
     fn show_clients(&self) {
         let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
-        let (active, waiting) = (count(&self.clients.active), count(&self.clients.waiting));
-        let idle = count(&self.clients.all).saturating_sub(active + waiting);
+        let held = self.gate.waiting();
+        let waiting = count(&self.client_counts.waiting);
+        let active = self.gate.inside().saturating_sub(waiting);
+        let idle = count(&self.client_counts.all).saturating_sub(active + waiting + held);
         for (state, value) in [
-            (ClientState::Login, count(&self.clients.login)),
+            (ClientState::Login, count(&self.client_counts.login)),
             (ClientState::Active, active),
-            (ClientState::Waiting, waiting),
+            (ClientState::Waiting, waiting + held),
             (ClientState::Idle, idle),
         ] {
             self.metrics.clients(state).set(value as f64);
@@ -376,14 +382,14 @@ impl ClientSlot {
     /// `None` when there are `limit` already.
     pub fn take(proxy: &Arc<Proxy>, limit: usize) -> Option<Self> {
         let take = |taken: usize| (taken < limit).then_some(taken + 1);
-        proxy.clients.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
+        proxy.client_counts.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
         Some(Self(Arc::clone(proxy)))
     }
 }
 
 impl Drop for ClientSlot {
     fn drop(&mut self) {
-        self.0.clients.all.fetch_sub(1, Ordering::Relaxed);
+        self.0.client_counts.all.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

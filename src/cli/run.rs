@@ -125,7 +125,7 @@ impl Server {
             succession::wait_until_ready(&self.proxy).await?;
         }
         let Self { address, http_address, proxy, listener, http_listener, state, serving } = self;
-        let (offer, mut orders) = Offer::new(&listener, &http_listener, Arc::clone(&proxy.cancels))?;
+        let (offer, mut orders) = Offer::new(&listener, &http_listener, Arc::clone(&proxy.clients))?;
         let (stop_http, stopped) = tokio::sync::oneshot::channel::<()>();
         let mut stop_http = Some(stop_http);
         let http = tokio::spawn(http::serve(http_listener, state, async {

@@ -60,7 +60,7 @@ pub(super) async fn begin(
     let took_over_from = serving.as_ref().map(|serving| serving.from);
     if let Some(serving) = serving {
         match serving.tell().await {
-            Ok(predecessor) => proxy.cancels.follow(predecessor),
+            Ok(predecessor) => proxy.clients.follow(predecessor),
             // The sockets are here, so clients are served in any case.
             Err(error) => tracing::error!(%error, "whether the other process still accepts clients is not known"),
         }
@@ -81,7 +81,7 @@ pub(super) async fn begin(
 /// Another process serves: accepts nobody any more, and says so.
 pub(super) async fn retire(proxy: &Proxy, order: HandOver) {
     proxy.retire().await;
-    let clients = proxy.clients.all.load(Ordering::Relaxed);
+    let clients = proxy.client_counts.all.load(Ordering::Relaxed);
     tracing::info!(
         to = order.to,
         clients,

@@ -57,7 +57,7 @@ pub(super) const POOL: SectionKeys = SectionKeys {
     later: &[],
 };
 pub(super) const CONSISTENCY: SectionKeys =
-    SectionKeys { name: "consistency", keys: &["level", "wait"], later: &["max_staleness"] };
+    SectionKeys { name: "consistency", keys: &["level", "max_staleness", "wait", "allow_hints"], later: &[] };
 pub(super) const LAG: SectionKeys = SectionKeys {
     name: "lag",
     keys: &[

@@ -31,5 +31,6 @@ mod tests;
 pub use error::{ConfigErrors, Mistake, Place};
 pub use schema::*;
 pub use secret::Secret;
+pub use sections::HINTS;
 pub use warnings::Warning;
 pub use watch::{ConfigWatcher, WatchError};

@@ -123,6 +123,8 @@ fn probes() -> Vec<(&'static str, &'static str, Probe)> {
         ("pool.max_lifetime", "'1h 30m'", |c| c.pool.max_lifetime == Duration::from_secs(5400)),
         ("pool.idle_timeout", "'7m'", |c| c.pool.idle_timeout == Duration::from_secs(420)),
         ("consistency.level", "'eventual'", |c| c.consistency.level == ConsistencyLevel::Eventual),
+        ("consistency.max_staleness", "'7s'", |c| c.consistency.max_staleness == Duration::from_secs(7)),
+        ("consistency.allow_hints", "['route']", |c| c.consistency.allow_hints == ["route"]),
         ("consistency.wait", "'7ms'", |c| c.consistency.wait == Duration::from_millis(7)),
         ("lag.poll_interval", "'7ms'", |c| c.lag.poll_interval == Duration::from_millis(7)),
         ("lag.poll_timeout", "'700ms'", |c| c.lag.poll_timeout == Duration::from_millis(700)),

@@ -13,16 +13,17 @@ use pgwire::messages::startup::{Authentication, BackendKeyData, NegotiateProtoco
 use tokio::net::TcpStream;
 
 use super::auth::{self, Rejection};
+use super::clients::Who;
 use super::ledger::Ledger;
 use super::overhead::Overhead;
 use super::prepared::ClientStatements;
 use super::relay::Tally;
 use super::serve::GOODBYE_LIMIT;
 use super::tracked::Tracked;
-use super::understand::object_to_setting;
+use super::wish::object_to_setting;
 use super::{Fault, Session};
 use crate::audit::{Event, Name};
-use crate::config::{AuthMethod, TlsMode};
+use crate::config::{AuthMethod, Config, TlsMode};
 use crate::pool::{Identity, Reported, SettingValue, Settings};
 use crate::proxy::{ClientSlot, Proxy};
 use crate::route::{Demand, Horizon, Reason};
@@ -42,7 +43,7 @@ const MAX_PACKETS: usize = 3;
 /// Serves one connection from its first byte to its last.
 pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream) {
     let mut link = Link::new(Stream::Plain(stream), BytesMut::new());
-    let peer = link.peer();
+    let peer = link.peer_address();
     let limit = proxy.config.load().limits.login_timeout;
     let mut claim = None;
     let counted = LoggingIn::new(&proxy);
@@ -70,19 +71,19 @@ pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream) {
     }
 }
 
-/// One of the clients that have not logged in yet, in `proxy.clients.login`.
+/// One of the clients that have not logged in yet, in `proxy.client_counts.login`.
 struct LoggingIn(Arc<Proxy>);
 
 impl LoggingIn {
     fn new(proxy: &Arc<Proxy>) -> Self {
-        proxy.clients.login.fetch_add(1, Ordering::Relaxed);
+        proxy.client_counts.login.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(proxy))
     }
 }
 
 impl Drop for LoggingIn {
     fn drop(&mut self) {
-        self.0.clients.login.fetch_sub(1, Ordering::Relaxed);
+        self.0.client_counts.login.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -107,7 +108,7 @@ async fn say_goodbye(mut link: Link, reply: &ErrorReply) {
 struct Login {
     identity: Identity,
     startup: Arc<Settings>,
-    registration: super::cancel::Registration,
+    registration: super::clients::Registration,
     reported: Reported,
     slot: ClientSlot,
     /// How it proved who it is.
@@ -125,7 +126,7 @@ async fn log_in(proxy: &Arc<Proxy>, link: &mut Link, claim: &mut Option<Claim>) 
                 link.flush().await.map_err(|_| Rejection::Gone)?;
             }
             Packet::Cancel(key) => {
-                proxy.cancels.cancel(&key).await;
+                proxy.clients.cancel(&key).await;
                 return Ok(None);
             }
             Packet::Startup(request) => {
@@ -210,10 +211,13 @@ async fn greet(proxy: &Arc<Proxy>, link: &mut Link, request: Request, is_encrypt
         AuthMethod::ScramSha256 => auth::scram(link, &proxy.verifiers, &config, &request.user).await?,
         AuthMethod::Trust => {}
     }
+    let startup = Arc::new(startup_settings(&request, &config)?);
+    let identity = Identity { user: request.user.into(), database: request.database.into() };
+    let who = Who { identity: identity.clone(), address: link.peer_address(), is_encrypted };
     let login = Login {
-        startup: Arc::new(startup_settings(&request)?),
-        identity: Identity { user: request.user.into(), database: request.database.into() },
-        registration: proxy.cancels.register(request.minor_version >= 2),
+        startup,
+        identity,
+        registration: proxy.clients.register(request.minor_version >= 2, Some(who)),
         reported: Reported::new(),
         slot,
         method: config.auth.method.name(),
@@ -234,10 +238,10 @@ fn negotiate_version(link: &mut Link, request: &Request) -> Result<(), Rejection
 }
 
 /// The settings of the startup packet.
-fn startup_settings(request: &Request) -> Result<Settings, Rejection> {
+fn startup_settings(request: &Request, config: &Config) -> Result<Settings, Rejection> {
     let mut values = BTreeMap::new();
     for (name, value) in &request.settings {
-        if let Some(reply) = object_to_setting(name, &crate::pool::quote_literal(value)) {
+        if let Some(reply) = object_to_setting(name, &crate::pool::quote_literal(value), config) {
             return Err(Rejection::Told(reply));
         }
         values.insert(name.as_str().into(), SettingValue::Text(value.as_str().into()));
@@ -281,7 +285,7 @@ impl Login {
             Arc::clone(proxy),
             self.identity.clone(),
             Link::new(Stream::Nobody, BytesMut::new()),
-            proxy.cancels.register(false),
+            proxy.clients.register(false, None),
             Arc::clone(&self.startup),
             Reported::new(),
             None,
@@ -304,11 +308,13 @@ impl Login {
     }
 
     fn into_session(self, proxy: Arc<Proxy>, link: Link, peer: Option<SocketAddr>) -> Session {
+        let slot = Some(self.slot);
         let mut session =
-            Session::new(proxy, self.identity, link, self.registration, self.startup, self.reported, Some(self.slot));
+            Session::new(proxy, self.identity, link, self.registration, self.startup, self.reported, slot);
         session.peer = peer;
         let (method, tls) = (self.method, self.is_encrypted);
         session.proxy.audit.tell(Event::Login { who: session.who(), method, tls });
+        session.adopt_own_settings();
         session
     }
 }
@@ -318,7 +324,7 @@ impl Session {
         proxy: Arc<Proxy>,
         identity: Identity,
         client: Link,
-        registration: super::cancel::Registration,
+        registration: super::clients::Registration,
         startup: Arc<Settings>,
         reported: Reported,
         slot: Option<ClientSlot>,
@@ -331,6 +337,9 @@ impl Session {
             peer: None,
             registration,
             statements: ClientStatements::default(),
+            inside: None,
+            adopted: Arc::default(),
+            shared: None,
             tracked: Tracked::new(startup),
             reported,
             horizon: Horizon::default(),

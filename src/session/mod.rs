@@ -11,11 +11,14 @@ mod attach;
 mod auth;
 mod bring;
 mod cancel;
+mod clients;
 mod conclude;
 mod exchange;
+mod gate;
 mod gather;
 mod ledger;
 mod overhead;
+mod own;
 mod part;
 mod prepared;
 mod relay;
@@ -24,15 +27,16 @@ mod serve;
 mod tracked;
 mod translate;
 mod understand;
+mod wish;
 
 pub use accept::accept;
 pub use auth::Verifiers;
-pub use cancel::CancelRegistry;
+pub use clients::{ClientView, Clients};
+pub use gate::Gate;
 pub use prepared::Statements;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use exchange::{Audience, Exchange};
@@ -46,7 +50,7 @@ use tracked::Tracked;
 use crate::audit::Who;
 use crate::pool::{Checkout, Identity, Reported, Settings};
 use crate::proxy::{ClientSlot, Database, Proxy};
-use crate::route::{Horizon, Reason};
+use crate::route::{Horizon, Reason, SessionKey};
 use crate::sql::{Analysis, Pin};
 use crate::topology::{Outstanding, Position, Role};
 use crate::wire::backend::TransactionStatus;
@@ -61,9 +65,15 @@ pub struct Session {
     client: Link,
     /// Where it connected from; none where nobody is behind the session.
     peer: Option<SocketAddr>,
-    registration: cancel::Registration,
+    registration: clients::Registration,
+    /// While it is doing something, or a transaction is open.
+    inside: Option<gate::Inside>,
     statements: ClientStatements,
     tracked: Tracked,
+    /// The settings that [`Session::adopt_own_settings`] has seen last.
+    adopted: Arc<Settings>,
+    /// Under which key it shares what it has seen: `pgsluice.session_key`.
+    shared: Option<SessionKey>,
     /// What the client was told of the server's settings.
     reported: Reported,
     horizon: Horizon,
@@ -138,24 +148,6 @@ struct Attached {
     last_words: Option<Box<[u8]>>,
     input_limit: usize,
     _outstanding: Outstanding,
-    _counted: Counted,
-}
-
-/// One of the clients that are doing something, in `proxy.clients.active`.
-#[derive(Debug)]
-struct Counted(Arc<Proxy>);
-
-impl Counted {
-    fn active(proxy: &Arc<Proxy>) -> Self {
-        proxy.clients.active.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(proxy))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.clients.active.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// Why a session ends before its client says goodbye.

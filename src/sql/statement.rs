@@ -3,7 +3,9 @@
 //! An [`Analysis`] is made once for each distinct text and shared by all who send it. It holds names
 //! and facts, nothing of a parser's tree, so that the parser can be another one tomorrow.
 
+use super::hint::Hint;
 use std::{
+    fmt,
     ops::Range,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
@@ -13,6 +15,8 @@ use std::{
 pub struct Analysis {
     /// In the text's order; empty for an empty text.
     pub statements: Box<[Statement]>,
+    /// What stands in a comment in front of them for pgsluice.
+    pub hints: Box<[Hint]>,
     refused_by_standby: AtomicBool,
     places: Box<[AtomicU64]>,
 }
@@ -32,7 +36,13 @@ impl Analysis {
         let statements = statements.into();
         // An empty text is run, and counted, like any other.
         let places = (0..statements.len().clamp(1, MAX_PLACES)).map(|_| AtomicU64::new(0)).collect();
-        Self { statements, refused_by_standby: AtomicBool::new(false), places }
+        Self { statements, hints: [].into(), refused_by_standby: AtomicBool::new(false), places }
+    }
+
+    /// With these in front.
+    #[must_use]
+    pub fn with_hints(self, hints: Box<[Hint]>) -> Self {
+        Self { hints, ..self }
     }
 
     /// A standby has refused this text as a write (25006): it goes to the primary from now on.
@@ -49,6 +59,11 @@ impl Analysis {
     /// here; 0 at first. Means nothing to anybody else.
     pub fn places(&self) -> &[AtomicU64] {
         &self.places
+    }
+
+    /// Whether pgsluice itself knows the answer.
+    pub fn is_own(&self) -> bool {
+        matches!(&*self.statements, [only] if matches!(only.kind, Kind::ExplainRoute | Kind::ShowOwn { .. }))
     }
 
     /// Whether a statement in it changes the catalog.
@@ -112,6 +127,15 @@ pub struct Name {
     pub name: Box<str>,
 }
 
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.schema {
+            Some(schema) => write!(f, "{schema}.{}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
 /// What a statement does, as far as routing and session state care.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
@@ -169,6 +193,13 @@ pub enum Kind {
     },
     /// LISTEN, UNLISTEN.
     Listen,
+    /// `EXPLAIN ROUTE`: pgsluice's own.
+    ExplainRoute,
+    /// `SHOW pgsluice.…`: pgsluice's own.
+    ShowOwn {
+        /// The parameter's name without `pgsluice.`, in lower case.
+        name: Box<str>,
+    },
 }
 
 /// The modes of BEGIN and SET TRANSACTION.
@@ -241,6 +272,24 @@ pub enum Pin {
     Library,
 }
 
+impl Pin {
+    /// All of them, for metrics that list a closed set.
+    pub const ALL: [Self; 6] =
+        [Self::Temporary, Self::HoldCursor, Self::Listen, Self::AdvisoryLock, Self::Prepare, Self::Library];
+
+    /// Label value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Temporary => "temporary",
+            Self::HoldCursor => "hold_cursor",
+            Self::Listen => "listen",
+            Self::AdvisoryLock => "advisory_lock",
+            Self::Prepare => "prepare",
+            Self::Library => "library",
+        }
+    }
+}
+
 /// Why a statement belongs on the primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PrimaryCause {
@@ -310,6 +359,26 @@ impl PrimaryCause {
             Self::Unlogged => "unlogged",
             Self::SessionState => "session_state",
             Self::Unparsed => "unparsed",
+        }
+    }
+
+    /// In words, for whoever asks why.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Write => "it changes rows",
+            Self::Ddl => "it changes a catalog",
+            Self::Utility => "a command that is not known to be harmless on a standby",
+            Self::LockingClause => "it locks rows (FOR UPDATE, FOR SHARE ...)",
+            Self::DataModifyingCte => "a WITH clause changes rows",
+            Self::VolatileFunction => "it calls a function that may write (VOLATILE), itself or through a view",
+            Self::UnknownFunction => "it calls a function that the catalog does not know (yet)",
+            Self::ServerFunction => "it asks about, or acts on, one server",
+            Self::AdvisoryLock => "an advisory lock on a replica would hold up nobody",
+            Self::SequenceState => "only the server session that ran nextval knows",
+            Self::ServerRelation => "it reads a view about one server",
+            Self::Unlogged => "standbys do not have temporary and unlogged tables",
+            Self::SessionState => "it leaves state in the server session",
+            Self::Unparsed => "the parser could not parse it",
         }
     }
 }

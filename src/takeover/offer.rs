@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use super::message::{Line, Message};
-use crate::session::CancelRegistry;
+use crate::session::Clients;
 use crate::wire::startup::CancelKey;
 
 /// How long the other process may take to get ready.
@@ -52,7 +52,7 @@ pub struct Offer {
     listener: OwnedFd,
     http: OwnedFd,
     addresses: (SocketAddr, SocketAddr),
-    cancels: Arc<CancelRegistry>,
+    clients: Arc<Clients>,
     orders: mpsc::Sender<HandOver>,
 }
 
@@ -64,14 +64,14 @@ impl Offer {
     pub fn new(
         listener: &TcpListener,
         http: &TcpListener,
-        cancels: Arc<CancelRegistry>,
+        clients: Arc<Clients>,
     ) -> io::Result<(Self, mpsc::Receiver<HandOver>)> {
         let (orders, receiver) = mpsc::channel(1);
         let offer = Self {
             addresses: (listener.local_addr()?, http.local_addr()?),
             listener: listener.as_fd().try_clone_to_owned()?,
             http: http.as_fd().try_clone_to_owned()?,
-            cancels,
+            clients,
             orders,
         };
         Ok((offer, receiver))
@@ -134,7 +134,7 @@ impl Offer {
     }
 
     async fn hand_over(self, socket: UnixListener, line: Line, to: i32) {
-        let Self { cancels, orders, listener, http, .. } = self;
+        let Self { clients, orders, listener, http, .. } = self;
         let (done, stopped) = oneshot::channel();
         // Where nobody hears this the process ends, and accepts nobody any more either.
         let _ = orders.send(HandOver { to, done }).await;
@@ -142,15 +142,15 @@ impl Offer {
         // Sockets of which a copy stayed open here would go on to queue clients if the other process ended.
         drop((listener, http, socket));
         if line.send(&Message::Done, &[]).await.is_ok() {
-            pass_on_cancels(line, &cancels).await;
+            pass_on_cancels(line, &clients).await;
         }
     }
 }
 
 /// The other process is asked by clients of this one; until it ends, or is taken over from and drains.
-async fn pass_on_cancels(mut line: Line, cancels: &CancelRegistry) {
+async fn pass_on_cancels(mut line: Line, clients: &Clients) {
     while let Ok((Message::Cancel { pid, secret }, _)) = line.receive().await {
-        cancels.cancel(&CancelKey { pid, secret: secret.into() }).await;
+        clients.cancel(&CancelKey { pid, secret: secret.into() }).await;
         if line.send(&Message::Cancelled, &[]).await.is_err() {
             return;
         }

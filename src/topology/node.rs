@@ -187,6 +187,12 @@ impl Node {
         known(self.lag_micros.load(Ordering::Relaxed)).map(Duration::from_micros)
     }
 
+    /// How old what a replica shows may be at `now`: its lag when it was last heard of, and the time since then.
+    /// `None` is unknown.
+    pub fn staleness(&self, now: Instant) -> Option<Duration> {
+        Some(self.lag()? + now.saturating_duration_since(self.sample()?.asked_at))
+    }
+
     /// Bytes of WAL between the primary's position and this one's; `None` is unknown.
     pub fn lag_bytes(&self) -> Option<u64> {
         known(self.lag_bytes.load(Ordering::Relaxed))

@@ -7,6 +7,7 @@
 //! bounded whatever the size of an answer.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -37,11 +38,6 @@ pub struct Link {
 }
 
 impl Link {
-    /// Who is at the other end, where the system can say.
-    pub fn peer(&self) -> Option<std::net::SocketAddr> {
-        self.stream.peer()
-    }
-
     /// Over a connection whose first bytes (`input`) may have been read already.
     pub fn new(stream: Stream, input: BytesMut) -> Self {
         Self { stream, input, output: BytesMut::new(), ready: 0, unread: 0, ignored: 0, needs_flush: false }
@@ -54,6 +50,16 @@ impl Link {
             other => other,
         };
         Ok(())
+    }
+
+    /// Where the peer is, while it is there.
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        self.stream.peer_address()
+    }
+
+    /// The connection itself, and what of its bytes has been read already.
+    pub fn into_parts(self) -> (Stream, BytesMut) {
+        (self.stream, self.input)
     }
 
     /// Whether everything for this peer has been handed to the transport.

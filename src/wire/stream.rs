@@ -1,6 +1,7 @@
 //! A connection's transport: TCP, or TLS over it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -20,8 +21,8 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Who is at the other end, where the system can say.
-    pub(super) fn peer(&self) -> Option<std::net::SocketAddr> {
+    /// Where the peer is, while it is there.
+    pub fn peer_address(&self) -> Option<SocketAddr> {
         match self {
             Self::Plain(stream) => stream.peer_addr().ok(),
             Self::Tls(stream) => stream.get_ref().0.peer_addr().ok(),
