@@ -81,6 +81,7 @@ fn config_for(cluster: &Cluster, servers: &[Server]) -> Config {
     Config {
         listen: config::Listen {
             address: "127.0.0.1:0".parse().unwrap(),
+            takeover: None,
             tls: config::TlsMode::Off,
             cert: None,
             key: None,
@@ -88,6 +89,17 @@ fn config_for(cluster: &Cluster, servers: &[Server]) -> Config {
         },
         http: config::Http { address: "127.0.0.1:0".parse().unwrap() },
         log: config::Log { format: config::LogFormat::Text, level: "info".into() },
+        audit: config::Audit {
+            file: None,
+            events: Vec::new(),
+            statements: Vec::new(),
+            tables: Vec::new(),
+            text: config::AuditText::None,
+            rotate_size: 1 << 20,
+            rotate_keep: 1,
+            queue: 1 << 20,
+        },
+        statements: config::Statements { max: 10 },
         auth: config::Auth { method: config::AuthMethod::Trust, users: Vec::new() },
         pool: config::Pool {
             mode: config::PoolMode::Transaction,
@@ -116,6 +128,7 @@ fn config_for(cluster: &Cluster, servers: &[Server]) -> Config {
         limits: config::Limits {
             login_timeout: seconds(15),
             drain_timeout: seconds(30),
+            takeover_timeout: seconds(86_400),
             max_statement_bytes: 1 << 20,
             statement_cache_bytes: 1 << 26,
         },

@@ -214,6 +214,6 @@ fn the_docs_name_each_event_and_each_field() {
     }
     let numbers: Vec<usize> = Event::examples().iter().map(Event::number).collect();
     assert_eq!(numbers, (0..Event::COUNT).collect::<Vec<_>>());
-    let rows = docs.lines().filter(|line| line.starts_with("| `")).count();
+    let rows = docs.lines().filter(|line| line.starts_with("| `") && !line.starts_with("| `event` |")).count();
     assert_eq!((names.len(), rows), (Event::COUNT, Event::COUNT));
 }
