@@ -5,6 +5,7 @@
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod admin;
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod demo;
@@ -14,6 +15,8 @@ pub mod proxy;
 pub mod route;
 pub mod session;
 pub mod sql;
+pub mod statistics;
+pub mod takeover;
 pub mod telemetry;
 pub mod tls;
 pub mod topology;

@@ -18,11 +18,18 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Serve until SIGTERM. SIGHUP, or a change of the file, reloads the config.
-    #[command(after_help = "Example:\n  pgsluice run --config /etc/pgsluice/pgsluice.toml")]
+    #[command(
+        after_help = "Example:\n  pgsluice run --config /etc/pgsluice/pgsluice.toml\n\nTo replace a running process \
+                      without cutting a client off, with listen.takeover in the config:\n  \
+                      pgsluice run --takeover --config /etc/pgsluice/pgsluice.toml"
+    )]
     Run {
         /// The config file (TOML).
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
+        /// Take the listening sockets over from the process that runs, which stays for the clients that it has.
+        #[arg(long)]
+        takeover: bool,
     },
     /// Validate a config: every mistake at once, with line and column.
     #[command(after_help = "Example:\n  pgsluice check --config pgsluice.toml\n\nExit codes: 0 valid, 1 not, 2 usage.")]
@@ -41,7 +48,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Run { config } => cli::run::run(&config),
+        Command::Run { config, takeover } => cli::run::run(&config, takeover),
         Command::Check { config, json } => return cli::check::run(&config, json),
         Command::Demo(options) => cli::demo::run(&options),
     };

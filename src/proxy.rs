@@ -12,12 +12,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use crate::audit::{Audit, AuditError, Event};
 use crate::config::Config;
 use crate::monitor::{Catalogs, Monitor, MonitorHandle, UserLookup};
 use crate::pool::{Pools, Reported, Settings};
 use crate::route::{Horizon, Reason, SessionKeys};
 use crate::session::{Clients, Crowd, Gate, Quotas, Statements, Throttle, Verifiers, accept};
 use crate::sql::AnalysisCache;
+use crate::statistics::StatementTable;
 use crate::telemetry::metrics::{ClientState, PoolMetrics, ProxyMetrics, ReloadOutcome, ServerState, ShardMetrics};
 use crate::tls::{TlsError, acceptor};
 use crate::topology::{Role, Shard, SharedTopology};
@@ -49,6 +51,8 @@ pub struct Proxy {
     pub analyses: AnalysisCache,
     /// Texts that clients have prepared.
     pub statements: Statements,
+    /// What each statement has cost.
+    pub statistics: StatementTable,
     /// What sessions with one key have seen.
     pub session_keys: SessionKeys,
     /// Who is logged in.
@@ -71,6 +75,8 @@ pub struct Proxy {
     pub monitor: MonitorHandle,
     /// Where TLS is offered.
     pub tls: ArcSwapOption<TlsAcceptor>,
+    /// The audit log.
+    pub audit: Audit,
     /// Counters and histograms.
     pub metrics: ProxyMetrics,
     /// How many clients there are.
@@ -82,6 +88,8 @@ pub struct Proxy {
     reload_requests: OnceLock<mpsc::Sender<ReloadRequest>>,
     databases: Mutex<HashMap<Arc<str>, Arc<Database>>>,
     shutdown: watch::Sender<bool>,
+    /// Another process has taken over.
+    retired: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for Proxy {
@@ -105,9 +113,12 @@ impl Proxy {
     /// Starts the monitor, and is ready to serve. Within a tokio runtime, after the metrics' recorder was installed.
     ///
     /// # Errors
-    /// `listen.cert` or `listen.key` cannot be used.
-    pub fn start(config: Config) -> Result<Arc<Self>, TlsError> {
+    /// `listen.cert` or `listen.key` cannot be used, or `audit.file` cannot be written.
+    pub fn start(config: Config) -> Result<Arc<Self>, ConfigError> {
         let tls = acceptor(&config.listen)?;
+        let metrics = ProxyMetrics::new();
+        let audit = Audit::start(&config.audit, metrics.audit_lost.clone())?;
+        let max_statements = config.statements.max;
         let shard = config.shards.first().map(|shard| shard.name.clone()).unwrap_or_default();
         let names: Vec<_> = Reason::all().map(Reason::name).collect();
         let cache_bytes = config.limits.statement_cache_bytes;
@@ -117,6 +128,7 @@ impl Proxy {
             pools: Arc::new(Pools::new(Arc::clone(&config))),
             analyses: AnalysisCache::new(cache_bytes),
             statements: Statements::default(),
+            statistics: StatementTable::new(max_statements),
             session_keys: SessionKeys::default(),
             clients: Arc::default(),
             gate: Arc::default(),
@@ -126,9 +138,10 @@ impl Proxy {
             logins: Arc::default(),
             throttle: Throttle::default(),
             users: UserLookup::new(Arc::clone(&config), Arc::clone(&topology)),
-            monitor: Monitor::spawn(Arc::clone(&config), Arc::clone(&topology)),
+            monitor: Monitor::spawn(Arc::clone(&config), Arc::clone(&topology), audit.clone()),
             tls: ArcSwapOption::from_pointee(tls),
-            metrics: ProxyMetrics::new(),
+            audit,
+            metrics,
             client_counts: ClientCounts::default(),
             shard_metrics: ShardMetrics::new(&shard, &names),
             reasons: Reason::all().enumerate().map(|(index, reason)| (reason, index)).collect(),
@@ -136,6 +149,7 @@ impl Proxy {
             reload_requests: OnceLock::new(),
             databases: Mutex::default(),
             shutdown: watch::Sender::new(false),
+            retired: watch::Sender::new(false),
             config,
             topology,
         });
@@ -145,12 +159,15 @@ impl Proxy {
     }
 
     /// Serves clients until [`Proxy::shut_down`], and then until the last one is gone, or `limits.drain_timeout` is over.
+    /// After [`Proxy::retire`] those who are there may stay, for `limits.takeover_timeout`.
     pub async fn serve(self: Arc<Self>, listener: TcpListener) {
         let mut shutdown = self.shutdown_signal();
+        let mut retired = ShutdownSignal(self.retired.subscribe());
         let mut sessions = JoinSet::new();
         loop {
             tokio::select! {
                 () = shutdown.wait() => break,
+                () = retired.wait() => break,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => self.greet(stream, peer, &mut sessions),
                     Err(error) => {
@@ -163,6 +180,8 @@ impl Proxy {
             }
         }
         drop(listener);
+        drop(retired);
+        self.linger(&mut sessions, &mut shutdown).await;
         self.drain(sessions).await;
     }
 
@@ -176,6 +195,25 @@ impl Proxy {
         }
         tracing::debug!(%peer, "connected");
         sessions.spawn(accept(Arc::clone(self), stream, peer));
+    }
+
+    /// Serves those who are there until they leave of themselves, or long enough.
+    async fn linger(&self, sessions: &mut JoinSet<()>, shutdown: &mut ShutdownSignal) {
+        let limit = self.config.load().limits.takeover_timeout;
+        let mut over = std::pin::pin!(tokio::time::sleep(limit));
+        loop {
+            tokio::select! {
+                () = shutdown.wait() => return,
+                () = &mut over => {
+                    tracing::warn!(clients = sessions.len(), "limits.takeover_timeout is over: those who stayed are sent away");
+                    return self.shut_down();
+                }
+                ended = sessions.join_next() => match ended {
+                    Some(ended) => note_end(ended),
+                    None => return,
+                },
+            }
+        }
     }
 
     async fn drain(&self, mut sessions: JoinSet<()>) {
@@ -197,6 +235,14 @@ impl Proxy {
         self.shutdown.send_replace(true);
     }
 
+    /// Another process accepts clients from now on; those who are here stay. Returns when nobody is accepted here
+    /// any more.
+    pub async fn retire(&self) {
+        self.retired.send_replace(true);
+        // Each `serve` holds a receiver until it has let go of its listener.
+        self.retired.closed().await;
+    }
+
     /// To wait for [`Proxy::shut_down`].
     pub fn shutdown_signal(&self) -> ShutdownSignal {
         ShutdownSignal(self.shutdown.subscribe())
@@ -205,17 +251,23 @@ impl Proxy {
     /// Puts a new config in force. What needs a restart stays as it was, and is named in the log.
     ///
     /// # Errors
-    /// `listen.cert` or `listen.key` cannot be used; the old config stays.
-    pub async fn adopt(&self, config: Config) -> Result<(), TlsError> {
-        let tls = acceptor(&config.listen)
-            .inspect_err(|_| self.metrics.config_reloads(ReloadOutcome::Refused).increment(1))?;
+    /// `listen.cert` or `listen.key` cannot be used, or `audit.file` cannot be written; the old config stays.
+    pub async fn adopt(&self, config: Config) -> Result<(), ConfigError> {
+        let tls = usable(&config).inspect_err(|error| self.refuse_config(vec![error.to_string()]))?;
         let old = self.config.load_full();
-        for change in Config::diff(&old, &config) {
+        let changes = Config::diff(&old, &config);
+        for change in &changes {
             tracing::info!(%change, "config changed");
         }
-        for key in old.restart_needed(&config) {
+        let restart_needed = old.restart_needed(&config);
+        for key in &restart_needed {
             tracing::warn!(key, "this change takes effect after a restart");
         }
+        if !changes.is_empty() {
+            self.audit.tell(Event::ConfigChanged { changes, restart_needed });
+        }
+        // Even where nothing of it has changed: the file may have been put aside.
+        self.audit.adopt(&config.audit);
         self.tls.store(tls.map(Arc::new));
         self.config.store(Arc::new(config));
         self.generation.fetch_add(1, Ordering::Release);
@@ -229,8 +281,9 @@ impl Proxy {
         Ok(())
     }
 
-    /// A new config was not even valid.
-    pub fn refuse_config(&self) {
+    /// A new config was refused, for these reasons.
+    pub fn refuse_config(&self, mistakes: Vec<String>) {
+        self.audit.tell(Event::ConfigRefused { mistakes });
         self.metrics.config_reloads(ReloadOutcome::Refused).increment(1);
     }
 
@@ -340,6 +393,24 @@ impl Proxy {
             metrics.connections(ServerState::Active).set(active as f64);
         }
     }
+}
+
+/// What a config asks for outside itself: whether it is there.
+fn usable(config: &Config) -> Result<Option<TlsAcceptor>, ConfigError> {
+    let tls = acceptor(&config.listen)?;
+    Audit::check(&config.audit)?;
+    Ok(tls)
+}
+
+/// Why a config that is valid in itself cannot be put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// `listen.cert` or `listen.key` cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// `audit.file` cannot be written.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
 }
 
 fn note_end(ended: Result<(), tokio::task::JoinError>) {

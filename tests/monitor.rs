@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use pgsluice::audit::Audit;
 use pgsluice::config::{self, Config};
 use pgsluice::demo::{Cluster, ClusterOptions, Server, StopMode};
 use pgsluice::monitor::{Monitor, MonitorHandle};
@@ -27,7 +28,7 @@ impl Watched {
         let cluster = Cluster::start(options).await.unwrap();
         let config = Arc::new(ArcSwap::from_pointee(config_for(&cluster, cluster.servers())));
         let topology = SharedTopology::default();
-        let monitor = Monitor::spawn(Arc::clone(&config), Arc::clone(&topology));
+        let monitor = Monitor::spawn(Arc::clone(&config), Arc::clone(&topology), Audit::off());
         let this = Self { cluster, config, topology, monitor };
         drop(metrics);
         this.until("roles and fresh replicas", |this| {

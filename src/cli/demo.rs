@@ -53,7 +53,7 @@ async fn serve(cluster: &Cluster, json: bool, end: impl Future<Output = ()>) -> 
     let watcher = ConfigWatcher::new(&path)?;
     let config = Config::load(&path)?;
     let logs = crate::telemetry::logs::init(LogFormat::Text, &config.log.level)?;
-    let server = Server::start(config).await?;
+    let server = Server::start(config, None).await?;
     show(cluster, Some((&server, &path)), json)?;
     server.run(&path, watcher, &logs, end).await
 }

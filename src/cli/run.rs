@@ -7,9 +7,12 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::succession;
 use crate::admin::http::{self, HttpState};
+use crate::audit::Event;
 use crate::config::{Config, ConfigWatcher};
 use crate::proxy::Proxy;
+use crate::takeover::{self, Given, Offer, Serving, notify};
 use crate::telemetry::logs::LogHandle;
 use crate::telemetry::metrics;
 
@@ -19,11 +22,14 @@ const STACK_SIZE: usize = 8 << 20;
 /// Connections that the kernel may hold until they are accepted.
 const BACKLOG: u32 = 4096;
 
-/// Serves what the file says.
+/// How long the end waits for the audit log to be written.
+const AUDIT_FLUSH_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Serves what the file says. With `takeover`, on the sockets of the process that runs already, if one does.
 ///
 /// # Errors
-/// The config is bad, or an address cannot be listened on.
-pub fn run(path: &Path) -> anyhow::Result<()> {
+/// The config is bad, an address cannot be listened on, or the other process does not hand over.
+pub fn run(path: &Path, takeover: bool) -> anyhow::Result<()> {
     runtime()?.block_on(async {
         // Before the file is read, so that no change falls in between; what is wrong with the file says more.
         let watcher = ConfigWatcher::new(path);
@@ -33,13 +39,8 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
-        let server = Server::start(config).await?;
-        tracing::info!(
-            address = %server.address,
-            http = %server.http_address,
-            version = env!("CARGO_PKG_VERSION"),
-            "pgsluice serves"
-        );
+        let given = if takeover { succession::ask(&config).await? } else { None };
+        let server = Server::start(config, given).await?;
         server.run(path, watcher, &logs, end_signal()?).await
     })
 }
@@ -78,38 +79,39 @@ pub struct Server {
     listener: TcpListener,
     http_listener: TcpListener,
     state: HttpState,
+    /// The process that serves on these sockets still.
+    serving: Option<Serving>,
 }
 
 impl Server {
-    /// Listens, and starts the monitor.
+    /// Listens, on the sockets that another process has given where they are those of the config, and starts the
+    /// monitor.
     ///
     /// # Errors
     /// An address cannot be listened on, or the certificate cannot be used.
-    pub async fn start(config: Config) -> anyhow::Result<Self> {
+    pub async fn start(config: Config, given: Option<Given>) -> anyhow::Result<Self> {
         let metrics = metrics::install().context("metrics cannot be recorded")?;
-        let listener = listen(config.listen.address, "listen.address")?;
-        let http_listener = listen(config.http.address, "http.address")?;
+        let (given, serving) = match given.map(Given::split) {
+            Some((listener, http, serving)) => ((Some(listener), Some(http)), Some(serving)),
+            None => ((None, None), None),
+        };
+        let listener = listen(config.listen.address, "listen.address", given.0)?;
+        let http_listener = listen(config.http.address, "http.address", given.1)?;
+        let (address, http_address) = (listener.local_addr()?, http_listener.local_addr()?);
         let proxy = Proxy::start(config)?;
         let state = HttpState {
             metrics,
             topology: Arc::clone(&proxy.topology),
             draining: proxy.shutdown_signal().into_receiver(),
         };
-        Ok(Self {
-            address: listener.local_addr()?,
-            http_address: http_listener.local_addr()?,
-            proxy,
-            listener,
-            http_listener,
-            state,
-        })
+        Ok(Self { address, http_address, proxy, listener, http_listener, state, serving })
     }
 
-    /// Serves, and takes over the config's file again whenever it changes or SIGHUP comes, until `end`;
-    /// then drains.
+    /// Serves, and takes over the config's file again whenever it changes or SIGHUP comes, until `end`, or until
+    /// another process has taken over and the last client is gone; then drains.
     ///
     /// # Errors
-    /// SIGHUP cannot be caught.
+    /// Signals cannot be caught; or what is to be taken over from another process cannot be.
     pub async fn run(
         self,
         path: &Path,
@@ -117,31 +119,59 @@ impl Server {
         logs: &LogHandle,
         end: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
-        let mut hangup = signal(SignalKind::hangup())?;
+        let (mut hangup, mut succeed) = (signal(SignalKind::hangup())?, signal(SignalKind::user_defined2())?);
+        let program = std::env::current_exe();
+        if self.serving.is_some() {
+            succession::wait_until_ready(&self.proxy).await?;
+        }
+        let Self { address, http_address, proxy, listener, http_listener, state, serving } = self;
+        let (offer, mut orders) = Offer::new(&listener, &http_listener, Arc::clone(&proxy.clients))?;
         let (stop_http, stopped) = tokio::sync::oneshot::channel::<()>();
-        let http = tokio::spawn(http::serve(self.http_listener, self.state, async {
+        let mut stop_http = Some(stop_http);
+        let http = tokio::spawn(http::serve(http_listener, state, async {
             let _ = stopped.await;
         }));
-        let mut requests = self.proxy.take_reload_requests();
-        let clients = tokio::spawn(Arc::clone(&self.proxy).serve(self.listener));
+        let mut requests = proxy.take_reload_requests();
+        let mut clients = tokio::spawn(Arc::clone(&proxy).serve(listener));
+        succession::begin(&proxy, serving, offer, address).await?;
+        tracing::info!(%address, http = %http_address, version = env!("CARGO_PKG_VERSION"), "pgsluice serves");
+        notify::ready();
+
         let mut end = std::pin::pin!(end);
-        loop {
+        let mut is_successor_there = false;
+        let is_over = loop {
             tokio::select! {
-                () = &mut end => break,
+                () = &mut end => break false,
+                _ = &mut clients, if is_successor_there => break true,
                 // Whoever asked in one of these ways reads of the outcome in the log.
-                _ = hangup.recv() => drop(reload(&self.proxy, path, logs, "SIGHUP").await),
-                () = watcher.changed() => drop(reload(&self.proxy, path, logs, "the file has changed").await),
+                _ = hangup.recv() => drop(reload(&proxy, path, logs, "SIGHUP").await),
+                () = watcher.changed() => drop(reload(&proxy, path, logs, "the file has changed").await),
                 Some(request) = requests.recv() => {
-                    let outcome = reload(&self.proxy, path, logs, "RELOAD").await;
+                    let outcome = reload(&proxy, path, logs, "RELOAD").await;
                     // An operator who has gone does not wait for it.
                     let _ = request.send(outcome);
                 }
+                _ = succeed.recv() => succession::spawn(&proxy, &program, path, is_successor_there),
+                Some(order) = orders.recv() => {
+                    is_successor_there = true;
+                    drop(stop_http.take());
+                    succession::retire(&proxy, order).await;
+                }
             }
+        };
+        if !is_over {
+            if !is_successor_there {
+                notify::stopping();
+            }
+            proxy.shut_down();
+            let _ = clients.await;
         }
-        self.proxy.shut_down();
-        let _ = clients.await;
-        let _ = stop_http.send(());
+        drop(stop_http);
         let _ = http.await;
+        proxy.audit.tell(Event::Ended {});
+        if !proxy.audit.flush(AUDIT_FLUSH_LIMIT).await {
+            tracing::error!("the audit log could not be written to its end");
+        }
         tracing::info!("pgsluice ends");
         Ok(())
     }
@@ -150,7 +180,7 @@ impl Server {
 /// A new config is taken whole, or not at all.
 async fn reload(proxy: &Proxy, path: &Path, logs: &LogHandle, cause: &str) -> Result<(), String> {
     let config = Config::load(path).map_err(|mistakes| {
-        proxy.refuse_config();
+        proxy.refuse_config(mistakes.mistakes().iter().map(ToString::to_string).collect());
         tracing::error!(cause, "the new config is refused, the old one stays:\n{mistakes}");
         mistakes.to_string()
     })?;
@@ -165,7 +195,11 @@ async fn reload(proxy: &Proxy, path: &Path, logs: &LogHandle, cause: &str) -> Re
     Ok(())
 }
 
-fn listen(address: std::net::SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+/// The socket that was given, where it is the one that is asked for; else a new one.
+fn listen(address: std::net::SocketAddr, key: &str, given: Option<TcpListener>) -> anyhow::Result<TcpListener> {
+    if let Some(given) = given.filter(|given| takeover::fits(address, given)) {
+        return Ok(given);
+    }
     let bind = || {
         let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;

@@ -1,8 +1,18 @@
 //! How the enumerated values of the schema are spelt, once for reading and for showing.
 
 use super::rules::RuleTls;
-use super::schema::{AuthMethod, ConsistencyLevel, LogFormat, PoolMode, ReplicationMode, TlsMode, WhenNone};
+use super::schema::{
+    AuditEvents, AuditStatements, AuditText, AuthMethod, ConsistencyLevel, LogFormat, PoolMode, ReplicationMode,
+    TlsMode, WhenNone,
+};
 use super::values::Choices;
+
+impl AuthMethod {
+    /// As in the config.
+    pub fn name(self) -> &'static str {
+        AUTH_METHOD.name(self)
+    }
+}
 
 pub(super) const TLS_MODE: Choices<TlsMode> = Choices {
     values: &[("off", TlsMode::Off), ("prefer", TlsMode::Prefer), ("require", TlsMode::Require)],
@@ -12,6 +22,32 @@ pub(super) const REPLICATION_MODE: Choices<ReplicationMode> =
     Choices { values: &[("off", ReplicationMode::Off), ("pass", ReplicationMode::Pass)], later: &[] };
 pub(super) const LOG_FORMAT: Choices<LogFormat> =
     Choices { values: &[("text", LogFormat::Text), ("json", LogFormat::Json)], later: &[] };
+pub(super) const AUDIT_EVENTS: Choices<AuditEvents> = Choices {
+    values: &[
+        ("all", AuditEvents::All),
+        ("logins", AuditEvents::Logins),
+        ("refusals", AuditEvents::Refusals),
+        ("config", AuditEvents::Config),
+        ("nodes", AuditEvents::Nodes),
+        ("operators", AuditEvents::Operators),
+        ("heals", AuditEvents::Heals),
+        ("process", AuditEvents::Process),
+    ],
+    later: &[],
+};
+pub(super) const AUDIT_STATEMENTS: Choices<AuditStatements> = Choices {
+    values: &[
+        ("write", AuditStatements::Write),
+        ("ddl", AuditStatements::Ddl),
+        ("read", AuditStatements::Read),
+        ("all", AuditStatements::All),
+    ],
+    later: &[],
+};
+pub(super) const AUDIT_TEXT: Choices<AuditText> = Choices {
+    values: &[("normalised", AuditText::Normalised), ("full", AuditText::Full), ("none", AuditText::None)],
+    later: &[],
+};
 pub(super) const AUTH_METHOD: Choices<AuthMethod> =
     Choices { values: &[("scram-sha-256", AuthMethod::ScramSha256), ("trust", AuthMethod::Trust)], later: &["cert"] };
 pub(super) const RULE_METHOD: Choices<AuthMethod> = Choices {

@@ -19,16 +19,36 @@ pub(super) struct SectionKeys {
 
 pub(super) const FILE: SectionKeys = SectionKeys {
     name: "",
-    keys: &["listen", "http", "log", "auth", "admin", "pool", "consistency", "lag", "limits", "databases", "shards"],
+    keys: &[
+        "listen",
+        "http",
+        "log",
+        "audit",
+        "statements",
+        "auth",
+        "admin",
+        "pool",
+        "consistency",
+        "lag",
+        "limits",
+        "databases",
+        "shards",
+    ],
     later: &["failover", "tables"],
 };
 pub(super) const LISTEN: SectionKeys = SectionKeys {
     name: "listen",
-    keys: &["address", "tls", "cert", "key", "max_clients", "max_logins", "replication"],
+    keys: &["address", "takeover", "tls", "cert", "key", "max_clients", "max_logins", "replication"],
     later: &["client_ca"],
 };
 pub(super) const HTTP: SectionKeys = SectionKeys { name: "http", keys: &["address"], later: &[] };
 pub(super) const LOG: SectionKeys = SectionKeys { name: "log", keys: &["format", "level"], later: &[] };
+pub(super) const AUDIT: SectionKeys = SectionKeys {
+    name: "audit",
+    keys: &["file", "events", "statements", "tables", "text", "rotate_size", "rotate_keep", "queue"],
+    later: &[],
+};
+pub(super) const STATEMENTS: SectionKeys = SectionKeys { name: "statements", keys: &["max"], later: &[] };
 pub(super) const AUTH: SectionKeys = SectionKeys {
     name: "auth",
     keys: &["method", "query", "query_database", "query_cache", "failure_delay", "max_failures", "rules", "users"],
@@ -68,6 +88,7 @@ pub(super) const LIMITS: SectionKeys = SectionKeys {
     keys: &[
         "login_timeout",
         "drain_timeout",
+        "takeover_timeout",
         "max_statement_bytes",
         "statement_cache_bytes",
         "clients_per_user",
@@ -85,11 +106,13 @@ pub(super) const SHARDS: SectionKeys =
 pub(super) const NODES: SectionKeys = SectionKeys { name: "shards.nodes", keys: &["address", "weight"], later: &[] };
 
 /// All of them.
-pub(super) const SECTIONS: [&SectionKeys; 15] = [
+pub(super) const SECTIONS: [&SectionKeys; 17] = [
     &FILE,
     &LISTEN,
     &HTTP,
     &LOG,
+    &AUDIT,
+    &STATEMENTS,
     &AUTH,
     &RULES,
     &USERS,

@@ -7,10 +7,10 @@ use toml::de::DeTable;
 use super::credentials::{Surroundings, reason};
 use super::document::{Mistakes, Section, Setting, place};
 use super::error::{Complaint, ConfigErrors};
-use super::keys::{ADMIN, AUTH, CONSISTENCY, FILE, HTTP, LAG, LIMITS, LISTEN, LOG, POOL};
+use super::keys::{ADMIN, AUDIT, AUTH, CONSISTENCY, FILE, HTTP, LAG, LIMITS, LISTEN, LOG, POOL, STATEMENTS};
 use super::rules::Rule;
 use super::schema::{Auth, AuthMethod, Config};
-use super::{lists, sections};
+use super::{audit, lists, sections};
 
 impl Config {
     /// Reads, checks and resolves a config file. Secrets that it refers to are read now.
@@ -56,12 +56,15 @@ fn read(mistakes: &mut Mistakes<'_>, document: &DeTable<'_>, around: Surrounding
     let mut table = |key, keys| file.table(mistakes, key, keys);
     let (listen, http, log, auth) =
         (table("listen", &LISTEN), table("http", &HTTP), table("log", &LOG), table("auth", &AUTH));
+    let (audit_log, statements) = (table("audit", &AUDIT), table("statements", &STATEMENTS));
     let (pool, consistency) = (table("pool", &POOL), table("consistency", &CONSISTENCY));
     let (lag, limits, admin) = (table("lag", &LAG), table("limits", &LIMITS), table("admin", &ADMIN));
 
     let (listen, address) = sections::listen(mistakes, &listen, around);
     let http = sections::http(mistakes, &http, &address);
     let log = sections::log(mistakes, &log);
+    let audit_log = audit::audit(mistakes, &audit_log, around);
+    let statements = audit::statements(mistakes, &statements);
     let query = sections::auth_query(mistakes, &auth);
     let failures = sections::auth_failures(mistakes, &auth);
     let method = sections::auth_method(mistakes, &auth, &address);
@@ -78,6 +81,8 @@ fn read(mistakes: &mut Mistakes<'_>, document: &DeTable<'_>, around: Surrounding
         listen: listen?,
         http: http?,
         log: log?,
+        audit: audit_log?,
+        statements: statements?,
         auth: Auth {
             method: method.take()?,
             query: query.text.take()?,

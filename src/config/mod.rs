@@ -9,6 +9,7 @@
 //! rules, `keys` says once what keys there are.
 
 mod address;
+mod audit;
 mod choices;
 mod credentials;
 mod document;

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::choices::{
-    AUTH_METHOD, CONSISTENCY_LEVEL, LOG_FORMAT, POOL_MODE, REPLICATION_MODE, RULE_METHOD, RULE_TLS, TLS_MODE, WHEN_NONE,
+    AUDIT_EVENTS, AUDIT_STATEMENTS, AUDIT_TEXT, AUTH_METHOD, CONSISTENCY_LEVEL, LOG_FORMAT, POOL_MODE,
+    REPLICATION_MODE, RULE_METHOD, RULE_TLS, TLS_MODE, WHEN_NONE,
 };
 use super::rules::Rule;
 use super::schema::{Config, Database, Password, Shard, User};
@@ -14,8 +15,16 @@ use super::secret::Secret;
 use super::values::format_size;
 
 /// Keys that take effect only when the process starts: sockets, certificates, and the log's format.
-const NEED_RESTART: [&str; 6] =
-    ["listen.address", "listen.tls", "listen.cert", "listen.key", "http.address", "log.format"];
+const NEED_RESTART: [&str; 8] = [
+    "listen.address",
+    "listen.takeover",
+    "listen.tls",
+    "listen.cert",
+    "listen.key",
+    "http.address",
+    "log.format",
+    "statements.max",
+];
 
 impl Config {
     /// The keys whose new value will not take effect before a restart.
@@ -95,9 +104,11 @@ fn transition(was: Option<&Shown<'_>>, is: &Shown<'_>) -> String {
 
 /// Every key with its value. Entries of lists go by name, not by index: inserting one moves no other.
 fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
-    let Config { listen, http, log, auth, admin, pool, consistency, lag, limits, databases, shards } = config;
+    let Config { listen, http, log, audit, statements, auth, admin, pool, consistency, lag, limits, databases, shards } =
+        config;
     let mut settings: Vec<(String, Shown<'_>)> = [
         ("listen.address", text(listen.address)),
+        ("listen.takeover", path(listen.takeover.as_deref())),
         ("listen.tls", text(TLS_MODE.name(listen.tls))),
         ("listen.cert", path(listen.cert.as_deref())),
         ("listen.key", path(listen.key.as_deref())),
@@ -107,14 +118,23 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
         ("http.address", text(http.address)),
         ("log.format", text(LOG_FORMAT.name(log.format))),
         ("log.level", text(&log.level)),
+        ("audit.file", path(audit.file.as_deref())),
+        ("audit.events", list(audit.events.iter().map(|event| AUDIT_EVENTS.name(*event)))),
+        ("audit.statements", list(audit.statements.iter().map(|kind| AUDIT_STATEMENTS.name(*kind)))),
+        ("audit.tables", list(audit.tables.iter().map(ToString::to_string))),
+        ("audit.text", text(AUDIT_TEXT.name(audit.text))),
+        ("audit.rotate_size", bytes(audit.rotate_size)),
+        ("audit.rotate_keep", text(audit.rotate_keep)),
+        ("audit.queue", bytes(audit.queue)),
+        ("statements.max", text(statements.max)),
         ("auth.method", text(AUTH_METHOD.name(auth.method))),
         ("auth.query", optional(auth.query.as_ref())),
         ("auth.query_database", optional(auth.query_database.as_ref())),
         ("auth.query_cache", time(auth.query_cache)),
         ("auth.failure_delay", time(auth.failure_delay)),
         ("auth.max_failures", text(auth.max_failures)),
-        ("admin.admins", Shown::Text(admin.admins.join(", "))),
-        ("admin.stats", Shown::Text(admin.stats.join(", "))),
+        ("admin.admins", list(&admin.admins)),
+        ("admin.stats", list(&admin.stats)),
         ("pool.mode", text(POOL_MODE.name(pool.mode))),
         ("pool.size", text(pool.size)),
         ("pool.max_pinned", text(pool.max_pinned)),
@@ -125,7 +145,7 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
         ("consistency.level", text(CONSISTENCY_LEVEL.name(consistency.level))),
         ("consistency.max_staleness", time(consistency.max_staleness)),
         ("consistency.wait", time(consistency.wait)),
-        ("consistency.allow_hints", Shown::Text(consistency.allow_hints.join(", "))),
+        ("consistency.allow_hints", list(&consistency.allow_hints)),
         ("lag.poll_interval", time(lag.poll_interval)),
         ("lag.poll_timeout", time(lag.poll_timeout)),
         ("lag.eject_above", time(lag.eject_above)),
@@ -136,6 +156,7 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
         ("lag.when_none", text(WHEN_NONE.name(lag.when_none))),
         ("limits.login_timeout", time(limits.login_timeout)),
         ("limits.drain_timeout", time(limits.drain_timeout)),
+        ("limits.takeover_timeout", time(limits.takeover_timeout)),
         ("limits.max_statement_bytes", bytes(limits.max_statement_bytes)),
         ("limits.statement_cache_bytes", bytes(limits.statement_cache_bytes)),
         ("limits.clients_per_user", text(limits.clients_per_user)),
@@ -206,16 +227,17 @@ fn text<'c>(value: impl ToString) -> Shown<'c> {
     Shown::Text(value.to_string())
 }
 
-fn list<'c>(values: &[impl ToString]) -> Shown<'c> {
-    Shown::Text(values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
-}
-
 fn time<'c>(value: Duration) -> Shown<'c> {
     Shown::Text(humantime::format_duration(value).to_string())
 }
 
 fn bytes<'c>(value: usize) -> Shown<'c> {
     Shown::Text(format_size(value as u64))
+}
+
+fn list<'c>(values: impl IntoIterator<Item = impl ToString>) -> Shown<'c> {
+    let values: Vec<String> = values.into_iter().map(|value| value.to_string()).collect();
+    Shown::Text(format!("[{}]", values.join(", ")))
 }
 
 fn path<'c>(value: Option<&Path>) -> Shown<'c> {

@@ -19,6 +19,10 @@ pub struct Config {
     pub http: Http,
     /// `[log]`
     pub log: Log,
+    /// `[audit]`
+    pub audit: Audit,
+    /// `[statements]`
+    pub statements: Statements,
     /// `[auth]`
     pub auth: Auth,
     /// `[admin]`
@@ -42,6 +46,9 @@ pub struct Config {
 pub struct Listen {
     /// Where the PostgreSQL protocol is served. Default `127.0.0.1:6432`. Needs a restart.
     pub address: SocketAddr,
+    /// Unix socket on which this process offers its listening sockets to the next one; without it there is no
+    /// `--takeover`. Default: none. Needs a restart.
+    pub takeover: Option<PathBuf>,
     /// Whether clients may or must use TLS. Default `off`.
     pub tls: TlsMode,
     /// PEM file with the server's certificate chain; needed unless `tls` is `off`.
@@ -99,6 +106,88 @@ pub enum LogFormat {
     Text,
     /// One JSON object an event.
     Json,
+}
+
+/// `[audit]`: the audit log, see `docs/audit.md`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Audit {
+    /// Where it is written; without one there is none. Default: none.
+    pub file: Option<PathBuf>,
+    /// What is written, but for statements. Default: all of it.
+    pub events: Vec<AuditEvents>,
+    /// Which kinds of statements are written as well. Default: none.
+    pub statements: Vec<AuditStatements>,
+    /// Statements of any kind that name one of these tables are written as well. Default: none.
+    pub tables: Vec<AuditTable>,
+    /// How much of a statement's text is written. Default `normalised`.
+    pub text: AuditText,
+    /// A file that has grown beyond this, in bytes, is put aside and a new one begun. Default 64 MiB.
+    pub rotate_size: usize,
+    /// So many old files are kept. Default 8.
+    pub rotate_keep: usize,
+    /// Memory for events that are not written yet, in bytes; what does not fit is lost, and counted. Default 16 MiB.
+    pub queue: usize,
+}
+
+/// What `audit.events` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditEvents {
+    /// Everything.
+    All,
+    /// Logins, granted and refused.
+    Logins,
+    /// Statements that pgsluice refuses itself, and clients cut off by a limit.
+    Refusals,
+    /// Changes of the config, applied and refused.
+    Config,
+    /// Replicas that are left out and come back, and changes of roles.
+    Nodes,
+    /// What operators do.
+    Operators,
+    /// Statements that a replica refused as writes and the primary then ran.
+    Heals,
+    /// Start, end and hand-over of the process.
+    Process,
+}
+
+/// What `audit.statements` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditStatements {
+    /// What changes rows, or may.
+    Write,
+    /// What changes a catalog.
+    Ddl,
+    /// What reads, and cannot change anything.
+    Read,
+    /// Everything, also BEGIN, SET and the like.
+    All,
+}
+
+/// One of `audit.tables`: `"name"`, in whatever schema, or `"schema.name"`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditTable {
+    /// None: any.
+    pub schema: Option<String>,
+    /// As PostgreSQL keeps it: unquoted names are in lower case.
+    pub name: String,
+}
+
+/// What `audit.text` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditText {
+    /// With `$1` in place of each literal.
+    Normalised,
+    /// As the client sent it.
+    Full,
+    /// None of it; the fingerprint alone.
+    None,
+}
+
+/// `[statements]`: the statistics that `SHOW STATEMENTS` shows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Statements {
+    /// How many different statements are kept apart. Default 1000. Needs a restart.
+    pub max: usize,
 }
 
 /// `[auth]`: who may log in, and how that is checked.
@@ -280,6 +369,8 @@ pub struct Limits {
     pub login_timeout: Duration,
     /// How long SIGTERM lets running transactions go on. Default 30 s.
     pub drain_timeout: Duration,
+    /// How long clients may stay with a process that another one has taken over from. Default 1 day.
+    pub takeover_timeout: Duration,
     /// The longest statement text that is held whole to be understood, in bytes; a longer one goes
     /// to the primary unread. Default 1 MiB.
     pub max_statement_bytes: usize,

@@ -54,6 +54,7 @@ pub(super) fn listen(
     around: Surroundings<'_>,
 ) -> (Option<Listen>, Setting<SocketAddr>) {
     let address = section.read(mistakes, "address", SocketAddr::from(([127, 0, 0, 1], 6432)), listen_address);
+    let takeover = section.optional(mistakes, "takeover", |value| around.path(value));
     let tls = section.read(mistakes, "tls", TlsMode::Off, |value| TLS_MODE.parse(value));
     let cert = section.optional(mistakes, "cert", |value| around.path(value));
     let key = section.optional(mistakes, "key", |value| around.path(value));
@@ -69,6 +70,7 @@ pub(super) fn listen(
     let listen = || {
         Some(Listen {
             address: *address.sound()?,
+            takeover: takeover.take()?,
             tls: tls.take()?,
             cert: cert.take()?,
             key: key.take()?,
@@ -276,6 +278,7 @@ pub(super) fn limits(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> Opti
     let mut time = |key, default, span| section.read(mistakes, key, default, |value| duration(value, span));
     let login_timeout = time("login_timeout", seconds(15), up_to(10 * MINUTE, "s"));
     let drain_timeout = time("drain_timeout", seconds(30), zero_up_to(DAY, "s"));
+    let takeover_timeout = time("takeover_timeout", DAY, zero_up_to(30 * DAY, "s"));
     let zero = Duration::ZERO;
     let statement_timeout = section.read(mistakes, "statement_timeout", zero, statement_time);
     let mut time = |key, default, span| section.read(mistakes, key, default, |value| duration(value, span));
@@ -290,6 +293,7 @@ pub(super) fn limits(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> Opti
     Some(Limits {
         login_timeout: login_timeout.take()?,
         drain_timeout: drain_timeout.take()?,
+        takeover_timeout: takeover_timeout.take()?,
         max_statement_bytes: max_statement_bytes.take()?,
         statement_cache_bytes: statement_cache_bytes.take()?,
         clients_per_user: per_user.take()?,

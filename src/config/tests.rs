@@ -71,8 +71,10 @@ fn the_reference_loads_and_shows_the_defaults() {
     let mut least = valid(LEAST);
     assert!(reference.shards[0].nodes.iter().any(|node| node.weight == 2));
     // Where the reference gives an example, there is no default.
+    least.listen.takeover = reference.listen.takeover.clone();
     least.listen.cert = reference.listen.cert.clone();
     least.listen.key = reference.listen.key.clone();
+    least.audit.file = reference.audit.file.clone();
     least.auth.users = reference.auth.users.clone();
     least.auth.rules = reference.auth.rules.clone();
     least.auth.query = reference.auth.query.clone();
@@ -89,6 +91,7 @@ type Probe = fn(&Config) -> bool;
 fn probes() -> Vec<(&'static str, &'static str, Probe)> {
     vec![
         ("listen.address", "'127.0.0.2:7000'", |c| c.listen.address == address("127.0.0.2:7000")),
+        ("listen.takeover", "'/run/t.sock'", |c| c.listen.takeover == Some(PathBuf::from("/run/t.sock"))),
         ("listen.tls", "'prefer'", |c| c.listen.tls == TlsMode::Prefer),
         ("listen.cert", "'a.crt'", |c| c.listen.cert == Some(PathBuf::from("/etc/pgsluice/a.crt"))),
         ("listen.key", "'/b.key'", |c| c.listen.key == Some(PathBuf::from("/b.key"))),
@@ -98,6 +101,20 @@ fn probes() -> Vec<(&'static str, &'static str, Probe)> {
         ("http.address", "'[::1]:7001'", |c| c.http.address == address("[::1]:7001")),
         ("log.format", "'json'", |c| c.log.format == LogFormat::Json),
         ("log.level", "'warn,pgsluice::pool=trace'", |c| c.log.level == "warn,pgsluice::pool=trace"),
+        ("audit.file", "'audit.log'", |c| c.audit.file == Some(PathBuf::from("/etc/pgsluice/audit.log"))),
+        ("audit.events", "['logins', 'config']", |c| c.audit.events == [AuditEvents::Logins, AuditEvents::Config]),
+        ("audit.statements", "['write', 'ddl']", |c| {
+            c.audit.statements == [AuditStatements::Write, AuditStatements::Ddl]
+        }),
+        ("audit.tables", "['Public.accounts', '\"Odd.Name\"']", |c| {
+            let names: Vec<String> = c.audit.tables.iter().map(ToString::to_string).collect();
+            names == ["public.accounts", "\"Odd.Name\""]
+        }),
+        ("audit.text", "'full'", |c| c.audit.text == AuditText::Full),
+        ("audit.rotate_size", "'8KiB'", |c| c.audit.rotate_size == 8192),
+        ("audit.rotate_keep", "3", |c| c.audit.rotate_keep == 3),
+        ("audit.queue", "'2MiB'", |c| c.audit.queue == 2 << 20),
+        ("statements.max", "50", |c| c.statements.max == 50),
         ("auth.method", "'trust'", |c| c.auth.method == AuthMethod::Trust),
         ("auth.query", "'SELECT f($1)'", |c| c.auth.query.as_deref() == Some("SELECT f($1)")),
         ("auth.query_database", "'shop'", |c| c.auth.query_database.as_deref() == Some("shop")),
@@ -144,6 +161,7 @@ fn probes() -> Vec<(&'static str, &'static str, Probe)> {
         ("lag.when_none", "'error'", |c| c.lag.when_none == WhenNone::Error),
         ("limits.login_timeout", "'7s'", |c| c.limits.login_timeout == Duration::from_secs(7)),
         ("limits.drain_timeout", "'0s'", |c| c.limits.drain_timeout == Duration::ZERO),
+        ("limits.takeover_timeout", "'1h'", |c| c.limits.takeover_timeout == Duration::from_secs(3600)),
         ("limits.max_statement_bytes", "'64KiB'", |c| c.limits.max_statement_bytes == 65536),
         ("limits.statement_cache_bytes", "7654321", |c| c.limits.statement_cache_bytes == 7_654_321),
         ("limits.clients_per_user", "7", |c| c.limits.clients_per_user == 7),

@@ -12,6 +12,7 @@ use super::poll::{PollSettings, Poller, Report};
 use super::question::{Answer, Facts};
 use super::roles::Identity;
 use super::settings::ShardSettings;
+use crate::audit::{Event, Name};
 use crate::config;
 use crate::telemetry::metrics::NodeMetrics;
 use crate::topology::{Admission, EjectReason, Node, Position, Role};
@@ -84,6 +85,29 @@ impl Watched {
             timeline: last.answer.position().timeline,
             system_identifier: last.system_identifier,
         })
+    }
+
+    /// It has played another part until now.
+    pub(super) fn role_changed(&self, from: Role) -> Event {
+        let (shard, node) = self.place();
+        Event::RoleChanged { shard, node, from: from.name(), to: self.role.name() }
+    }
+
+    /// It gets no reads.
+    pub(super) fn ejected(&self, reason: EjectReason) -> Event {
+        let (shard, node) = self.place();
+        let lag_seconds = self.node.lag().map(|lag| lag.as_secs_f64());
+        Event::ReplicaEjected { shard, node, reason: reason.name(), lag_seconds }
+    }
+
+    /// It gets reads.
+    pub(super) fn returned(&self, state: &'static str) -> Event {
+        let (shard, node) = self.place();
+        Event::ReplicaReturned { shard, node, state }
+    }
+
+    fn place(&self) -> (Name, Name) {
+        ((&self.shard).into(), (&self.node.name).into())
     }
 
     /// Takes a role on; true when it is a new one.

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use super::catalogs::{self, Catalogs};
 use super::settings::ShardSettings;
 use super::watch::{Lines, Order, ShardWatch};
+use crate::audit::Audit;
 use crate::config::Config;
 use crate::topology::{Shard, SharedTopology, Topology};
 
@@ -38,6 +39,7 @@ enum Command {
 struct Supervisor {
     config: Arc<ArcSwap<Config>>,
     topology: SharedTopology,
+    audit: Audit,
     lines: Arc<ArcSwap<Vec<ShardLine>>>,
     watches: Vec<(String, mpsc::Sender<Order>, ShardLine)>,
     tasks: JoinSet<()>,
@@ -46,12 +48,12 @@ struct Supervisor {
 impl Monitor {
     /// Starts watching what `config` names. When this returns the topology holds every node, in no role yet.
     /// To be called within a tokio runtime, after the metrics' recorder was installed.
-    pub fn spawn(config: Arc<ArcSwap<Config>>, topology: SharedTopology) -> MonitorHandle {
+    pub fn spawn(config: Arc<ArcSwap<Config>>, topology: SharedTopology, audit: Audit) -> MonitorHandle {
         let (commands, receiver) = mpsc::channel(8);
         let catalogs = Arc::new(Catalogs::default());
         let mut tasks = JoinSet::new();
         tasks.spawn(catalogs::load_forever(Arc::clone(&catalogs), Arc::clone(&config), Arc::clone(&topology)));
-        let mut supervisor = Supervisor { config, topology, lines: Arc::default(), watches: Vec::new(), tasks };
+        let mut supervisor = Supervisor { config, topology, audit, lines: Arc::default(), watches: Vec::new(), tasks };
         supervisor.adopt_config();
         let shards = Arc::clone(&supervisor.lines);
         tokio::spawn(supervisor.run(receiver));
@@ -159,7 +161,7 @@ impl Supervisor {
         let (kicks, kicks_end) = watch::channel(0);
         let (rounds, rounds_end) = watch::channel(0);
         let lines = Lines { orders: orders_end, kicks: kicks_end, rounds };
-        self.tasks.spawn(ShardWatch::new(settings, Arc::clone(&self.topology), lines).run());
+        self.tasks.spawn(ShardWatch::new(settings, Arc::clone(&self.topology), self.audit.clone(), lines).run());
         (name, orders, ShardLine { kicks, rounds: rounds_end })
     }
 

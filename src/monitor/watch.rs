@@ -20,6 +20,7 @@ use super::poll::{PollError, Report};
 use super::question::{Answer, Facts, Receiver};
 use super::roles::{self, Identity, Memory};
 use super::settings::ShardSettings;
+use crate::audit::Audit;
 use crate::telemetry::metrics::PollOutcome;
 use crate::topology::{Admission, EjectReason, Lsn, Member, Role, Sample, Shard, SharedTopology, Topology};
 
@@ -41,6 +42,7 @@ pub(super) struct Lines {
 pub(super) struct ShardWatch {
     settings: ShardSettings,
     topology: SharedTopology,
+    audit: Audit,
     lines: Lines,
     reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     pollers: JoinSet<()>,
@@ -55,11 +57,12 @@ pub(super) struct ShardWatch {
 
 impl ShardWatch {
     /// A watch that knows the nodes' names and nothing else yet. Their `Node`s are in the topology when this returns.
-    pub(super) fn new(settings: ShardSettings, topology: SharedTopology, lines: Lines) -> Self {
+    pub(super) fn new(settings: ShardSettings, topology: SharedTopology, audit: Audit, lines: Lines) -> Self {
         let clock = WalClock::new(settings.primary_stale_after());
         let mut this = Self {
             settings,
             topology,
+            audit,
             lines,
             reports: mpsc::channel(64),
             pollers: JoinSet::new(),
@@ -184,7 +187,11 @@ impl ShardWatch {
         self.contended = contended;
         let mut changed = false;
         for (watched, verdict) in self.nodes.iter_mut().zip(&decision.verdicts) {
-            changed |= watched.set_role(verdict.role, verdict.reason, &self.settings.shard.name);
+            let from = watched.role;
+            if watched.set_role(verdict.role, verdict.reason, &self.settings.shard.name) {
+                changed = true;
+                self.audit.tell(watched.role_changed(from));
+            }
         }
         self.follow_clock();
         changed
@@ -294,11 +301,16 @@ impl ShardWatch {
                     watched.metrics.count_ejection(reason);
                 }
                 warn!(%shard, node = %name, reason = reason.name(), lag_ms, "replica ejected: no reads go there");
+                self.audit.tell(watched.ejected(reason));
             }
             Admission::Probation => {
+                self.audit.tell(watched.returned("probation"));
                 info!(%shard, node = %name, reads = limits.probation_reads, lag_ms, "replica on probation");
             }
-            Admission::Admitted => info!(%shard, node = %name, lag_ms, "replica admitted: reads go there"),
+            Admission::Admitted => {
+                self.audit.tell(watched.returned("admitted"));
+                info!(%shard, node = %name, lag_ms, "replica admitted: reads go there");
+            }
         }
         node.set_admission(change.to, if change.to == Admission::Probation { limits.probation_reads } else { 0 });
     }

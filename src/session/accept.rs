@@ -16,6 +16,7 @@ use super::attempt::Attempt;
 use super::auth::{self, Rejection};
 use super::clients::Who;
 use super::crowd::CrowdedOut;
+use super::ledger::Ledger;
 use super::limits::SessionLimits;
 use super::operator::{greet_operator, operator};
 use super::overhead::Overhead;
@@ -28,6 +29,7 @@ use super::tracked::Tracked;
 use super::wish::object_to_setting;
 use super::{Fault, Membership, Session};
 use crate::admin::console::{self, Operator};
+use crate::audit::Event;
 use crate::config::{AuthMethod, Config, TlsMode};
 use crate::pool::{Identity, Reported, SettingValue, Settings};
 use crate::proxy::{ClientSlot, Proxy};
@@ -65,7 +67,7 @@ pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream, peer: SocketAddr) {
             proxy.metrics.logins(LoginOutcome::Ok).increment(1);
             // In a box, so that those who are not in yet take no more memory than they need.
             return match admitted {
-                Admitted::Session(login) => Box::pin(login.into_session(proxy, link).run()).await,
+                Admitted::Session(login) => Box::pin(login.into_session(proxy, link, peer).run()).await,
                 Admitted::Replication(passage) => Box::pin(passage.run(&proxy, link)).await,
                 Admitted::Operator(operator) => Box::pin(console::serve(proxy, link, operator)).await,
             };
@@ -150,6 +152,9 @@ struct Login {
     reported: Reported,
     membership: Membership,
     slot: ClientSlot,
+    /// How it proved who it is.
+    method: &'static str,
+    is_encrypted: bool,
 }
 
 async fn log_in(proxy: &Arc<Proxy>, link: &mut Link, attempt: &mut Attempt) -> Result<Option<Admitted>, Rejection> {
@@ -279,6 +284,8 @@ async fn greet(
         registration: proxy.clients.register(request.minor_version >= 2, Some(who)),
         reported: Reported::new(),
         slot,
+        method: method.name(),
+        is_encrypted,
     };
     login.receive_greeting(proxy, link).await.map(Admitted::Session)
 }
@@ -347,10 +354,13 @@ impl Login {
         Ok(reported)
     }
 
-    fn into_session(self, proxy: Arc<Proxy>, link: Link) -> Session {
+    fn into_session(self, proxy: Arc<Proxy>, link: Link, peer: SocketAddr) -> Session {
         let places = Some((self.slot, self.membership));
         let mut session =
             Session::new(proxy, self.identity, link, self.registration, self.startup, self.reported, places);
+        session.peer = Some(peer);
+        let (method, tls) = (self.method, self.is_encrypted);
+        session.proxy.audit.tell(Event::Login { who: session.who(), method, tls });
         session.adopt_own_settings();
         session
     }
@@ -383,6 +393,7 @@ impl Session {
             proxy,
             identity,
             client,
+            peer: None,
             registration,
             statements: ClientStatements::default(),
             inside: None,
@@ -404,6 +415,7 @@ impl Session {
             named_here: Vec::new(),
             portals: Vec::new(),
             executed: Vec::new(),
+            ledger: Ledger::default(),
             tally: Tally::default(),
             overhead: Overhead::default(),
             tail: Settings::default(),

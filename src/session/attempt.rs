@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::auth::Rejection;
+use crate::audit::{Event, Name};
 use crate::config::{AuthMethod, Candidate, Config};
 use crate::proxy::Proxy;
 use crate::telemetry::metrics::LoginOutcome;
@@ -16,6 +17,7 @@ use crate::wire::startup::Request;
 /// A try to log in.
 #[derive(Debug)]
 pub(super) struct Attempt {
+    peer: SocketAddr,
     address: IpAddr,
     user: Option<Box<str>>,
     database: Option<Box<str>>,
@@ -25,7 +27,7 @@ pub(super) struct Attempt {
 impl Attempt {
     /// Of somebody who has not said anything yet.
     pub(super) fn from(peer: SocketAddr) -> Self {
-        Self { address: peer.ip().to_canonical(), user: None, database: None, is_throttled: false }
+        Self { peer, address: peer.ip().to_canonical(), user: None, database: None, is_throttled: false }
     }
 
     /// How the client is to be checked.
@@ -76,6 +78,14 @@ impl Attempt {
     /// Counts, logs and remembers that the client was refused. Returns how long it is to wait for the answer.
     pub(super) fn refused(&self, proxy: &Proxy, outcome: LoginOutcome, reply: &ErrorReply) -> Duration {
         proxy.metrics.logins(outcome).increment(1);
+        let name = |name: &Option<Box<str>>| name.as_deref().map(Name::from);
+        proxy.audit.tell(Event::LoginRefused {
+            user: name(&self.user),
+            database: name(&self.database),
+            client: Some(self.peer),
+            sqlstate: reply.sqlstate,
+            message: reply.message.clone(),
+        });
         let address = self.address;
         let [user, database] = [&self.user, &self.database].map(|name| name.as_deref().unwrap_or_default());
         let (sqlstate, reason, outcome_name) = (reply.sqlstate, &reply.message, outcome.name());

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::clients::{Client, Clients, Registration, lock};
 use crate::pool::ServerConnection;
+use crate::takeover::Predecessor;
 use crate::topology::Node;
 use crate::wire::startup::CancelKey;
 
@@ -38,9 +39,20 @@ impl Clients {
     /// Passes a client's request on. A wrong key, an idle session, and a server that cannot be
     /// reached are all answered alike: not at all.
     pub async fn cancel(&self, key: &CancelKey) {
-        if let Some(client) = self.get(key.pid).filter(|client| client.key == *key) {
-            client.pass_on().await;
+        match self.get(key.pid).filter(|client| client.key == *key) {
+            Some(client) => client.pass_on().await,
+            None => {
+                let predecessor = lock(&self.predecessor).clone();
+                if let Some(predecessor) = predecessor {
+                    predecessor.cancel(key).await;
+                }
+            }
         }
+    }
+
+    /// This process has taken over from another one, which still has clients.
+    pub fn follow(&self, predecessor: Predecessor) {
+        *lock(&self.predecessor) = Some(predecessor);
     }
 }
 

@@ -15,12 +15,15 @@ use tokio::sync::watch;
 use super::cancel::Target;
 use crate::pool::Identity;
 use crate::sql::Pin;
+use crate::takeover::Predecessor;
 use crate::wire::startup::CancelKey;
 
 /// All clients that are logged in, by the process ID that they were told.
 #[derive(Debug, Default)]
 pub struct Clients {
     by_pid: Mutex<HashMap<i32, Arc<Client>>>,
+    /// Who is asked about keys that are not known here.
+    pub(super) predecessor: Mutex<Option<Predecessor>>,
 }
 
 /// One client.

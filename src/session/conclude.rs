@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::ledger::End;
 use super::tracked::Course;
 use super::understand::Understood;
 use super::{Fault, Session};
@@ -13,11 +14,12 @@ use crate::wire::backend::TransactionStatus;
 impl Session {
     /// Takes note of what was answered, and lets the connection go when nothing holds it.
     pub(super) async fn conclude(&mut self, understood: &Understood) -> Result<(), Fault> {
-        self.count(understood);
+        self.count_overhead(understood);
         if self.in_batch {
             // The pipeline goes on; all of it is judged by how it ends.
             return Ok(());
         }
+        self.account(End::Answered);
         let executed = std::mem::take(&mut self.executed);
         self.count_parse_failures(&executed);
         let failed = self.tally.failed.take().is_some();
@@ -164,11 +166,8 @@ impl Session {
         }
     }
 
-    fn count(&self, understood: &Understood) {
-        let Some(server) = &self.server else { return };
-        let runs = u64::try_from(understood.runs).unwrap_or(u64::MAX);
-        self.proxy.count_statements(server.role, server.reason, runs, understood.asked_at.elapsed());
-        if understood.waits {
+    fn count_overhead(&self, understood: &Understood) {
+        if self.server.is_some() && understood.waits {
             self.proxy.metrics.proxy_overhead.record(self.overhead.total());
         }
     }

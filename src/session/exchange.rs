@@ -113,7 +113,16 @@ pub enum Event {
     /// All that a replica has to say of it.
     ProofEnds,
     /// `CommandComplete` for the client.
-    Completed,
+    Completed {
+        /// As its tag says.
+        rows: u64,
+    },
+    /// `EmptyQueryResponse` or `PortalSuspended` for the client.
+    Answered,
+    /// What was executed before could not be committed: [`Event::Failed`] follows.
+    Undone,
+    /// The client is told this in place of the server's error; [`Event::Failed`] follows.
+    Refused(ErrorReply),
     /// `ReadyForQuery` for the client.
     Ready(TransactionStatus),
 }
@@ -251,8 +260,9 @@ impl Exchange {
             }
             (Sent::Query | Sent::Execute, tag::COPY_IN_RESPONSE) => self.begin_copy_in(),
             (Sent::Query, tag::COMMAND_COMPLETE) if purpose.is_none() => {
-                self.events.push(Event::Completed);
+                self.events.push(Event::Completed { rows: backend::rows(frame.body) });
             }
+            (Sent::Query, tag::EMPTY_QUERY_RESPONSE) if purpose.is_none() => self.events.push(Event::Answered),
             (Sent::Parse(id), tag::PARSE_COMPLETE) => {
                 self.events.push(Event::Prepared(*id));
                 self.expected.pop_front();
@@ -260,12 +270,15 @@ impl Exchange {
             (Sent::ParseOther, tag::PARSE_COMPLETE)
             | (Sent::Bind, tag::BIND_COMPLETE)
             | (Sent::Close, tag::CLOSE_COMPLETE)
-            | (Sent::DescribeOther, tag::ROW_DESCRIPTION | tag::NO_DATA)
-            | (Sent::Execute, tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED) => {
+            | (Sent::DescribeOther, tag::ROW_DESCRIPTION | tag::NO_DATA) => {
+                self.expected.pop_front();
+            }
+            (Sent::Execute, tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED) => {
+                self.events.push(Event::Answered);
                 self.expected.pop_front();
             }
             (Sent::Execute, tag::COMMAND_COMPLETE) => {
-                self.events.push(Event::Completed);
+                self.events.push(Event::Completed { rows: backend::rows(frame.body) });
                 self.copying_in = false;
                 self.expected.pop_front();
             }
@@ -322,6 +335,7 @@ impl Exchange {
                 Verdict::Drop
             }
             Audience::Refusal(reply) => {
+                self.events.push(Event::Refused(reply.clone()));
                 self.events.push(Event::Failed(Failure {
                     sqlstate: code(reply.sqlstate.as_bytes()),
                     mentions_recovery: false,
@@ -329,6 +343,9 @@ impl Exchange {
                 Verdict::Replace(reply)
             }
             _ => {
+                if sent == Sent::Sync {
+                    self.events.push(Event::Undone);
+                }
                 self.events.push(Event::Failed(failure(body)));
                 Verdict::Pass
             }

@@ -27,7 +27,7 @@ fn a_simple_query() {
     assert!(!exchange.is_answered());
     assert_eq!(receive(&mut exchange, b'Z', b"T"), Verdict::Pass);
     assert!(exchange.is_answered());
-    assert_eq!(exchange.take_events(), [Event::Completed, Event::Ready(TransactionStatus::Transaction)]);
+    assert_eq!(exchange.take_events(), [Event::Completed { rows: 1 }, Event::Ready(TransactionStatus::Transaction)]);
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn a_tail_ends_the_message_before_it() {
     exchange.expect(Sent::Query, Audience::Proxy(Purpose::Tail));
     let script: [(u8, &[u8]); 4] = [(b'C', b"RESET\0"), (b'Z', b"I"), (b'C', b"SET\0"), (b'Z', b"I")];
     assert_eq!(replay(&mut exchange, &script), [Verdict::Pass, Verdict::Drop, Verdict::Drop, Verdict::Pass]);
-    assert_eq!(exchange.take_events(), [Event::Completed, Event::Ready(TransactionStatus::Idle)]);
+    assert_eq!(exchange.take_events(), [Event::Completed { rows: 0 }, Event::Ready(TransactionStatus::Idle)]);
     assert!(exchange.is_answered());
 }
 
@@ -72,7 +72,7 @@ fn an_extended_batch_with_a_lazy_preparation() {
         [
             Event::Prepared(7),
             Event::Described { id: 7, shape: 1.., for_client: false },
-            Event::Completed,
+            Event::Completed { rows: 1 },
             Event::Ready(_)
         ]
     ));
@@ -115,9 +115,12 @@ fn a_refusal_replaces_the_servers_error() {
     let reply = ErrorReply::error("42P05", "already there");
     exchange.expect(Sent::ParseOther, Audience::Refusal(reply.clone()));
     exchange.expect(Sent::Sync, Audience::Client);
-    assert_eq!(receive(&mut exchange, b'E', ERROR), Verdict::Replace(reply));
+    assert_eq!(receive(&mut exchange, b'E', ERROR), Verdict::Replace(reply.clone()));
     assert_eq!(receive(&mut exchange, b'Z', b"E"), Verdict::Pass);
-    assert_eq!(exchange.take_events(), [failed(b"42P05"), Event::Ready(TransactionStatus::Failed)]);
+    assert_eq!(
+        exchange.take_events(),
+        [Event::Refused(reply), failed(b"42P05"), Event::Ready(TransactionStatus::Failed)]
+    );
 }
 
 #[test]
@@ -160,7 +163,7 @@ fn what_is_asked_in_front_and_behind_is_not_seen() {
     let events = [
         Event::Replayed(row()),
         Event::ProofEnds,
-        Event::Completed,
+        Event::Completed { rows: 1 },
         Event::Ready(TransactionStatus::Idle),
         Event::Position(row()),
     ];

@@ -18,6 +18,7 @@ mod crowd;
 mod exchange;
 mod gate;
 mod gather;
+mod ledger;
 mod limits;
 mod operator;
 mod overhead;
@@ -46,16 +47,19 @@ pub use prepared::Statements;
 pub use quota::{Membership, Quotas};
 pub use throttle::Throttle;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use exchange::{Audience, Exchange};
 use gather::ClientFault;
+use ledger::Ledger;
 use overhead::Overhead;
-use prepared::ClientStatements;
+use prepared::{ClientStatements, Prepared};
 use relay::Tally;
 use tracked::Tracked;
 
+use crate::audit::Who;
 use crate::pool::{Checkout, Identity, Reported, Settings};
 use crate::proxy::{ClientSlot, Database, Proxy};
 use crate::route::{Horizon, Reason, SessionKey};
@@ -71,6 +75,8 @@ pub struct Session {
     identity: Identity,
     database: Arc<Database>,
     client: Link,
+    /// Where it connected from; none where nobody is behind the session.
+    peer: Option<SocketAddr>,
     registration: clients::Registration,
     /// While it is doing something, or a transaction is open.
     inside: Option<gate::Inside>,
@@ -107,9 +113,10 @@ pub struct Session {
     /// Names that the messages under way have given to statements.
     named_here: Vec<Box<[u8]>>,
     /// Portals of the messages under way, and of the transaction.
-    portals: Vec<(Box<[u8]>, Arc<Analysis>)>,
+    portals: Vec<(Box<[u8]>, Arc<Prepared>)>,
     /// What has been executed since the last `ReadyForQuery`.
     executed: Vec<Arc<Analysis>>,
+    ledger: Ledger,
     tally: Tally,
     overhead: Overhead,
     /// What has to be set again when the messages under way are done; see [`Tracked::tail`].
@@ -124,6 +131,13 @@ pub struct Session {
     changed_catalog: bool,
     membership: Option<Membership>,
     _slot: Option<ClientSlot>,
+}
+
+impl Session {
+    /// Who it is, for the audit log.
+    fn who(&self) -> Who {
+        Who { user: (&self.identity.user).into(), database: (&self.identity.database).into(), client: self.peer }
+    }
 }
 
 /// See [`Session::parked`].

@@ -36,6 +36,7 @@ impl Session {
         self.in_batch = false;
         self.tally = super::Tally::default();
         self.executed.clear();
+        self.ledger.clear();
         self.portals.clear();
         match outcome {
             Outcome::Done => self.release().await,

@@ -309,6 +309,7 @@ impl Session {
     fn take_events(&mut self) -> Option<Failure> {
         let server = self.server.as_mut()?;
         let mut worth_another = None;
+        let mut refused = Vec::new();
         for event in server.exchange.take_events() {
             let connection = &mut *server.checkout;
             match event {
@@ -330,7 +331,9 @@ impl Session {
                         self.statements.note_shape(id, shape);
                     }
                 }
+                Event::Refused(reply) => refused.push(reply),
                 Event::Failed(failure) => {
+                    self.ledger.failed(failure.sqlstate);
                     self.tally.failed = Some(failure);
                     if server.holding && server.role == Role::Replica && failure.is_worth_another_node() {
                         worth_another = Some(failure);
@@ -347,7 +350,12 @@ impl Session {
                 }
                 Event::ProofEnds if server.proof.is_some() => worth_another = Some(Failure::NOT_REPLAYED),
                 Event::ProofEnds => {}
-                Event::Completed => self.tally.completed += 1,
+                Event::Completed { rows } => {
+                    self.tally.completed += 1;
+                    self.ledger.answered(rows);
+                }
+                Event::Answered => self.ledger.answered(0),
+                Event::Undone => self.ledger.reopen(),
                 Event::Ready(status) => {
                     self.status = status;
                     self.in_batch = false;
@@ -359,6 +367,7 @@ impl Session {
                 }
             }
         }
+        refused.iter().for_each(|reply| self.note_refusal(reply));
         worth_another
     }
 

@@ -12,6 +12,7 @@ use super::cancel::Cancelled;
 use super::clients::Activity;
 use super::exchange::{Audience, Purpose, Sent};
 use super::gather::Gathered;
+use super::ledger::End;
 use super::limits::Patience;
 use super::relay::{Failure, Outcome, Until};
 use super::understand::Understood;
@@ -157,6 +158,7 @@ impl Session {
         if let Err(reply) = self.keep_pace(understood.runs).await {
             return self.refuse(work, &reply).await;
         }
+        self.ledger.begin(understood.asked_at);
         if self.must_move(&understood) {
             self.leave_batch().await?;
         }
@@ -259,7 +261,7 @@ impl Session {
     /// A node has failed a read in a way that another may not.
     fn reconsider(&self, failure: Failure, understood: &mut Understood, excluded: &mut Vec<Arc<Node>>) {
         if failure.is_a_refused_write() {
-            self.proxy.metrics.healed_statements.increment(1);
+            self.note_heal(failure.sqlstate);
             understood.analyses.iter().for_each(|analysis| analysis.note_refused_by_standby());
             understood.demand = Demand::Primary(Reason::RefusedByStandby);
         } else if self.server.as_ref().is_some_and(|server| server.proof.is_some()) {
@@ -290,6 +292,7 @@ impl Session {
             self.forget_exchange();
             return Ok(Attempt::Again);
         }
+        self.account_lost(&server);
         let in_transaction = self.status != TransactionStatus::Idle;
         let link = &server.checkout.link;
         let is_at_a_boundary = link.ready == 0 && link.unread == 0 && self.client.unread == 0;
@@ -323,6 +326,7 @@ impl Session {
         self.in_batch = false;
         self.tally = Tally::default();
         self.executed.clear();
+        self.ledger.clear();
         self.portals.clear();
         self.tracked.forget_transaction();
         (self.saw_rows, self.changed_catalog) = (false, false);
@@ -330,6 +334,7 @@ impl Session {
 
     /// Tells the client an error of the proxy's own, where no server connection is held.
     async fn refuse(&mut self, work: &Work, reply: &ErrorReply) -> Result<(), Fault> {
+        self.note_refusal(reply);
         self.undo_names();
         reply.put(&mut self.client.output);
         self.skipping = true;
@@ -363,6 +368,7 @@ impl Session {
 
     /// Says goodbye to both sides.
     async fn finish(mut self, end: Result<(), Fault>) {
+        self.account(End::Lost);
         let farewell = match end {
             Ok(()) | Err(Fault::ClientGone | Fault::Client(ClientFault::Io(_))) => None,
             Err(fault @ (Fault::Client(_) | Fault::Malformed(_))) => {

@@ -52,10 +52,12 @@ impl Session {
         let sent = match header.tag {
             tag::QUERY => {
                 self.executed.push(Arc::new(unread()));
+                self.note_unread();
                 Sent::Query
             }
             tag::FUNCTION_CALL => {
                 self.executed.push(Arc::new(unread()));
+                self.note_unread();
                 Sent::FunctionCall
             }
             tag::PARSE => {
@@ -144,6 +146,7 @@ impl Session {
         let is_lone_begin = matches!(&*analysis.statements, [statement] if matches!(statement.kind, Kind::Begin(_)));
         self.opening.sent = is_lone_begin.then(|| text.into());
         self.tail = self.tracked.tail(&analysis).over(&self.tail);
+        self.note_query(&analysis, text);
         self.executed.push(analysis);
         self.put_tail();
         Ok(Outcome::Done)
@@ -261,7 +264,7 @@ impl Session {
     fn note_portal(&mut self, bind: Bind<'_>) {
         self.portals.retain(|(name, _)| **name != *bind.portal);
         if let Some(held) = self.statements.get(bind.statement) {
-            self.portals.push((bind.portal.into(), Arc::clone(&held.statement.analysis)));
+            self.portals.push((bind.portal.into(), Arc::clone(&held.statement)));
         }
     }
 
@@ -305,8 +308,10 @@ impl Session {
                 self.in_batch = true;
                 let portal = frame.body.split(|byte| *byte == 0).next().unwrap_or_default();
                 let known = self.portals.iter().find(|(name, _)| **name == *portal);
+                let known = known.map(|(_, prepared)| Arc::clone(prepared));
+                self.note_execute(known.as_ref());
                 // Without a name that is known here: of a text too long to be read, or of SQL's PREPARE or DECLARE.
-                let analysis = known.map_or_else(|| Arc::new(unread()), |(_, analysis)| Arc::clone(analysis));
+                let analysis = known.map_or_else(|| Arc::new(unread()), |prepared| Arc::clone(&prepared.analysis));
                 self.tail = self.tracked.tail(&analysis).over(&self.tail);
                 self.executed.push(analysis);
                 self.expect(Sent::Execute, Audience::Client);
@@ -319,6 +324,7 @@ impl Session {
             }
             tag::FUNCTION_CALL => {
                 self.executed.push(Arc::new(unread()));
+                self.note_unread();
                 self.expect(Sent::FunctionCall, Audience::Client);
             }
             _ => {}

@@ -181,6 +181,11 @@ impl Session {
         is_safe_encoding && is_standard
     }
 
+    /// Whether the texts of this client can be read at all, whatever is in them.
+    pub(super) fn reads_texts(&self) -> bool {
+        self.can_read(b"\\")
+    }
+
     /// Where these texts have to go, taken together.
     fn demand(&self, analyses: &[Arc<Analysis>]) -> Demand {
         let config = self.proxy.config.load();

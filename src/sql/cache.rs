@@ -133,7 +133,8 @@ impl Weighter<Shape, Arc<Analysis>> for Bytes {
 
 fn weight_of(analysis: &Analysis) -> usize {
     let hints: usize = analysis.hints.iter().map(|hint| size_of::<Hint>() + hint.key.len() + hint.value.len()).sum();
-    size_of::<Analysis>() + hints + analysis.statements.iter().map(statement_weight).sum::<usize>()
+    let statements: usize = analysis.statements.iter().map(statement_weight).sum();
+    size_of::<Analysis>() + size_of_val(analysis.places()) + hints + statements
 }
 
 fn statement_weight(statement: &Statement) -> usize {

@@ -7,23 +7,36 @@ use super::hint::Hint;
 use std::{
     fmt,
     ops::Range,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 /// A text, understood: the statements of one `Query` or `Parse` message.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Analysis {
     /// In the text's order; empty for an empty text.
     pub statements: Box<[Statement]>,
     /// What stands in a comment in front of them for pgsluice.
     pub hints: Box<[Hint]>,
     refused_by_standby: AtomicBool,
+    places: Box<[AtomicU64]>,
+}
+
+/// Statements of one text that are counted apart; what follows is counted together.
+const MAX_PLACES: usize = 100;
+
+impl Default for Analysis {
+    fn default() -> Self {
+        Self::new([])
+    }
 }
 
 impl Analysis {
     /// Takes the statements of one text.
     pub fn new(statements: impl Into<Box<[Statement]>>) -> Self {
-        Self { statements: statements.into(), hints: [].into(), refused_by_standby: AtomicBool::new(false) }
+        let statements = statements.into();
+        // An empty text is run, and counted, like any other.
+        let places = (0..statements.len().clamp(1, MAX_PLACES)).map(|_| AtomicU64::new(0)).collect();
+        Self { statements, hints: [].into(), refused_by_standby: AtomicBool::new(false), places }
     }
 
     /// With these in front.
@@ -40,6 +53,12 @@ impl Analysis {
     /// Whether a standby has ever refused it.
     pub fn was_refused_by_standby(&self) -> bool {
         self.refused_by_standby.load(Ordering::Relaxed)
+    }
+
+    /// For whoever keeps count of statements: where it keeps each of these, in the text's order, as it last noted
+    /// here; 0 at first. Means nothing to anybody else.
+    pub fn places(&self) -> &[AtomicU64] {
+        &self.places
     }
 
     /// Whether pgsluice itself knows the answer.

@@ -53,6 +53,8 @@ pub mod names {
     pub const HEALED_STATEMENTS_TOTAL: &str = "pgsluice_healed_statements_total";
     /// Statements that the parser does not understand.
     pub const PARSE_FAILURES_TOTAL: &str = "pgsluice_parse_failures_total";
+    /// Events that are missing from the audit log.
+    pub const AUDIT_LOST_TOTAL: &str = "pgsluice_audit_lost_total";
     /// Reloads of the config.
     pub const CONFIG_RELOADS_TOTAL: &str = "pgsluice_config_reloads_total";
 }
@@ -231,6 +233,7 @@ fn describe() {
     counter!(names::CAUSAL_WAITS_TOTAL, Unit::Count, "Reads that waited for a replica to catch up");
     counter!(names::HEALED_STATEMENTS_TOTAL, Unit::Count, "Statements that a standby refused and the primary then ran");
     counter!(names::PARSE_FAILURES_TOTAL, Unit::Count, "Statements that the parser does not understand");
+    counter!(names::AUDIT_LOST_TOTAL, Unit::Count, "Events that are missing from the audit log");
     counter!(names::CONFIG_RELOADS_TOTAL, Unit::Count, "Reloads of the config");
 }
 
@@ -256,6 +259,8 @@ pub struct ProxyMetrics {
     pub healed_statements: Counter,
     /// `pgsluice_parse_failures_total`
     pub parse_failures: Counter,
+    /// `pgsluice_audit_lost_total`
+    pub audit_lost: Counter,
 }
 
 impl Default for ProxyMetrics {
@@ -292,6 +297,7 @@ impl ProxyMetrics {
             statement_timeouts: zeroed(metrics::counter!(names::STATEMENT_TIMEOUTS_TOTAL)),
             healed_statements: zeroed(metrics::counter!(names::HEALED_STATEMENTS_TOTAL)),
             parse_failures: zeroed(metrics::counter!(names::PARSE_FAILURES_TOTAL)),
+            audit_lost: zeroed(metrics::counter!(names::AUDIT_LOST_TOTAL)),
         }
     }
 

@@ -85,6 +85,13 @@ pub fn error_field(body: &[u8], code: u8) -> Option<&[u8]> {
         .find_map(|field| field.split_first().filter(|(kind, _)| **kind == code).map(|(_, value)| value))
 }
 
+/// How many rows a `CommandComplete` speaks of: the number that its tag ends with; 0 where there is none.
+pub fn rows(body: &[u8]) -> u64 {
+    let tag = body.strip_suffix(b"\0").unwrap_or(body);
+    let last = tag.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+    std::str::from_utf8(last).ok().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
 /// An `ErrorResponse`'s SQLSTATE; `XX000` where it has none.
 pub fn sqlstate(body: &[u8]) -> &[u8] {
     error_field(body, b'C').unwrap_or(b"XX000")
@@ -93,6 +100,22 @@ pub fn sqlstate(body: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_of_command_tags() {
+        for (tag, expected) in [
+            ("INSERT 0 5\0", 5),
+            ("SELECT 18446744073709551615\0", u64::MAX),
+            ("UPDATE 3\0", 3),
+            ("COPY 7\0", 7),
+            ("BEGIN\0", 0),
+            ("CREATE TABLE\0", 0),
+            ("", 0),
+            ("SELECT 99999999999999999999999\0", 0),
+        ] {
+            assert_eq!(rows(tag.as_bytes()), expected, "{tag}");
+        }
+    }
 
     #[test]
     fn fields_of_an_error() {

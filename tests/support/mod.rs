@@ -9,6 +9,7 @@ pub mod unruly;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgsluice::demo::{Cluster, ClusterOptions, proxy_config};
@@ -116,7 +117,7 @@ pub struct ProxyProcess {
     pub http: String,
     pub config: PathBuf,
     pub log: PathBuf,
-    _folder: tempfile::TempDir,
+    folder: Arc<tempfile::TempDir>,
 }
 
 impl ProxyProcess {
@@ -127,11 +128,37 @@ impl ProxyProcess {
     pub async fn start_with_config(text: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let config = folder.path().join("pgsluice.toml");
-        let log = folder.path().join("pgsluice.log");
         std::fs::write(&config, text).expect("the config is written");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_pgsluice"))
+        Self::launch(Arc::new(folder), config, "pgsluice.log", &[], None).await
+    }
+
+    /// Another process with the same config, which takes over from this one.
+    pub async fn take_over(&self, log: &str) -> Self {
+        Self::launch(Arc::clone(&self.folder), self.config.clone(), log, &["--takeover"], None).await
+    }
+
+    /// Likewise; and it tells how it is doing on a socket like systemd's.
+    pub async fn take_over_notifying(&self, log: &str, notify: &Path) -> Self {
+        let (folder, config) = (Arc::clone(&self.folder), self.config.clone());
+        Self::launch(folder, config, log, &["--takeover"], Some(notify)).await
+    }
+
+    async fn launch(
+        folder: Arc<tempfile::TempDir>,
+        config: PathBuf,
+        log: &str,
+        arguments: &[&str],
+        notify: Option<&Path>,
+    ) -> Self {
+        let log = folder.path().join(log);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pgsluice"));
+        if let Some(notify) = notify {
+            command.env("NOTIFY_SOCKET", notify);
+        }
+        let mut child = command
             .args(["run", "--config"])
             .arg(&config)
+            .args(arguments)
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -160,7 +187,7 @@ impl ProxyProcess {
                 let _ = writeln!(file, "{line}");
             }
         });
-        Self { child, address, http, config, log, _folder: folder }
+        Self { child, address, http, config, log, folder }
     }
 
     pub fn pid(&self) -> i32 {
