@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -24,6 +24,9 @@ use crate::topology::{Role, Shard, SharedTopology};
 
 /// Greetings that are remembered for one database.
 const MAX_GREETINGS: usize = 1024;
+
+/// Asks for the config file to be read again; the answer is what was wrong with it.
+pub type ReloadRequest = oneshot::Sender<Result<(), String>>;
 
 /// How often the gauges of clients and pools are set, and unused things are swept away.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -74,6 +77,9 @@ pub struct Proxy {
     pub client_counts: ClientCounts,
     shard_metrics: ShardMetrics,
     reasons: HashMap<Reason, usize>,
+    /// By the same index: on primaries, on replicas.
+    routes: Vec<[AtomicU64; 2]>,
+    reload_requests: OnceLock<mpsc::Sender<ReloadRequest>>,
     databases: Mutex<HashMap<Arc<str>, Arc<Database>>>,
     shutdown: watch::Sender<bool>,
 }
@@ -126,6 +132,8 @@ impl Proxy {
             client_counts: ClientCounts::default(),
             shard_metrics: ShardMetrics::new(&shard, &names),
             reasons: Reason::all().enumerate().map(|(index, reason)| (reason, index)).collect(),
+            routes: Reason::all().map(|_| Default::default()).collect(),
+            reload_requests: OnceLock::new(),
             databases: Mutex::default(),
             shutdown: watch::Sender::new(false),
             config,
@@ -243,10 +251,44 @@ impl Proxy {
 
     /// Counts statements that were answered together, after `duration`.
     pub fn count_statements(&self, role: Role, reason: Reason, count: u64, duration: Duration) {
-        if let Some(counter) = self.reasons.get(&reason).and_then(|index| self.shard_metrics.statements(role, *index)) {
-            counter.increment(count);
+        if let Some(index) = self.reasons.get(&reason) {
+            if let Some(counter) = self.shard_metrics.statements(role, *index) {
+                counter.increment(count);
+            }
+            if let Some(routes) = self.routes.get(*index) {
+                routes[usize::from(role == Role::Replica)].fetch_add(count, Ordering::Relaxed);
+            }
         }
         self.shard_metrics.duration(role).record(duration);
+    }
+
+    /// How many statements went where, and why; only what there were any of.
+    pub fn routes(&self) -> impl Iterator<Item = (Role, Reason, u64)> {
+        let of = |(reason, counts): (Reason, &[AtomicU64; 2])| {
+            let count = |index: usize| counts[index].load(Ordering::Relaxed);
+            [(Role::Primary, reason, count(0)), (Role::Replica, reason, count(1))]
+        };
+        Reason::all().zip(&self.routes).flat_map(of).filter(|(_, _, count)| *count > 0)
+    }
+
+    /// Where requests to read the config file again come from now on. Once.
+    pub fn take_reload_requests(&self) -> mpsc::Receiver<ReloadRequest> {
+        let (sender, receiver) = mpsc::channel(1);
+        // Of a second call nothing would come: whoever runs the proxy calls it once.
+        let _ = self.reload_requests.set(sender);
+        receiver
+    }
+
+    /// Has the config file read again.
+    ///
+    /// # Errors
+    /// It was refused: its mistakes. Or nobody here has a file.
+    pub async fn request_reload(&self) -> Result<(), String> {
+        let nobody = || "this proxy was not started from a file".to_owned();
+        let requests = self.reload_requests.get().ok_or_else(nobody)?;
+        let (sender, answer) = oneshot::channel();
+        requests.send(sender).await.map_err(|_| nobody())?;
+        answer.await.map_err(|_| nobody())?
     }
 
     /// Sets gauges and sweeps, once a second, until the proxy is gone.
@@ -286,10 +328,10 @@ impl Proxy {
     fn show_pools(&self, known: &mut HashMap<Arc<str>, PoolMetrics>) {
         let mut counts: HashMap<Arc<str>, (usize, usize)> =
             known.keys().map(|node| (Arc::clone(node), (0, 0))).collect();
-        self.pools.for_each(|node, idle, active| {
-            let count = counts.entry(Arc::clone(&node.name)).or_default();
-            *count = (count.0 + idle, count.1 + active);
-        });
+        for pool in self.pools.view() {
+            let count = counts.entry(pool.node).or_default();
+            *count = (count.0 + pool.idle, count.1 + (pool.size - pool.idle));
+        }
         let topology = self.topology.load();
         let shard = topology.shards.first().map_or("", |shard| &shard.name);
         for (node, (idle, active)) in counts {

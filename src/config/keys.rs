@@ -19,7 +19,7 @@ pub(super) struct SectionKeys {
 
 pub(super) const FILE: SectionKeys = SectionKeys {
     name: "",
-    keys: &["listen", "http", "log", "auth", "pool", "consistency", "lag", "limits", "databases", "shards"],
+    keys: &["listen", "http", "log", "auth", "admin", "pool", "consistency", "lag", "limits", "databases", "shards"],
     later: &["failover", "tables"],
 };
 pub(super) const LISTEN: SectionKeys = SectionKeys {
@@ -41,6 +41,7 @@ pub(super) const USERS: SectionKeys = SectionKeys {
     keys: &["name", "password", "server_password", "max_clients", "statements_per_second", "statement_timeout"],
     later: &[],
 };
+pub(super) const ADMIN: SectionKeys = SectionKeys { name: "admin", keys: &["admins", "stats"], later: &[] };
 pub(super) const POOL: SectionKeys = SectionKeys {
     name: "pool",
     keys: &["mode", "size", "max_pinned", "checkout_timeout", "connect_timeout", "max_lifetime", "idle_timeout"],
@@ -84,7 +85,7 @@ pub(super) const SHARDS: SectionKeys =
 pub(super) const NODES: SectionKeys = SectionKeys { name: "shards.nodes", keys: &["address", "weight"], later: &[] };
 
 /// All of them.
-pub(super) const SECTIONS: [&SectionKeys; 14] = [
+pub(super) const SECTIONS: [&SectionKeys; 15] = [
     &FILE,
     &LISTEN,
     &HTTP,
@@ -92,6 +93,7 @@ pub(super) const SECTIONS: [&SectionKeys; 14] = [
     &AUTH,
     &RULES,
     &USERS,
+    &ADMIN,
     &POOL,
     &CONSISTENCY,
     &LAG,

@@ -7,7 +7,7 @@ use toml::de::DeTable;
 use super::credentials::{Surroundings, reason};
 use super::document::{Mistakes, Section, Setting, place};
 use super::error::{Complaint, ConfigErrors};
-use super::keys::{AUTH, CONSISTENCY, FILE, HTTP, LAG, LIMITS, LISTEN, LOG, POOL};
+use super::keys::{ADMIN, AUTH, CONSISTENCY, FILE, HTTP, LAG, LIMITS, LISTEN, LOG, POOL};
 use super::rules::Rule;
 use super::schema::{Auth, AuthMethod, Config};
 use super::{lists, sections};
@@ -57,7 +57,7 @@ fn read(mistakes: &mut Mistakes<'_>, document: &DeTable<'_>, around: Surrounding
     let (listen, http, log, auth) =
         (table("listen", &LISTEN), table("http", &HTTP), table("log", &LOG), table("auth", &AUTH));
     let (pool, consistency) = (table("pool", &POOL), table("consistency", &CONSISTENCY));
-    let (lag, limits) = (table("lag", &LAG), table("limits", &LIMITS));
+    let (lag, limits, admin) = (table("lag", &LAG), table("limits", &LIMITS), table("admin", &ADMIN));
 
     let (listen, address) = sections::listen(mistakes, &listen, around);
     let http = sections::http(mistakes, &http, &address);
@@ -67,6 +67,7 @@ fn read(mistakes: &mut Mistakes<'_>, document: &DeTable<'_>, around: Surrounding
     let method = sections::auth_method(mistakes, &auth, &address);
     let rules = lists::rules(mistakes, &auth, &method, &address);
     let users = lists::users(mistakes, &auth, asks_for_passwords(&method, &query.text, rules.as_deref()), around);
+    let admin = sections::admin(mistakes, &admin);
     let pool = sections::pool(mistakes, &pool);
     let consistency = sections::consistency(mistakes, &consistency);
     let lag = sections::lag(mistakes, &lag);
@@ -87,6 +88,7 @@ fn read(mistakes: &mut Mistakes<'_>, document: &DeTable<'_>, around: Surrounding
             rules: rules?,
             users: users?,
         },
+        admin: admin?,
         pool: pool?,
         consistency: consistency?,
         lag: lag?,

@@ -28,7 +28,7 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
-pub use error::{ConfigErrors, Mistake, Place};
+pub use error::{ConfigErrors, Mistake, Place, nearest};
 pub use rules::{AddressPattern, Candidate, DatabasePattern, NamePattern, Network, Pattern, Rule, RuleTls};
 pub use schema::*;
 pub use secret::Secret;

@@ -31,6 +31,24 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Every key with its value as it is in force, and whether a change of it needs a restart. Of a secret only that
+    /// there is one.
+    pub fn shown(&self) -> Vec<(String, String, bool)> {
+        let shown = |(key, value): (String, Shown<'_>)| {
+            let value = match value {
+                Shown::Text(text) => text,
+                Shown::Secret(_) => "(secret)".to_owned(),
+                Shown::Absent => return None,
+                Shown::Entry => String::new(),
+            };
+            let needs_restart = NEED_RESTART.contains(&&*key);
+            Some((key, value, needs_restart))
+        };
+        flatten(self).into_iter().filter_map(shown).collect()
+    }
+}
+
 struct Change {
     key: String,
     what: String,
@@ -77,7 +95,7 @@ fn transition(was: Option<&Shown<'_>>, is: &Shown<'_>) -> String {
 
 /// Every key with its value. Entries of lists go by name, not by index: inserting one moves no other.
 fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
-    let Config { listen, http, log, auth, pool, consistency, lag, limits, databases, shards } = config;
+    let Config { listen, http, log, auth, admin, pool, consistency, lag, limits, databases, shards } = config;
     let mut settings: Vec<(String, Shown<'_>)> = [
         ("listen.address", text(listen.address)),
         ("listen.tls", text(TLS_MODE.name(listen.tls))),
@@ -95,6 +113,8 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
         ("auth.query_cache", time(auth.query_cache)),
         ("auth.failure_delay", time(auth.failure_delay)),
         ("auth.max_failures", text(auth.max_failures)),
+        ("admin.admins", Shown::Text(admin.admins.join(", "))),
+        ("admin.stats", Shown::Text(admin.stats.join(", "))),
         ("pool.mode", text(POOL_MODE.name(pool.mode))),
         ("pool.size", text(pool.size)),
         ("pool.max_pinned", text(pool.max_pinned)),

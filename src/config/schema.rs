@@ -21,6 +21,8 @@ pub struct Config {
     pub log: Log,
     /// `[auth]`
     pub auth: Auth,
+    /// `[admin]`
+    pub admin: Admin,
     /// `[pool]`
     pub pool: Pool,
     /// `[consistency]`
@@ -184,6 +186,15 @@ pub enum PoolMode {
     Transaction,
     /// A client holds one for as long as it is connected; everything goes to the primary unless it sets `pgsluice.route`.
     Session,
+}
+
+/// `[admin]`: who may use the database `pgsluice`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Admin {
+    /// Users who may look and act. Default none.
+    pub admins: Vec<String>,
+    /// Users who may look. Default none.
+    pub stats: Vec<String>,
 }
 
 /// `[consistency]`: what reads may see.

@@ -13,10 +13,10 @@ use super::credentials::{Surroundings, reason};
 use super::document::{Mistakes, Section, Setting};
 use super::error::{Complaint, quoted};
 use super::schema::{
-    AuthMethod, Consistency, ConsistencyLevel, Http, Lag, Limits, Listen, Log, LogFormat, Pool, PoolMode,
+    Admin, AuthMethod, Consistency, ConsistencyLevel, Http, Lag, Limits, Listen, Log, LogFormat, Pool, PoolMode,
     ReplicationMode, TlsMode, WhenNone,
 };
-use super::values::{Span, count_u32, count_usize, duration, identifier, log_filter, names, size, text};
+use super::values::{Span, count_u32, count_usize, duration, identifier, identifiers, log_filter, names, size, text};
 
 /// The parameters that clients may set, without `pgsluice.`.
 pub const HINTS: [&str; 5] = ["consistency", "max_staleness", "route", "session_key", "session_token"];
@@ -193,6 +193,12 @@ pub(super) fn pool(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> Option
         max_lifetime: max_lifetime.take()?,
         idle_timeout: idle_timeout.take()?,
     })
+}
+
+pub(super) fn admin(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> Option<Admin> {
+    let admins = section.read(mistakes, "admins", Vec::new(), identifiers);
+    let stats = section.read(mistakes, "stats", Vec::new(), identifiers);
+    Some(Admin { admins: admins.take()?, stats: stats.take()? })
 }
 
 pub(super) fn consistency(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> Option<Consistency> {

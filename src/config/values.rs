@@ -71,6 +71,14 @@ pub(super) fn names(value: &DeValue<'_>, known: &[&str]) -> Result<Vec<String>, 
     array.iter().map(name).collect()
 }
 
+/// A list of users' names.
+pub(super) fn identifiers(value: &DeValue<'_>) -> Result<Vec<String>, Complaint> {
+    let Some(array) = value.as_array() else {
+        return Err(Complaint::new(format!("is {}", kind(value))).expected("a list of names"));
+    };
+    array.iter().map(|entry| identifier(entry.get_ref())).collect()
+}
+
 /// What a duration may be.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Span {

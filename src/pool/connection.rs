@@ -43,6 +43,15 @@ pub struct ServerConnection {
     pub unnamed: Option<u64>,
     /// When it was logged in.
     pub created: Instant,
+    /// For whoever lists connections: dropped with this one.
+    pub(super) existence: Arc<Existence>,
+}
+
+/// That a connection exists.
+#[derive(Debug)]
+pub(super) struct Existence {
+    pub(super) pid: i32,
+    pub(super) created: Instant,
 }
 
 /// Notes the body of a `ParameterStatus`; whether it says anything new.

@@ -10,7 +10,7 @@ use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use tokio::net::TcpStream;
 
-use super::connection::{Reported, ServerConnection};
+use super::connection::{Existence, Reported, ServerConnection};
 use super::settings::Settings;
 use crate::config::Secret;
 use crate::topology::Node;
@@ -262,7 +262,9 @@ impl<'a> Login<'a> {
         let Some(cancel_key) = cancel_key else {
             return Err(self.protocol("gave no key to cancel statements with".into()));
         };
+        let created = Instant::now();
         Ok(ServerConnection {
+            existence: Arc::new(Existence { pid: cancel_key.pid, created }),
             link: self.link,
             node: Arc::clone(self.node),
             incarnation,
@@ -272,7 +274,7 @@ impl<'a> Login<'a> {
             prepared: HashMap::new(),
             unnamed: None,
             touched_by: None,
-            created: Instant::now(),
+            created,
         })
     }
 

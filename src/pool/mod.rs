@@ -16,5 +16,5 @@ pub use checkout::{Checkout, CheckoutError};
 pub use connection::{Reported, ServerConnection, Shape, note_parameter};
 pub use keys::ClientKeys;
 pub use login::LoginError;
-pub use pools::{Identity, NodePool, PinPlace, Pools};
+pub use pools::{Identity, NodePool, PinPlace, PoolView, Pools, ServerView};
 pub use settings::{Change, SettingValue, Settings, quote_literal};

@@ -17,6 +17,7 @@ use super::auth::{self, Rejection};
 use super::clients::Who;
 use super::crowd::CrowdedOut;
 use super::limits::SessionLimits;
+use super::operator::{greet_operator, operator};
 use super::overhead::Overhead;
 use super::pins::PinAccount;
 use super::prepared::ClientStatements;
@@ -26,6 +27,7 @@ use super::serve::GOODBYE_LIMIT;
 use super::tracked::Tracked;
 use super::wish::object_to_setting;
 use super::{Fault, Membership, Session};
+use crate::admin::console::{self, Operator};
 use crate::config::{AuthMethod, Config, TlsMode};
 use crate::pool::{Identity, Reported, SettingValue, Settings};
 use crate::proxy::{ClientSlot, Proxy};
@@ -65,6 +67,7 @@ pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream, peer: SocketAddr) {
             return match admitted {
                 Admitted::Session(login) => Box::pin(login.into_session(proxy, link).run()).await,
                 Admitted::Replication(passage) => Box::pin(passage.run(&proxy, link)).await,
+                Admitted::Operator(operator) => Box::pin(console::serve(proxy, link, operator)).await,
             };
         }
         Ok(Ok(Err(Rejection::Gone))) => return proxy.metrics.logins(LoginOutcome::Gone).increment(1),
@@ -135,6 +138,8 @@ async fn put_greeting(
 enum Admitted {
     Session(Login),
     Replication(Box<Passage>),
+    /// Somebody at the admin database.
+    Operator(Operator),
 }
 
 /// A client that has proved who it is.
@@ -237,7 +242,8 @@ async fn greet(
     if request.is_replication() {
         replication::check(&config)?;
     }
-    let names_database = !request.is_physical_replication() && !config.databases.is_empty();
+    let is_admin = request.database == console::DATABASE;
+    let names_database = !is_admin && !request.is_physical_replication() && !config.databases.is_empty();
     if names_database && config.databases.iter().all(|database| database.name != request.database) {
         return Err(told("3D000", format!("database \"{}\" does not exist", request.database)));
     }
@@ -246,6 +252,12 @@ async fn greet(
         AuthMethod::Trust => {}
         // Refused already.
         AuthMethod::Reject => return Err(Rejection::Gone),
+    }
+    // However many clients there are: this is who can do something about it.
+    if is_admin {
+        let operator = operator(&config, request.user)?;
+        greet_operator(link).await?;
+        return Ok(Admitted::Operator(operator));
     }
     // Only now: strangers take no place from those who may log in.
     let Some(slot) = ClientSlot::take(proxy, config.listen.max_clients) else {
@@ -317,16 +329,7 @@ impl Login {
     }
 
     async fn ask_a_server(&self, proxy: &Arc<Proxy>) -> Result<Reported, ErrorReply> {
-        // A session with nobody behind it, to go the same way as any other.
-        let mut session = Session::new(
-            Arc::clone(proxy),
-            self.identity.clone(),
-            Link::new(Stream::Nobody, BytesMut::new()),
-            proxy.clients.register(false, None),
-            Arc::clone(&self.startup),
-            Reported::new(),
-            None,
-        );
+        let mut session = Session::of_nobody(proxy, self.identity.clone(), Arc::clone(&self.startup));
         let lost = || ErrorReply::fatal("08006", "the server connection was lost during login");
         if session.reach(Demand::Replica(Reason::FreshReplica)).await.is_err() {
             session.reach(Demand::Primary(Reason::Transaction)).await.map_err(|fault| match fault {
@@ -354,6 +357,13 @@ impl Login {
 }
 
 impl Session {
+    /// One with nobody behind it, to go the same way as any other.
+    pub(super) fn of_nobody(proxy: &Arc<Proxy>, identity: Identity, startup: Arc<Settings>) -> Self {
+        let link = Link::new(Stream::Nobody, BytesMut::new());
+        let registration = proxy.clients.register(false, None);
+        Self::new(Arc::clone(proxy), identity, link, registration, startup, Reported::new(), None)
+    }
+
     fn new(
         proxy: Arc<Proxy>,
         identity: Identity,

@@ -9,13 +9,19 @@ use std::sync::Arc;
 use super::Session;
 use super::understand::Understood;
 use crate::config::PoolMode;
-use crate::pool::quote_literal;
+use crate::pool::{Identity, quote_literal};
+use crate::proxy::Proxy;
 use crate::route::{Considered, Demand, Reason, explain};
 use crate::sql::{Analysis, Kind, PrimaryCause, explained_by_route, judge_with_name};
 use crate::wire::backend::TransactionStatus;
 
 /// What `EXPLAIN ROUTE` answers for a text that says nothing.
 const NO_ROWS: &str = "SELECT NULL::text, NULL::text, NULL::text, NULL::text, NULL::text WHERE false";
+
+/// Where the statement would go from a session of that user's that has seen and set nothing.
+pub fn explain_new_session(proxy: &Arc<Proxy>, identity: Identity, sql: &str) -> Vec<Considered> {
+    Session::of_nobody(proxy, identity, Arc::default()).explain_route(sql.as_bytes())
+}
 
 impl Session {
     /// The SQL to send instead of a text that only pgsluice can answer.
