@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_postgres::error::DbError;
 
 async fn refusal(url: &str) -> DbError {
-    let error = try_connect(url).await.err().expect("it is refused");
+    let error = try_connect(url).await.expect_err("it is refused");
     error.as_db_error().unwrap_or_else(|| panic!("{error:?}")).clone()
 }
 
@@ -181,7 +181,7 @@ async fn p99(stand: &Stand, time: Duration) -> Duration {
 }
 
 /// What a stranger may cost the proxy, in bytes. docs/users.md says so.
-const PER_STRANGER: u64 = 6 * 1024;
+const PER_STRANGER: u64 = 10 * 1024;
 
 async fn flood(count: usize, most: usize, rate: u64, time: Duration) -> (Duration, Duration) {
     let stand =

@@ -9,7 +9,7 @@ use support::{DEADLINE, Stand, connect, try_connect};
 use tokio_postgres::error::DbError;
 
 async fn refusal(url: &str) -> DbError {
-    let error = try_connect(url).await.err().expect("it is refused");
+    let error = try_connect(url).await.expect_err("it is refused");
     error.as_db_error().unwrap_or_else(|| panic!("{error:?}")).clone()
 }
 

@@ -36,7 +36,7 @@ fn url(stand: &Stand, user: &str, password: &str) -> String {
 }
 
 async fn refusal(stand: &Stand, user: &str, password: &str) -> tokio_postgres::error::DbError {
-    let error = try_connect(&url(stand, user, password)).await.err().expect("it is refused");
+    let error = try_connect(&url(stand, user, password)).await.expect_err("it is refused");
     error.as_db_error().unwrap_or_else(|| panic!("{error:?}")).clone()
 }
 

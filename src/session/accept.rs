@@ -139,7 +139,7 @@ async fn put_greeting(
 /// What became of a login.
 enum Admitted {
     Session(Login),
-    Replication(Passage),
+    Replication(Box<Passage>),
     /// Somebody at the admin database.
     Operator(Operator),
 }
@@ -274,7 +274,7 @@ async fn greet(
     if request.is_replication() {
         let passage = Passage::open(proxy, &request, who, (slot, membership)).await?;
         put_greeting(link, &passage.server.reported, &passage.registration).await?;
-        return Ok(Admitted::Replication(passage));
+        return Ok(Admitted::Replication(Box::new(passage)));
     }
     let startup = Arc::new(startup_settings(&request, &config)?);
     let login = Login {
