@@ -6,11 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 
 use crate::config::Config;
 use crate::monitor::{Catalogs, Monitor, MonitorHandle};
@@ -19,7 +18,6 @@ use crate::route::{Horizon, Reason};
 use crate::session::{CancelRegistry, Statements, Verifiers, accept};
 use crate::sql::AnalysisCache;
 use crate::telemetry::metrics::{ClientState, PoolMetrics, ProxyMetrics, ReloadOutcome, ServerState, ShardMetrics};
-use crate::tls::{TlsError, acceptor};
 use crate::topology::{Role, Shard, SharedTopology};
 
 /// Greetings that are remembered for one database.
@@ -49,8 +47,6 @@ pub struct Proxy {
     pub verifiers: Verifiers,
     /// The control plane.
     pub monitor: MonitorHandle,
-    /// Where TLS is offered.
-    pub tls: ArcSwapOption<TlsAcceptor>,
     /// Counters and histograms.
     pub metrics: ProxyMetrics,
     /// How many clients there are.
@@ -82,11 +78,7 @@ pub struct ClientCounts {
 
 impl Proxy {
     /// Starts the monitor, and is ready to serve. Within a tokio runtime, after the metrics' recorder was installed.
-    ///
-    /// # Errors
-    /// `listen.cert` or `listen.key` cannot be used.
-    pub fn start(config: Config) -> Result<Arc<Self>, TlsError> {
-        let tls = acceptor(&config.listen)?;
+    pub fn start(config: Config) -> Arc<Self> {
         let shard = config.shards.first().map(|shard| shard.name.clone()).unwrap_or_default();
         let names: Vec<_> = Reason::all().map(Reason::name).collect();
         let cache_bytes = config.limits.statement_cache_bytes;
@@ -99,7 +91,6 @@ impl Proxy {
             cancels: Arc::default(),
             verifiers: Verifiers::default(),
             monitor: Monitor::spawn(Arc::clone(&config), Arc::clone(&topology)),
-            tls: ArcSwapOption::from_pointee(tls),
             metrics: ProxyMetrics::new(),
             clients: ClientCounts::default(),
             shard_metrics: ShardMetrics::new(&shard, &names),
@@ -111,7 +102,7 @@ impl Proxy {
         });
         tokio::spawn(Arc::clone(&proxy.pools).run_janitor());
         tokio::spawn(Arc::clone(&proxy).keep_house());
-        Ok(proxy)
+        proxy
     }
 
     /// Serves clients until [`Proxy::shut_down`], and then until the last one is gone, or `limits.drain_timeout` is over.
@@ -172,12 +163,7 @@ impl Proxy {
     }
 
     /// Puts a new config in force. What needs a restart stays as it was, and is named in the log.
-    ///
-    /// # Errors
-    /// `listen.cert` or `listen.key` cannot be used; the old config stays.
-    pub async fn adopt(&self, config: Config) -> Result<(), TlsError> {
-        let tls = acceptor(&config.listen)
-            .inspect_err(|_| self.metrics.config_reloads(ReloadOutcome::Refused).increment(1))?;
+    pub async fn adopt(&self, config: Config) {
         let old = self.config.load_full();
         for change in Config::diff(&old, &config) {
             tracing::info!(%change, "config changed");
@@ -185,7 +171,6 @@ impl Proxy {
         for key in old.restart_needed(&config) {
             tracing::warn!(key, "this change takes effect after a restart");
         }
-        self.tls.store(tls.map(Arc::new));
         self.config.store(Arc::new(config));
         self.monitor.reload().await;
         self.pools.reload(&self.topology.load());
@@ -193,7 +178,6 @@ impl Proxy {
             database.forget_greetings();
         }
         self.metrics.config_reloads(ReloadOutcome::Applied).increment(1);
-        Ok(())
     }
 
     /// A new config was not even valid.

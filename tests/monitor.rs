@@ -83,6 +83,8 @@ fn config_for(cluster: &Cluster, servers: &[Server]) -> Config {
             tls: config::TlsMode::Off,
             cert: None,
             key: None,
+            client_ca: None,
+            inbound: None,
             max_clients: 10,
         },
         http: config::Http { address: "127.0.0.1:0".parse().unwrap() },
@@ -120,6 +122,11 @@ fn config_for(cluster: &Cluster, servers: &[Server]) -> Config {
             user: monitor.user.clone(),
             password: Some(config::Secret::new(monitor.password.clone())),
             database: "postgres".into(),
+            sslmode: config::SslMode::Disable,
+            sslrootcert: None,
+            sslcert: None,
+            sslkey: None,
+            outbound: Arc::new(pgsluice::tls::Outbound::disabled()),
         }],
     }
 }

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::http::{self, HttpState};
-use crate::config::{Config, ConfigWatcher};
+use crate::config::{Config, ConfigErrors, ConfigWatcher};
 use crate::proxy::Proxy;
 use crate::telemetry::logs::LogHandle;
 use crate::telemetry::metrics;
@@ -28,7 +28,8 @@ pub fn run(path: &Path) -> anyhow::Result<()> {
         // Before the file is read, so that no change falls in between; what is wrong with the file says more.
         let watcher = ConfigWatcher::new(path);
         let config = Config::load(path)?;
-        let watcher = watcher.context("the config file cannot be watched")?;
+        let mut watcher = watcher.context("the config file cannot be watched")?;
+        let config = follow_certificates(config, path, &mut watcher)?;
         let logs = crate::telemetry::logs::init(config.log.format, &config.log.level)?;
         for warning in config.warnings() {
             tracing::warn!("{warning}");
@@ -84,12 +85,12 @@ impl Server {
     /// Listens, and starts the monitor.
     ///
     /// # Errors
-    /// An address cannot be listened on, or the certificate cannot be used.
+    /// An address cannot be listened on.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let metrics = metrics::install().context("metrics cannot be recorded")?;
         let listener = listen(config.listen.address, "listen.address")?;
         let http_listener = listen(config.http.address, "http.address")?;
-        let proxy = Proxy::start(config)?;
+        let proxy = Proxy::start(config);
         let state = HttpState {
             metrics,
             topology: Arc::clone(&proxy.topology),
@@ -127,8 +128,8 @@ impl Server {
         loop {
             tokio::select! {
                 () = &mut end => break,
-                _ = hangup.recv() => reload(&self.proxy, path, logs, "SIGHUP").await,
-                () = watcher.changed() => reload(&self.proxy, path, logs, "the file has changed").await,
+                _ = hangup.recv() => reload(&self.proxy, path, &mut watcher, logs, "SIGHUP").await,
+                () = watcher.changed() => reload(&self.proxy, path, &mut watcher, logs, "a file has changed").await,
             }
         }
         self.proxy.shut_down();
@@ -140,9 +141,18 @@ impl Server {
     }
 }
 
+/// Watches the certificates that the config names. What one of them held before it was watched may have changed since,
+/// so they are read again.
+fn follow_certificates(mut config: Config, path: &Path, watcher: &mut ConfigWatcher) -> Result<Config, ConfigErrors> {
+    while watcher.follow(config.certificate_files()) {
+        config = Config::load(path)?;
+    }
+    Ok(config)
+}
+
 /// A new config is taken whole, or not at all.
-async fn reload(proxy: &Proxy, path: &Path, logs: &LogHandle, cause: &str) {
-    let config = match Config::load(path) {
+async fn reload(proxy: &Proxy, path: &Path, watcher: &mut ConfigWatcher, logs: &LogHandle, cause: &str) {
+    let config = match Config::load(path).and_then(|config| follow_certificates(config, path, watcher)) {
         Ok(config) => config,
         Err(mistakes) => {
             proxy.refuse_config();
@@ -153,10 +163,8 @@ async fn reload(proxy: &Proxy, path: &Path, logs: &LogHandle, cause: &str) {
     if let Err(error) = logs.set_level(&config.log.level) {
         tracing::error!(%error, "the log level stays as it is");
     }
-    match proxy.adopt(config).await {
-        Ok(()) => tracing::info!(cause, "the config was reloaded"),
-        Err(error) => tracing::error!(cause, %error, "the new config is refused, the old one stays"),
-    }
+    proxy.adopt(config).await;
+    tracing::info!(cause, "the config was reloaded");
 }
 
 fn listen(address: std::net::SocketAddr, key: &str) -> anyhow::Result<TcpListener> {

@@ -23,7 +23,7 @@ pub(super) const FILE: SectionKeys = SectionKeys {
     later: &["failover", "tables"],
 };
 pub(super) const LISTEN: SectionKeys =
-    SectionKeys { name: "listen", keys: &["address", "tls", "cert", "key", "max_clients"], later: &["client_ca"] };
+    SectionKeys { name: "listen", keys: &["address", "tls", "cert", "key", "client_ca", "max_clients"], later: &[] };
 pub(super) const HTTP: SectionKeys = SectionKeys { name: "http", keys: &["address"], later: &[] };
 pub(super) const LOG: SectionKeys = SectionKeys { name: "log", keys: &["format", "level"], later: &[] };
 pub(super) const AUTH: SectionKeys = SectionKeys { name: "auth", keys: &["method", "users"], later: &["query"] };
@@ -56,8 +56,11 @@ pub(super) const LIMITS: SectionKeys = SectionKeys {
     later: &[],
 };
 pub(super) const DATABASES: SectionKeys = SectionKeys { name: "databases", keys: &["name"], later: &[] };
-pub(super) const SHARDS: SectionKeys =
-    SectionKeys { name: "shards", keys: &["name", "nodes", "user", "password", "database"], later: &[] };
+pub(super) const SHARDS: SectionKeys = SectionKeys {
+    name: "shards",
+    keys: &["name", "nodes", "user", "password", "database", "sslmode", "sslrootcert", "sslcert", "sslkey"],
+    later: &[],
+};
 pub(super) const NODES: SectionKeys = SectionKeys { name: "shards.nodes", keys: &["address", "weight"], later: &[] };
 
 /// All of them.

@@ -61,7 +61,8 @@ fn read(mistakes: &mut Mistakes<'_>, document: &DeTable<'_>, around: Surrounding
     let (listen, address) = sections::listen(mistakes, &listen, around);
     let http = sections::http(mistakes, &http, &address);
     let log = sections::log(mistakes, &log);
-    let method = sections::auth_method(mistakes, &auth, &address);
+    let client_ca = listen.as_ref().map(|listen| listen.inbound.is_some() && listen.client_ca.is_some());
+    let method = sections::auth_method(mistakes, &auth, &address, client_ca);
     let users = lists::users(mistakes, &auth, &method, around);
     let pool = sections::pool(mistakes, &pool);
     let consistency = sections::consistency(mistakes, &consistency);

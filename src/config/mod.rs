@@ -12,6 +12,7 @@ mod address;
 mod choices;
 mod credentials;
 mod document;
+mod encryption;
 mod error;
 mod keys;
 mod lists;

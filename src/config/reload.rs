@@ -5,14 +5,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::choices::{AUTH_METHOD, CONSISTENCY_LEVEL, LOG_FORMAT, POOL_MODE, TLS_MODE, WHEN_NONE};
-use super::schema::{Config, Password, Shard, User};
+use super::choices::{AUTH_METHOD, CONSISTENCY_LEVEL, LOG_FORMAT, POOL_MODE, SSL_MODE, TLS_MODE, WHEN_NONE};
+use super::schema::{Config, Listen, Password, Shard, User};
 use super::secret::Secret;
 use super::values::format_size;
 
-/// Keys that take effect only when the process starts: sockets, certificates, and the log's format.
-const NEED_RESTART: [&str; 6] =
-    ["listen.address", "listen.tls", "listen.cert", "listen.key", "http.address", "log.format"];
+/// Keys that take effect only when the process starts: sockets, and the log's format.
+const NEED_RESTART: [&str; 3] = ["listen.address", "http.address", "log.format"];
 
 impl Config {
     /// The keys whose new value will not take effect before a restart.
@@ -55,8 +54,31 @@ fn changes(old: &Config, new: &Config) -> Vec<Change> {
         }
         changes.push(Change { key: key.clone(), what: transition(was, value) });
     }
+    changes.extend(changed_files(old, new));
     let removed = before.iter().filter(|(key, value)| *value == Shown::Entry && find(&after, key).is_none());
     changes.extend(removed.map(|(key, _)| Change { key: key.clone(), what: "removed".to_owned() }));
+    changes
+}
+
+/// Certificates that are others, in files whose names are the same.
+fn changed_files(old: &Config, new: &Config) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut note = |key: String| changes.push(Change { key, what: "changed".to_owned() });
+    let names = |listen: &Listen| [listen.cert.clone(), listen.key.clone(), listen.client_ca.clone()];
+    if let (Some(was), Some(is)) = (&old.listen.inbound, &new.listen.inbound)
+        && was != is
+        && names(&old.listen) == names(&new.listen)
+    {
+        note("listen: what the certificate files hold".to_owned());
+    }
+    let names =
+        |shard: &Shard| (shard.sslmode, [shard.sslrootcert.clone(), shard.sslcert.clone(), shard.sslkey.clone()]);
+    for is in &new.shards {
+        let was = old.shards.iter().find(|was| was.name == is.name);
+        if was.is_some_and(|was| was.outbound != is.outbound && names(was) == names(is)) {
+            note(format!("shards[{}]: what the certificate files hold", is.name));
+        }
+    }
     changes
 }
 
@@ -80,6 +102,7 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
         ("listen.tls", text(TLS_MODE.name(listen.tls))),
         ("listen.cert", path(listen.cert.as_deref())),
         ("listen.key", path(listen.key.as_deref())),
+        ("listen.client_ca", path(listen.client_ca.as_deref())),
         ("listen.max_clients", text(listen.max_clients)),
         ("http.address", text(http.address)),
         ("log.format", text(LOG_FORMAT.name(log.format))),
@@ -130,6 +153,10 @@ fn flatten_shard(shard: &Shard) -> Vec<(String, Shown<'_>)> {
         (format!("{entry}.user"), text(&shard.user)),
         (format!("{entry}.password"), secret(shard.password.as_ref())),
         (format!("{entry}.database"), text(&shard.database)),
+        (format!("{entry}.sslmode"), text(SSL_MODE.name(shard.sslmode))),
+        (format!("{entry}.sslrootcert"), path(shard.sslrootcert.as_deref())),
+        (format!("{entry}.sslcert"), path(shard.sslcert.as_deref())),
+        (format!("{entry}.sslkey"), path(shard.sslkey.as_deref())),
     ];
     for node in &shard.nodes {
         let host = if node.host.contains(':') { format!("[{}]", node.host) } else { node.host.clone() };
@@ -225,7 +252,7 @@ mod tests {
             "shards[a].nodes[10.0.0.1:5432]: removed",
         ];
         assert_eq!(diff, expected);
-        assert_eq!(parse(OLD).restart_needed(&parse(new)), ["listen.address", "listen.cert", "log.format"]);
+        assert_eq!(parse(OLD).restart_needed(&parse(new)), ["listen.address", "log.format"]);
 
         let back = Config::diff(&parse(new), &parse(OLD));
         for line in ["auth.users[report]: removed", "shards[a].password: no longer set", "databases[app]: removed"] {

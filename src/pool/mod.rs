@@ -10,9 +10,10 @@ mod connection;
 mod login;
 mod pools;
 mod settings;
+mod transport;
 
 pub use checkout::{Checkout, CheckoutError};
-pub use connection::{Reported, ServerConnection, Shape, note_parameter};
+pub use connection::{Canceller, Reported, ServerConnection, Shape, note_parameter};
 pub use login::LoginError;
 pub use pools::{Identity, NodePool, Pools};
 pub use settings::{Change, SettingValue, Settings, quote_literal};

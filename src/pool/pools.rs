@@ -12,6 +12,7 @@ use super::checkout::{Checkout, CheckoutError, checkout_error};
 use super::connection::{ServerConnection, Unusable};
 use super::login::{Credentials, LoginError, login};
 use crate::config::{Config, Password, Secret};
+use crate::tls::Outbound;
 use crate::topology::{Node, Topology};
 
 /// How often idle connections are looked through.
@@ -184,6 +185,12 @@ impl NodePool {
 }
 
 impl ServerManager {
+    /// Of the shard that the node is in; addresses are unique over the whole config.
+    fn tls<'c>(&self, config: &'c Config) -> Option<&'c Arc<Outbound>> {
+        let is_here = |node: &crate::config::Node| node.host == self.node.host && node.port == self.node.port;
+        config.shards.iter().find(|shard| shard.nodes.iter().any(is_here)).map(|shard| &shard.outbound)
+    }
+
     fn password(&self, config: &Config) -> Option<Secret> {
         let user = config.auth.users.iter().find(|user| *user.name == *self.identity.user)?;
         user.server_password.clone().or_else(|| match &user.password {
@@ -201,11 +208,16 @@ impl Manager for ServerManager {
         let config = self.config.load_full();
         let options = format!("-c pgsluice.consistency={} -c pgsluice.route=auto", config.consistency.level.name());
         let password = self.password(&config);
+        let tls = self.tls(&config).ok_or_else(|| LoginError::Tls {
+            node: self.node.name.clone(),
+            what: "is no longer part of the config, which would say how to encrypt".to_owned(),
+        })?;
         let credentials = Credentials {
             user: &self.identity.user,
             database: &self.identity.database,
             password: password.as_ref(),
             options: &options,
+            tls,
         };
         let result = login(&self.node, credentials, config.pool.connect_timeout).await;
         match &result {
@@ -216,8 +228,11 @@ impl Manager for ServerManager {
     }
 
     async fn recycle(&self, connection: &mut ServerConnection, _: &Metrics) -> RecycleResult<LoginError> {
-        let verdict = if connection.created.elapsed() >= self.config.load().pool.max_lifetime {
+        let config = self.config.load();
+        let verdict = if connection.created.elapsed() >= config.pool.max_lifetime {
             Err(Unusable::Old)
+        } else if self.tls(&config).is_none_or(|tls| *tls != connection.tls) {
+            Err(Unusable::Encryption)
         } else if connection.incarnation != self.node.incarnation() {
             Err(Unusable::Stale)
         } else {

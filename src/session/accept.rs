@@ -12,6 +12,7 @@ use pgwire::messages::startup::{Authentication, BackendKeyData, NegotiateProtoco
 use tokio::net::TcpStream;
 
 use super::auth::{self, Rejection};
+use super::encrypt::{self, Encryption};
 use super::overhead::Overhead;
 use super::prepared::ClientStatements;
 use super::relay::Tally;
@@ -19,7 +20,7 @@ use super::serve::GOODBYE_LIMIT;
 use super::tracked::Tracked;
 use super::understand::object_to_setting;
 use super::{Fault, Session};
-use crate::config::{AuthMethod, TlsMode};
+use crate::config::AuthMethod;
 use crate::pool::{Identity, Reported, SettingValue, Settings};
 use crate::proxy::{ClientSlot, Proxy};
 use crate::route::{Demand, Horizon, Reason};
@@ -94,11 +95,14 @@ struct Login {
 }
 
 async fn log_in(proxy: &Arc<Proxy>, link: &mut Link) -> Result<Option<Login>, Rejection> {
-    let mut is_encrypted = false;
+    let mut encryption = encrypt::negotiate_directly(proxy, link).await?;
     for _ in 0..MAX_PACKETS {
         match receive_packet(link).await? {
-            Packet::Ssl => is_encrypted = answer_ssl(proxy, link, is_encrypted).await?,
+            Packet::Ssl => encryption = encrypt::answer_request(proxy, link, encryption).await?,
             Packet::Gss => {
+                if !link.input.is_empty() {
+                    return Err(told("08P01", "received unencrypted data after GSSAPI encryption request"));
+                }
                 link.output.extend_from_slice(b"N");
                 link.flush().await.map_err(|_| Rejection::Gone)?;
             }
@@ -106,7 +110,7 @@ async fn log_in(proxy: &Arc<Proxy>, link: &mut Link) -> Result<Option<Login>, Re
                 proxy.cancels.cancel(&key).await;
                 return Ok(None);
             }
-            Packet::Startup(request) => return greet(proxy, link, request, is_encrypted).await.map(Some),
+            Packet::Startup(request) => return greet(proxy, link, request, encryption).await.map(Some),
         }
     }
     Err(told("08P01", "too many requests before the startup packet"))
@@ -143,33 +147,15 @@ async fn receive_packet(link: &mut Link) -> Result<Packet, Rejection> {
     }
 }
 
-/// Answers an `SSLRequest`; true when the connection is encrypted from now on.
-async fn answer_ssl(proxy: &Proxy, link: &mut Link, is_encrypted: bool) -> Result<bool, Rejection> {
-    // What came before the handshake was not protected by it (CVE-2021-23214).
-    if !link.input.is_empty() {
-        return Err(told("08P01", "received unencrypted data after SSL request"));
-    }
-    let Some(acceptor) = proxy.tls.load_full().filter(|_| !is_encrypted) else {
-        link.output.extend_from_slice(b"N");
-        link.flush().await.map_err(|_| Rejection::Gone)?;
-        return Ok(is_encrypted);
-    };
-    link.output.extend_from_slice(b"S");
-    link.flush().await.map_err(|_| Rejection::Gone)?;
-    link.encrypt(&acceptor).await.map_err(|error| {
-        tracing::info!(%error, "TLS handshake failed");
-        Rejection::Gone
-    })?;
-    Ok(true)
-}
-
-async fn greet(proxy: &Arc<Proxy>, link: &mut Link, request: Request, is_encrypted: bool) -> Result<Login, Rejection> {
+async fn greet(
+    proxy: &Arc<Proxy>,
+    link: &mut Link,
+    request: Request,
+    encryption: Option<Encryption>,
+) -> Result<Login, Rejection> {
     let config = proxy.config.load_full();
     negotiate_version(link, &request)?;
-    if config.listen.tls == TlsMode::Require && !is_encrypted {
-        let reply = ErrorReply::fatal("28000", "this server takes only encrypted connections");
-        return Err(Rejection::Told(reply.hint("Connect with sslmode=require.")));
-    }
+    encrypt::check_mode(config.listen.tls, encryption.as_ref())?;
     if request.replication.as_deref().is_some_and(|value| !["false", "off", "no", "0"].contains(&value)) {
         let reply = ErrorReply::fatal("0A000", "replication connections are not passed on");
         return Err(Rejection::Told(reply.hint("Connect to the PostgreSQL server itself.")));
@@ -181,7 +167,11 @@ async fn greet(proxy: &Arc<Proxy>, link: &mut Link, request: Request, is_encrypt
         return Err(told("53300", "sorry, too many clients already"));
     };
     match config.auth.method {
-        AuthMethod::ScramSha256 => auth::scram(link, &proxy.verifiers, &config, &request.user).await?,
+        AuthMethod::ScramSha256 => {
+            let end_point = encryption.as_ref().and_then(Encryption::end_point);
+            auth::scram(link, &proxy.verifiers, &config, &request.user, end_point).await?;
+        }
+        AuthMethod::Cert => encrypt::check_common_name(encryption.as_ref(), &request.user)?,
         AuthMethod::Trust => {}
     }
     let login = Login {

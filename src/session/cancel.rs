@@ -16,8 +16,7 @@ use rand::Rng;
 use rand::RngCore;
 use tokio::sync::{oneshot, watch};
 
-use crate::pool::ServerConnection;
-use crate::topology::Node;
+use crate::pool::{Canceller, ServerConnection};
 use crate::wire::startup::CancelKey;
 
 /// How long passing on a request may take.
@@ -43,7 +42,7 @@ enum Target {
     Nobody,
     /// A statement that waits for a server.
     Waiting(oneshot::Sender<()>),
-    Server(Arc<Node>, CancelKey),
+    Server(Arc<Canceller>),
 }
 
 /// A request came for a statement that had no server yet.
@@ -88,7 +87,7 @@ impl CancelRegistry {
 
 impl CancelSlot {
     async fn pass_on(&self) {
-        let (node, key) = {
+        let canceller = {
             let mut target = lock(&self.target);
             match &*target {
                 Target::Nobody => return,
@@ -99,19 +98,21 @@ impl CancelSlot {
                     }
                     return;
                 }
-                Target::Server(node, key) => {
+                Target::Server(canceller) => {
                     // Under the lock: whoever clears the target afterwards sees it.
                     self.under_way.send_modify(|count| *count += 1);
-                    (Arc::clone(node), key.clone())
+                    Arc::clone(canceller)
                 }
             }
         };
-        let result = tokio::time::timeout(LIMIT, ServerConnection::cancel(&node.host, node.port, &key)).await;
+        let result = tokio::time::timeout(LIMIT, canceller.cancel()).await;
         self.under_way.send_modify(|count| *count -= 1);
         match result {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(node = %node.name, %error, "a cancel request could not be passed on"),
-            Err(_) => tracing::warn!(node = %node.name, "a cancel request was not dealt with in time"),
+            Ok(Err(error)) => {
+                tracing::warn!(node = %canceller.node.name, %error, "a cancel request could not be passed on")
+            }
+            Err(_) => tracing::warn!(node = %canceller.node.name, "a cancel request was not dealt with in time"),
         }
     }
 }
@@ -142,7 +143,7 @@ impl Registration {
 
     /// From now on requests go to this connection.
     pub fn set(&self, connection: &ServerConnection) {
-        *lock(&self.slot.target) = Target::Server(Arc::clone(&connection.node), connection.cancel_key.clone());
+        *lock(&self.slot.target) = Target::Server(Arc::clone(&connection.canceller));
     }
 
     /// From now on requests go nowhere. Returns when none is under way.

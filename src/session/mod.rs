@@ -9,9 +9,11 @@
 mod accept;
 mod attach;
 mod auth;
+mod binding;
 mod bring;
 mod cancel;
 mod conclude;
+mod encrypt;
 mod exchange;
 mod gather;
 mod overhead;
