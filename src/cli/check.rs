@@ -1,6 +1,6 @@
 //! `pgsluice check --config FILE`: is this config valid? Every mistake at once, or a summary.
 //!
-//! Connects to nothing.
+//! Reads what the config names, certificates too, and connects to nothing.
 
 use std::io::{self, Write};
 use std::path::Path;

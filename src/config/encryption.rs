@@ -62,13 +62,15 @@ pub(super) fn inbound(
     let (Some(cert), Some(key), true) = (cert, key, is_complete) else { return None };
     match Inbound::load(cert, key, client_ca.as_deref()) {
         Ok(inbound) => Some(Some(Arc::new(inbound))),
-        Err(error) => {
-            let (key, setting) = match error.part {
-                Part::Certificate => ("cert", files.cert),
-                Part::Key => ("key", files.key),
-                Part::Authorities => ("client_ca", files.client_ca),
-            };
-            section.complain(mistakes, key, setting, complaint(&error));
+        Err(errors) => {
+            for error in errors {
+                let (key, setting) = match error.part {
+                    Part::Certificate => ("cert", files.cert),
+                    Part::Key => ("key", files.key),
+                    Part::Authorities => ("client_ca", files.client_ca),
+                };
+                section.complain(mistakes, key, setting, complaint(&error));
+            }
             None
         }
     }
@@ -118,13 +120,15 @@ pub(super) fn shard(
     }
     let outbound = match Outbound::load(mode_given, root_given, identity) {
         Ok(outbound) => Arc::new(outbound),
-        Err(error) => {
-            let (key, setting) = match error.part {
-                Part::Certificate => ("sslcert", &cert),
-                Part::Key => ("sslkey", &key),
-                Part::Authorities => ("sslrootcert", &root),
-            };
-            section.complain(mistakes, key, setting, complaint(&error));
+        Err(errors) => {
+            for error in errors {
+                let (key, setting) = match error.part {
+                    Part::Certificate => ("sslcert", &cert),
+                    Part::Key => ("sslkey", &key),
+                    Part::Authorities => ("sslrootcert", &root),
+                };
+                section.complain(mistakes, key, setting, complaint(&error));
+            }
             return None;
         }
     };
@@ -159,5 +163,110 @@ impl Config {
         let shards = self.shards.iter().filter(|shard| shard.sslmode.reads_files());
         let outbound = shards.flat_map(|shard| [&shard.sslrootcert, &shard.sslcert, &shard.sslkey]);
         inbound.chain(outbound).flatten().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::schema::Config;
+
+    const LEAST: &str = "[[auth.users]]\nname = 'app'\npassword = 'pw'\n[[shards]]\nnodes = ['db:5432']\n";
+
+    /// What is said of a config, with the folder's name taken out.
+    fn mistakes(folder: &Path, listen: &str, shard: &str) -> Vec<String> {
+        let text = format!("{listen}\n{LEAST}{shard}\n");
+        let Err(errors) = Config::parse(&text, folder, "t") else { return Vec::new() };
+        let shown = |mistake: &super::super::Mistake| {
+            format!("{}: {}", mistake.key, mistake.problem).replace(&format!("{}/", folder.display()), "")
+        };
+        errors.mistakes().iter().map(shown).collect()
+    }
+
+    #[test]
+    fn files_have_to_be_there_and_to_belong_together() {
+        let dir = tempfile::tempdir().expect("dir");
+        let made = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let (one, other) = (made(), made());
+        let (cert, key) = (one.cert.pem(), one.signing_key.serialize_pem());
+        let files = [
+            ("a.crt", cert.clone()),
+            ("a.key", key.clone()),
+            ("b.key", other.signing_key.serialize_pem()),
+            ("both", cert.clone() + &key),
+            ("empty", String::new()),
+            ("cut", cert[..cert.len() / 2].to_owned()),
+            ("bad", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned()),
+            ("badkey", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n".to_owned()),
+        ];
+        for (name, content) in files {
+            std::fs::write(dir.path().join(name), content).expect("write");
+        }
+        let listen = |mode: &str, cert: &str, key: &str, ca: &str| {
+            let ca = if ca.is_empty() { String::new() } else { format!(", client_ca = '{ca}'") };
+            mistakes(dir.path(), &format!("listen = {{ tls = '{mode}', cert = '{cert}', key = '{key}'{ca} }}"), "")
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(listen("prefer", "a.crt", "a.key", ""), none);
+        assert_eq!(listen("verify-client", "both", "both", "a.crt"), none);
+        assert_eq!(listen("off", "none", "none", "none"), none);
+        assert_eq!(
+            listen("require", "a.crt", "b.key", ""),
+            ["listen.key: the file \"b.key\" does not hold the private key of the certificate in \"a.crt\""]
+        );
+        assert_eq!(
+            listen("require", "a.key", "a.crt", "empty"),
+            [
+                "listen.cert: the file \"a.key\" holds no certificate in PEM form",
+                "listen.key: the file \"a.crt\" holds no private key in PEM form",
+                "listen.client_ca: the file \"empty\" holds no certificate in PEM form",
+            ]
+        );
+        assert_eq!(
+            listen("require", "cut", "badkey", "."),
+            [
+                "listen.cert: the file \"cut\" is no PEM file, or is cut off",
+                "listen.key: the file \"badkey\" holds a private key that cannot be used",
+                "listen.client_ca: the file \"\" cannot be read: it is a directory",
+            ]
+        );
+        assert_eq!(
+            listen("require", "bad", "/dev/zero", ""),
+            [
+                "listen.cert: the file \"bad\" holds something (number 1) that is no X.509 certificate",
+                "listen.key: the file \"/dev/zero\" is longer than 1048576 bytes",
+            ]
+        );
+        assert_eq!(
+            listen("verify-client", "a.crt", "a.key", ""),
+            ["listen.tls: \"verify-client\" needs listen.client_ca, which is not set"]
+        );
+
+        let shard = |lines: &str| mistakes(dir.path(), "", lines);
+        assert_eq!(shard("sslmode = 'prefer'\nsslrootcert = 'none'"), none);
+        assert_eq!(shard("sslmode = 'verify-full'\nsslrootcert = 'a.crt'\nsslcert = 'a.crt'\nsslkey = 'a.key'"), none);
+        assert_eq!(
+            shard("sslmode = 'verify-ca'"),
+            ["shards[0].sslmode: \"verify-ca\" needs sslrootcert, which is not set"]
+        );
+        assert_eq!(
+            shard("sslmode = 'require'\nsslrootcert = 'none'\nsslcert = 'a.crt'\nsslkey = 'b.key'"),
+            [
+                "shards[0].sslrootcert: the file \"none\" cannot be read: it does not exist",
+                "shards[0].sslkey: the file \"b.key\" does not hold the private key of the certificate in \"a.crt\"",
+            ]
+        );
+        assert_eq!(shard("sslcert = 'a.crt'"), ["shards[0].sslcert: is given without sslkey"]);
+        assert_eq!(
+            shard("sslmode = 'allow'"),
+            ["shards[0].sslmode: \"allow\" is not offered: it would encrypt only where a server insists"]
+        );
+    }
+
+    #[test]
+    fn certificates_as_logins_have_to_be_asked_for() {
+        let mistakes = mistakes(Path::new("/"), "auth.method = 'cert'", "");
+        assert_eq!(mistakes, ["auth.method: \"cert\" needs certificates of clients, which nobody is asked for"]);
     }
 }

@@ -105,10 +105,12 @@ impl Pools {
         let config = self.config.load();
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         pools.retain(|_, pool| {
+            let manager = pool.pool.manager();
             let removed = pool.pool.retain(|connection, metrics| {
                 metrics.last_used() < config.pool.idle_timeout
                     && now.duration_since(connection.created) < config.pool.max_lifetime
                     && connection.incarnation == connection.node.incarnation()
+                    && manager.encrypts_as(&config, connection)
             });
             drop(removed);
             pool.pool.status().size > 0 || Arc::strong_count(pool) > 1
@@ -159,6 +161,12 @@ impl NodePool {
         Ok(Checkout::new(object, Arc::clone(self)))
     }
 
+    /// Whether one of its connections is encrypted as one would be that is made now.
+    pub fn encrypts_as(&self, connection: &ServerConnection) -> bool {
+        let manager = self.pool.manager();
+        manager.encrypts_as(&manager.config.load(), connection)
+    }
+
     /// Whether somebody waits for a connection.
     pub fn is_wanted(&self) -> bool {
         self.pool.status().waiting > 0
@@ -189,6 +197,11 @@ impl ServerManager {
     fn tls<'c>(&self, config: &'c Config) -> Option<&'c Arc<Outbound>> {
         let is_here = |node: &crate::config::Node| node.host == self.node.host && node.port == self.node.port;
         config.shards.iter().find(|shard| shard.nodes.iter().any(is_here)).map(|shard| &shard.outbound)
+    }
+
+    /// Whether the connection is encrypted as one would be that is made now.
+    fn encrypts_as(&self, config: &Config, connection: &ServerConnection) -> bool {
+        self.tls(config).is_some_and(|tls| Arc::ptr_eq(tls, &connection.tls) || *tls == connection.tls)
     }
 
     fn password(&self, config: &Config) -> Option<Secret> {
@@ -231,7 +244,7 @@ impl Manager for ServerManager {
         let config = self.config.load();
         let verdict = if connection.created.elapsed() >= config.pool.max_lifetime {
             Err(Unusable::Old)
-        } else if self.tls(&config).is_none_or(|tls| *tls != connection.tls) {
+        } else if !self.encrypts_as(&config, connection) {
             Err(Unusable::Encryption)
         } else if connection.incarnation != self.node.incarnation() {
             Err(Unusable::Stale)

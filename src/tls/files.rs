@@ -6,10 +6,10 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::RootCertStore;
 use rustls::pki_types::pem::{Error as PemError, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
+use rustls::{InconsistentKeys, RootCertStore};
 
 use super::{certificate, provider};
 
@@ -56,35 +56,42 @@ impl Reader {
         self.digest.finish()
     }
 
-    /// Our certificate and the key that belongs to it.
-    pub(super) fn identity(&mut self, certificate: &Path, key: &Path) -> Result<CertifiedKey, FileError> {
-        let chain = self.certificates(Part::Certificate, certificate)?;
-        let wrong =
-            |part, path: &Path, problem: String, expected| FileError { part, path: path.to_owned(), problem, expected };
-        let key_form = "an unencrypted private key in PEM form";
-        let private = PrivateKeyDer::from_pem_slice(&self.read(Part::Key, key, key_form)?)
-            .map_err(|error| wrong(Part::Key, key, pem_problem(&error, "private key"), key_form))?;
-        let private = provider().key_provider.load_private_key(private).map_err(|_| {
-            let problem = "holds a private key that cannot be used".to_owned();
+    /// Our certificate and the key that belongs to it, or what is wrong with each.
+    pub(super) fn identity(&mut self, certificate: &Path, key: &Path) -> Result<CertifiedKey, Vec<FileError>> {
+        let (chain, private) = match (self.certificates(Part::Certificate, certificate), self.key(key)) {
+            (Ok(chain), Ok(private)) => (chain, private),
+            (chain, private) => return Err(chain.err().into_iter().chain(private.err()).collect()),
+        };
+        let identity = CertifiedKey::new(chain, private);
+        let wrong = match identity.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => return Ok(identity),
+            Err(rustls::Error::InconsistentKeys(_)) => FileError {
+                part: Part::Key,
+                path: key.to_owned(),
+                problem: format!("does not hold the private key of the certificate in {certificate:?}"),
+                expected: "the key that this certificate was made for",
+            },
+            Err(error) => FileError {
+                part: Part::Certificate,
+                path: certificate.to_owned(),
+                problem: format!("holds a certificate that cannot be used: {error}"),
+                expected: "an X.509 certificate of version 3",
+            },
+        };
+        Err(vec![wrong])
+    }
+
+    fn key(&mut self, path: &Path) -> Result<Arc<dyn SigningKey>, FileError> {
+        let wrong = |problem, expected| FileError { part: Part::Key, path: path.to_owned(), problem, expected };
+        let form = "an unencrypted private key in PEM form";
+        let private = PrivateKeyDer::from_pem_slice(&self.read(Part::Key, path, form)?)
+            .map_err(|error| wrong(pem_problem(&error, "private key"), form))?;
+        provider().key_provider.load_private_key(private).map_err(|_| {
             wrong(
-                Part::Key,
-                key,
-                problem,
+                "holds a private key that cannot be used".to_owned(),
                 "an RSA key of 2048 bits or more, an ECDSA key on P-256 or P-384, or Ed25519",
             )
-        })?;
-        let identity = CertifiedKey::new(chain, private);
-        match identity.keys_match() {
-            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(identity),
-            Err(rustls::Error::InconsistentKeys(_)) => {
-                let problem = format!("does not hold the private key of the certificate in {certificate:?}");
-                Err(wrong(Part::Key, key, problem, "the key that this certificate was made for"))
-            }
-            Err(error) => {
-                let problem = format!("holds a certificate that cannot be used: {error}");
-                Err(wrong(Part::Certificate, certificate, problem, "an X.509 certificate of version 3"))
-            }
-        }
+        })
     }
 
     /// Those whose signatures are believed.
@@ -130,6 +137,21 @@ impl Reader {
         self.digest.write(&content);
         self.digest.write_u8(0xff);
         Ok(content)
+    }
+}
+
+/// Both, or all that is wrong with either.
+pub(super) fn both<A, B>(
+    identity: Result<A, Vec<FileError>>,
+    authorities: Result<B, FileError>,
+) -> Result<(A, B), Vec<FileError>> {
+    match (identity, authorities) {
+        (Ok(identity), Ok(authorities)) => Ok((identity, authorities)),
+        (identity, authorities) => {
+            let mut errors = identity.err().unwrap_or_default();
+            errors.extend(authorities.err());
+            Err(errors)
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
 use tokio_rustls::TlsAcceptor;
 
-use super::files::{FileError, Part, Reader};
+use super::files::{FileError, Part, Reader, both};
 use super::{ALPN, certificate, provider};
 
 /// The server's side of TLS, as `listen.cert`, `listen.key` and `listen.client_ca` make it. Equal to another one
@@ -51,15 +51,13 @@ impl Inbound {
     ///
     /// # Errors
     /// A file is not what it should be, or the key is another certificate's.
-    pub fn load(cert: &Path, key: &Path, client_ca: Option<&Path>) -> Result<Self, FileError> {
+    pub fn load(cert: &Path, key: &Path, client_ca: Option<&Path>) -> Result<Self, Vec<FileError>> {
         let mut reader = Reader::new();
-        let identity = reader.identity(cert, key)?;
-        let roots = client_ca.map(|path| reader.authorities(path)).transpose()?;
-        let wrong = |part, path: &Path, problem: String| FileError {
-            part,
-            path: path.to_owned(),
-            problem,
-            expected: "what rustls can use",
+        let identity = reader.identity(cert, key);
+        let roots = client_ca.map(|path| reader.authorities(path)).transpose();
+        let (identity, roots) = both(identity, roots)?;
+        let wrong = |part, path: &Path, problem: String| {
+            vec![FileError { part, path: path.to_owned(), problem, expected: "what rustls can use" }]
         };
         let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::files::{FileError, Part, Reader};
+use super::files::{FileError, Part, Reader, both};
 use super::verify::{Authorities, Belief, Verifier};
 use super::{ALPN, certificate, provider};
 
@@ -60,22 +60,21 @@ impl Outbound {
         mode: SslMode,
         root_cert: Option<&Path>,
         identity: Option<(&PathBuf, &PathBuf)>,
-    ) -> Result<Self, FileError> {
+    ) -> Result<Self, Vec<FileError>> {
         if mode == SslMode::Disable {
-            return Ok(Self { mode, connector: None, digest: 0 });
+            return Ok(Self::disabled());
         }
-        let with_files = mode.reads_files();
         let mut reader = Reader::new();
-        let authorities = match root_cert.filter(|_| with_files) {
+        let identity =
+            identity.filter(|_| mode.reads_files()).map(|(cert, key)| reader.identity(cert, key)).transpose();
+        let authorities = match root_cert.filter(|_| mode.reads_files()) {
             Some(path) => {
-                let (roots, certificates) = reader.authorities(path)?;
-                Some(Authorities { roots, certificates })
+                reader.authorities(path).map(|(roots, certificates)| Some(Authorities { roots, certificates }))
             }
-            None if mode >= SslMode::VerifyCa => {
-                Some(Authorities { roots: Arc::new(rustls::RootCertStore::empty()), certificates: Vec::new() })
-            }
-            None => None,
+            None if mode >= SslMode::VerifyCa => Ok(Some(Authorities::nobody())),
+            None => Ok(None),
         };
+        let (identity, authorities) = both(identity, authorities)?;
         let belief = match authorities {
             None => Belief::Anybody,
             Some(authorities) if mode == SslMode::VerifyFull => Belief::SignedFor(authorities),
@@ -84,20 +83,16 @@ impl Outbound {
         let verifier = Verifier { belief, provider: provider() };
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .map_err(|error| FileError {
-                part: Part::Authorities,
-                path: root_cert.unwrap_or(Path::new("")).to_owned(),
-                problem: format!("cannot be used: {error}"),
-                expected: "what rustls can use",
+            .map_err(|error| {
+                let path = root_cert.unwrap_or(Path::new("")).to_owned();
+                let problem = format!("cannot be used: {error}");
+                vec![FileError { part: Part::Authorities, path, problem, expected: "what rustls can use" }]
             })?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier));
-        let mut config = match identity.filter(|_| with_files) {
+        let mut config = match identity {
             None => builder.with_no_client_auth(),
-            Some((cert, key)) => {
-                let identity = reader.identity(cert, key)?;
-                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity)))
-            }
+            Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity))),
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = Resumption::disabled();
