@@ -5,7 +5,7 @@
 use std::time::SystemTime;
 
 use ring::digest;
-use x509_certificate::X509Certificate;
+use x509_certificate::{CapturedX509Certificate, X509Certificate};
 
 /// OIDs of signature algorithms by the hash in them.
 /// RFC 3279, section 2.2; RFC 4055, section 5; RFC 5758, section 3.2
@@ -43,9 +43,9 @@ pub(super) fn common_name(der: &[u8]) -> Option<String> {
     (!name.contains('\0')).then_some(name)
 }
 
-/// In PEM form.
+/// In PEM form, byte for byte what it is: another encoding of the same would have another hash.
 pub(super) fn to_pem(der: &[u8]) -> Option<String> {
-    X509Certificate::from_der(der).ok()?.encode_pem().ok()
+    CapturedX509Certificate::from_der(der.to_vec()).ok().map(|certificate| certificate.encode_pem())
 }
 
 /// Whether it holds now, by its own dates.
@@ -83,6 +83,15 @@ mod tests {
             assert_eq!(end_point_hash(&der), hash, "{algorithm:?}");
         }
         assert_eq!(end_point_hash(b"garbage"), None);
+    }
+
+    #[test]
+    fn pem_keeps_every_byte() {
+        use rustls::pki_types::CertificateDer;
+        use rustls::pki_types::pem::PemObject;
+        let der = made(&rcgen::PKCS_ECDSA_P256_SHA256, Some("x"));
+        let pem = to_pem(&der).expect("PEM");
+        assert_eq!(CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate").as_ref(), der);
     }
 
     #[test]
