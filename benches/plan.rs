@@ -32,16 +32,20 @@ fn plan(c: &mut Criterion) {
         let (mut session, catalog) = (Horizon::default(), Horizon::default());
         session.saw_primary(now.checked_sub(Duration::from_secs(1)).unwrap_or(now), None);
         session.settle(&shard);
+        let seen = [&session];
         let question = |demand| Question {
             shard: &shard,
             demand,
             level: ConsistencyLevel::Session,
             route: RouteSetting::Auto,
-            session: &session,
+            max_staleness: Duration::from_secs(5),
+            session: &seen,
             catalog: &catalog,
             when_none: WhenNone::Primary,
             excluded: &[],
             may_prove: None,
+            is_rehearsal: false,
+            now,
         };
         let mut group = c.benchmark_group(format!("plan/{replicas} replicas"));
         for (name, demand) in [

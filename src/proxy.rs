@@ -2,26 +2,29 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::monitor::{Catalogs, Monitor, MonitorHandle};
 use crate::pool::{Pools, Reported, Settings};
-use crate::route::{Horizon, Reason};
-use crate::session::{CancelRegistry, Statements, Verifiers, accept};
+use crate::route::{Horizon, Reason, SessionKeys};
+use crate::session::{Clients, Gate, Statements, Verifiers, accept};
 use crate::sql::AnalysisCache;
 use crate::telemetry::metrics::{ClientState, PoolMetrics, ProxyMetrics, ReloadOutcome, ServerState, ShardMetrics};
 use crate::topology::{Role, Shard, SharedTopology};
 
 /// Greetings that are remembered for one database.
 const MAX_GREETINGS: usize = 1024;
+
+/// Asks for the config file to be read again; the answer is what was wrong with it.
+pub type ReloadRequest = oneshot::Sender<Result<(), String>>;
 
 /// How often the gauges of clients and pools are set, and unused things are swept away.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -41,8 +44,12 @@ pub struct Proxy {
     pub analyses: AnalysisCache,
     /// Texts that clients have prepared.
     pub statements: Statements,
-    /// Who can be cancelled.
-    pub cancels: Arc<CancelRegistry>,
+    /// What sessions with one key have seen.
+    pub session_keys: SessionKeys,
+    /// Who is logged in.
+    pub clients: Arc<Clients>,
+    /// What PAUSE closes.
+    pub gate: Arc<Gate>,
     /// Users' salted passwords.
     pub verifiers: Verifiers,
     /// The control plane.
@@ -50,16 +57,19 @@ pub struct Proxy {
     /// Counters and histograms.
     pub metrics: ProxyMetrics,
     /// How many clients there are.
-    pub clients: ClientCounts,
+    pub client_counts: ClientCounts,
     shard_metrics: ShardMetrics,
     reasons: HashMap<Reason, usize>,
+    /// By the same index: on primaries, on replicas.
+    routes: Vec<[AtomicU64; 2]>,
+    reload_requests: OnceLock<mpsc::Sender<ReloadRequest>>,
     databases: Mutex<HashMap<Arc<str>, Arc<Database>>>,
     shutdown: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for Proxy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Proxy").field("clients", &self.clients).finish_non_exhaustive()
+        f.debug_struct("Proxy").field("clients", &self.client_counts).finish_non_exhaustive()
     }
 }
 
@@ -70,9 +80,7 @@ pub struct ClientCounts {
     pub login: AtomicUsize,
     /// Logged in.
     pub all: AtomicUsize,
-    /// With a server connection.
-    pub active: AtomicUsize,
-    /// Waiting for one.
+    /// Waiting for a server connection.
     pub waiting: AtomicUsize,
 }
 
@@ -88,13 +96,17 @@ impl Proxy {
             pools: Arc::new(Pools::new(Arc::clone(&config))),
             analyses: AnalysisCache::new(cache_bytes),
             statements: Statements::default(),
-            cancels: Arc::default(),
+            session_keys: SessionKeys::default(),
+            clients: Arc::default(),
+            gate: Arc::default(),
             verifiers: Verifiers::default(),
             monitor: Monitor::spawn(Arc::clone(&config), Arc::clone(&topology)),
             metrics: ProxyMetrics::new(),
-            clients: ClientCounts::default(),
+            client_counts: ClientCounts::default(),
             shard_metrics: ShardMetrics::new(&shard, &names),
             reasons: Reason::all().enumerate().map(|(index, reason)| (reason, index)).collect(),
+            routes: Reason::all().map(|_| Default::default()).collect(),
+            reload_requests: OnceLock::new(),
             databases: Mutex::default(),
             shutdown: watch::Sender::new(false),
             config,
@@ -202,10 +214,44 @@ impl Proxy {
 
     /// Counts statements that were answered together, after `duration`.
     pub fn count_statements(&self, role: Role, reason: Reason, count: u64, duration: Duration) {
-        if let Some(counter) = self.reasons.get(&reason).and_then(|index| self.shard_metrics.statements(role, *index)) {
-            counter.increment(count);
+        if let Some(index) = self.reasons.get(&reason) {
+            if let Some(counter) = self.shard_metrics.statements(role, *index) {
+                counter.increment(count);
+            }
+            if let Some(routes) = self.routes.get(*index) {
+                routes[usize::from(role == Role::Replica)].fetch_add(count, Ordering::Relaxed);
+            }
         }
         self.shard_metrics.duration(role).record(duration);
+    }
+
+    /// How many statements went where, and why; only what there were any of.
+    pub fn routes(&self) -> impl Iterator<Item = (Role, Reason, u64)> {
+        let of = |(reason, counts): (Reason, &[AtomicU64; 2])| {
+            let count = |index: usize| counts[index].load(Ordering::Relaxed);
+            [(Role::Primary, reason, count(0)), (Role::Replica, reason, count(1))]
+        };
+        Reason::all().zip(&self.routes).flat_map(of).filter(|(_, _, count)| *count > 0)
+    }
+
+    /// Where requests to read the config file again come from now on. Once.
+    pub fn take_reload_requests(&self) -> mpsc::Receiver<ReloadRequest> {
+        let (sender, receiver) = mpsc::channel(1);
+        // Of a second call nothing would come: whoever runs the proxy calls it once.
+        let _ = self.reload_requests.set(sender);
+        receiver
+    }
+
+    /// Has the config file read again.
+    ///
+    /// # Errors
+    /// It was refused: its mistakes. Or nobody here has a file.
+    pub async fn request_reload(&self) -> Result<(), String> {
+        let nobody = || "this proxy was not started from a file".to_owned();
+        let requests = self.reload_requests.get().ok_or_else(nobody)?;
+        let (sender, answer) = oneshot::channel();
+        requests.send(sender).await.map_err(|_| nobody())?;
+        answer.await.map_err(|_| nobody())?
     }
 
     /// Sets gauges and sweeps, once a second, until the proxy is gone.
@@ -226,12 +272,14 @@ impl Proxy {
     #[expect(clippy::cast_precision_loss, reason = "gauges are floats, and counts of clients small")]
     fn show_clients(&self) {
         let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
-        let (active, waiting) = (count(&self.clients.active), count(&self.clients.waiting));
-        let idle = count(&self.clients.all).saturating_sub(active + waiting);
+        let held = self.gate.waiting();
+        let waiting = count(&self.client_counts.waiting);
+        let active = self.gate.inside().saturating_sub(waiting);
+        let idle = count(&self.client_counts.all).saturating_sub(active + waiting + held);
         for (state, value) in [
-            (ClientState::Login, count(&self.clients.login)),
+            (ClientState::Login, count(&self.client_counts.login)),
             (ClientState::Active, active),
-            (ClientState::Waiting, waiting),
+            (ClientState::Waiting, waiting + held),
             (ClientState::Idle, idle),
         ] {
             self.metrics.clients(state).set(value as f64);
@@ -242,10 +290,10 @@ impl Proxy {
     fn show_pools(&self, known: &mut HashMap<Arc<str>, PoolMetrics>) {
         let mut counts: HashMap<Arc<str>, (usize, usize)> =
             known.keys().map(|node| (Arc::clone(node), (0, 0))).collect();
-        self.pools.for_each(|node, idle, active| {
-            let count = counts.entry(Arc::clone(&node.name)).or_default();
-            *count = (count.0 + idle, count.1 + active);
-        });
+        for pool in self.pools.view() {
+            let count = counts.entry(pool.node).or_default();
+            *count = (count.0 + pool.idle, count.1 + (pool.size - pool.idle));
+        }
         let topology = self.topology.load();
         let shard = topology.shards.first().map_or("", |shard| &shard.name);
         for (node, (idle, active)) in counts {
@@ -289,14 +337,14 @@ impl ClientSlot {
     /// `None` when there are `limit` already.
     pub fn take(proxy: &Arc<Proxy>, limit: usize) -> Option<Self> {
         let take = |taken: usize| (taken < limit).then_some(taken + 1);
-        proxy.clients.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
+        proxy.client_counts.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
         Some(Self(Arc::clone(proxy)))
     }
 }
 
 impl Drop for ClientSlot {
     fn drop(&mut self) {
-        self.0.clients.all.fetch_sub(1, Ordering::Relaxed);
+        self.0.client_counts.all.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

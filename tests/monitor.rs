@@ -90,6 +90,7 @@ fn config_for(cluster: &Cluster, servers: &[Server]) -> Config {
         http: config::Http { address: "127.0.0.1:0".parse().unwrap() },
         log: config::Log { format: config::LogFormat::Text, level: "info".into() },
         auth: config::Auth { method: config::AuthMethod::Trust, users: Vec::new() },
+        admin: config::Admin::default(),
         pool: config::Pool {
             mode: config::PoolMode::Transaction,
             size: 2,
@@ -98,7 +99,12 @@ fn config_for(cluster: &Cluster, servers: &[Server]) -> Config {
             max_lifetime: seconds(3600),
             idle_timeout: seconds(600),
         },
-        consistency: config::Consistency { level: config::ConsistencyLevel::Session, wait: Duration::ZERO },
+        consistency: config::Consistency {
+            level: config::ConsistencyLevel::Session,
+            max_staleness: Duration::from_secs(5),
+            wait: Duration::ZERO,
+            allow_hints: Vec::new(),
+        },
         lag: config::Lag {
             poll_interval: Duration::from_millis(50),
             poll_timeout: Duration::from_millis(500),

@@ -385,6 +385,38 @@ async fn a_replica_that_cannot_prove_itself_leaves_no_trace() {
     stand.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_are_seen_under_the_same_key_and_behind_a_token() {
+    let stand = with_table(Stand::start(1, NOBODY_IS_EJECTED).await).await;
+    let writer = stand.client().await;
+    wait_for_replica(&stand, &writer).await;
+    let (same_key, other_key, with_token) = (stand.client().await, stand.client().await, stand.client().await);
+    writer.batch_execute("SET pgsluice.session_key = 'user 1'").await.unwrap();
+    same_key.batch_execute("SET pgsluice.session_key = 'user 1'").await.unwrap();
+    other_key.batch_execute("SET pgsluice.session_key = 'user 2'").await.unwrap();
+    stand.cluster.replicas()[0].pause_replay().await.unwrap();
+    for round in 1..=20 {
+        // In the extended protocol, and before the monitor has heard of anything.
+        writer.execute("UPDATE w SET v = $1 WHERE id = 1", &[&round]).await.unwrap();
+        assert_eq!(read_simple(&same_key, 1).await, round);
+        assert_eq!(read_simple(&other_key, 1).await, 0, "a replica's answer");
+        let token = single_text(&writer, "SHOW pgsluice.session_token").await;
+        assert!(token.starts_with("main:1:0/"), "{token}");
+        with_token.batch_execute(&format!("SET pgsluice.session_token = '{token}'")).await.unwrap();
+        assert_eq!(read_simple(&with_token, 1).await, round);
+    }
+    stand.cluster.replicas()[0].resume_replay().await.unwrap();
+    let start = Instant::now();
+    while stand.proxy.statements(ON_REPLICAS).await == {
+        let before = stand.proxy.statements(ON_REPLICAS).await;
+        assert_eq!(read_simple(&with_token, 1).await, 20);
+        before
+    } {
+        assert!(start.elapsed() < DEADLINE, "nothing is read from the replica again");
+    }
+    stand.stop().await;
+}
+
 /// Reads until a replica answers.
 async fn wait_for_replica(stand: &Stand, client: &Client) {
     let start = Instant::now();

@@ -60,6 +60,8 @@ enum Place {
     /// On a replica, which refused it, and then on the primary.
     Both,
     Nowhere,
+    /// Answered by the proxy.
+    Own,
 }
 
 /// Finds statements by a mark that is unique to each.
@@ -557,35 +559,52 @@ async fn what_cannot_be_parsed_goes_to_the_primary() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_session_may_say_where() {
-    use Place::{Nowhere, Primary, Replica};
+    use Place::{Nowhere, Own, Primary, Replica};
     let stand = stand("").await;
     let mut client = reader(&stand).await;
     let mut witness = Witness::new(&stand);
     let script = [
         ("SET pgsluice.route = 'primary'", Primary, ""),
         ("SELECT 1", Primary, ""),
-        ("SHOW pgsluice.route", Primary, "primary"),
+        ("SHOW pgsluice.route", Own, "primary"),
         ("SET pgsluice.route TO replica", Primary, ""),
         ("SELECT pg_is_in_recovery()", Replica, "t"),
-        ("SHOW pgsluice.route", Replica, "replica"),
+        ("SHOW pgsluice.route", Own, "replica"),
         ("BEGIN", Replica, ""),
         ("SELECT pg_is_in_recovery()", Replica, "t"),
         ("COMMIT", Replica, ""),
         ("RESET pgsluice.route", Replica, ""),
-        ("SHOW pgsluice.route", Replica, "auto"),
+        ("SHOW pgsluice.route", Own, "auto"),
         ("SELECT pg_is_in_recovery()", Primary, "f"),
         ("SET pgsluice.consistency = 'primary'", Primary, ""),
         ("SELECT 1", Primary, "1"),
-        ("SHOW pgsluice.consistency", Primary, "primary"),
+        ("SHOW pgsluice.consistency", Own, "primary"),
         ("SET pgsluice.consistency = 'eventual'", Primary, ""),
         ("SELECT 1", Replica, "1"),
         ("SET pgsluice.consistency = 'session'", Primary, ""),
-        ("SET pgsluice.consistency = 'strong'", Nowhere, "22023"),
-        ("SET pgsluice.consistency = 'bounded'", Nowhere, "22023"),
+        ("/* pgsluice: route=primary */ SELECT pg_is_in_recovery()", Primary, "f"),
+        ("/* pgsluice: route=replica */ SELECT pg_is_in_recovery()", Replica, "t"),
+        ("/* pgsluice: consistency=primary */ SELECT 1", Primary, "1"),
+        ("/* pgsluice: consistency=eventual */ SELECT 2", Replica, "2"),
+        ("/* pgsluice: consistency=bounded, max_staleness=1h */ SELECT 3", Replica, "3"),
+        ("/* pgsluice: rout=primary */ SELECT 1", Nowhere, "42704"),
+        ("/* pgsluice: route=nowhere */ SELECT 1", Nowhere, "22023"),
+        ("/* pgsluice: session_key=a */ SELECT 1", Nowhere, "22023"),
+        ("SET pgsluice.consistency = 'strong'", Primary, ""),
+        ("SELECT 1", Primary, "1"),
+        ("SET pgsluice.consistency = 'bounded'", Primary, ""),
+        ("SET pgsluice.max_staleness = '1h'", Primary, ""),
+        ("SHOW pgsluice.max_staleness", Own, "3600000ms"),
+        ("SELECT 1", Replica, "1"),
+        ("SET pgsluice.max_staleness = '1us'", Primary, ""),
+        ("SELECT 1", Primary, "1"),
+        ("SET pgsluice.max_staleness = 'soon'", Nowhere, "22023"),
+        ("SHOW pgsluice.unheard", Nowhere, "42704"),
+        ("SET pgsluice.consistency = 'session'", Primary, ""),
         ("SET pgsluice.consistency = 'newest'", Nowhere, "22023"),
         ("SET pgsluice.route = 'nowhere'", Nowhere, "22023"),
         ("SET pgsluice.rout = 'primary'", Nowhere, "42704"),
-        ("SHOW pgsluice.consistency", Replica, "session"),
+        ("SHOW pgsluice.consistency", Own, "session"),
         ("SELECT set_config('pgsluice.route', 'replica', false)", Primary, "replica"),
         ("SELECT pg_is_in_recovery()", Replica, "t"),
         ("SELECT set_config('pgsluice.route', 'auto', false)", Replica, "auto"),
@@ -605,6 +624,7 @@ async fn the_session_may_say_where() {
         let value = raw::rows(&messages).first().map(|row| row[0].clone());
         let is_as_expected = match place {
             Nowhere => error == expected && found == Nowhere,
+            Own => error.is_empty() && found == Nowhere && value.as_deref() == Some(expected),
             _ => error.is_empty() && found == place && (expected.is_empty() || value.as_deref() == Some(expected)),
         };
         if !is_as_expected {
@@ -622,7 +642,7 @@ async fn the_session_may_say_where() {
     assert!(no_error(&client.query("RESET pgsluice.route").await));
     assert_eq!(client.value("SELECT pg_is_in_recovery()").await, "t");
 
-    for options in ["-c pgsluice.route=nowhere", "-c pgsluice.consistency=strong", "-c pgsluice.unheard=x"] {
+    for options in ["-c pgsluice.route=nowhere", "-c pgsluice.consistency=newest", "-c pgsluice.unheard=x"] {
         let mut client = Raw::open(&stand.proxy.address).await;
         let login = raw::Login { settings: &[("options", options)], ..stand.login() };
         let messages = client.log_in(&login).await;

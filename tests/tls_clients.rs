@@ -205,10 +205,12 @@ async fn logins_are_bound_to_the_certificate() {
     succeeds(&tls.url("sslmode=require&channel_binding=require")).await;
     succeeds(&tls.url("sslmode=require&channel_binding=disable")).await;
     fails(&tls.url("sslmode=disable&channel_binding=require"), "channel binding").await;
-    let client =
-        tls.connect(|config| {
+    let client = tls
+        .connect(|config| {
             config.channel_binding(ChannelBinding::Require);
-        }).await.expect("it is let in");
+        })
+        .await
+        .expect("it is let in");
     assert_eq!(client.query_one("SELECT 7", &[]).await.unwrap().get::<_, i32>(0), 7);
 
     // Somebody in between has told the client that there is no channel binding.
@@ -251,10 +253,12 @@ async fn begin_directly(tls: &Tls, alpn: &[&[u8]]) -> Result<Vec<u8>, String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_may_begin_with_the_handshake() {
     let tls = Tls::start("require").await;
-    let client =
-        tls.connect(|config| {
+    let client = tls
+        .connect(|config| {
             config.ssl_negotiation(SslNegotiation::Direct);
-        }).await.expect("it is let in");
+        })
+        .await
+        .expect("it is let in");
     assert_eq!(client.query_one("SELECT 7", &[]).await.unwrap().get::<_, i32>(0), 7);
     let asked_for_password = begin_directly(&tls, &[b"h2", b"postgresql"]).await.unwrap();
     assert_eq!(asked_for_password[0], b'R');

@@ -123,13 +123,20 @@ impl Server {
         let http = tokio::spawn(http::serve(self.http_listener, self.state, async {
             let _ = stopped.await;
         }));
+        let mut requests = self.proxy.take_reload_requests();
         let clients = tokio::spawn(Arc::clone(&self.proxy).serve(self.listener));
         let mut end = std::pin::pin!(end);
         loop {
             tokio::select! {
                 () = &mut end => break,
-                _ = hangup.recv() => reload(&self.proxy, path, &mut watcher, logs, "SIGHUP").await,
-                () = watcher.changed() => reload(&self.proxy, path, &mut watcher, logs, "a file has changed").await,
+                // Whoever asked in one of these ways reads of the outcome in the log.
+                _ = hangup.recv() => drop(reload(&self.proxy, path, &mut watcher, logs, "SIGHUP").await),
+                () = watcher.changed() => drop(reload(&self.proxy, path, &mut watcher, logs, "a file has changed").await),
+                Some(request) = requests.recv() => {
+                    let outcome = reload(&self.proxy, path, &mut watcher, logs, "RELOAD").await;
+                    // An operator who has gone does not wait for it.
+                    let _ = request.send(outcome);
+                }
             }
         }
         self.proxy.shut_down();
@@ -151,20 +158,25 @@ fn follow_certificates(mut config: Config, path: &Path, watcher: &mut ConfigWatc
 }
 
 /// A new config is taken whole, or not at all.
-async fn reload(proxy: &Proxy, path: &Path, watcher: &mut ConfigWatcher, logs: &LogHandle, cause: &str) {
-    let config = match Config::load(path).and_then(|config| follow_certificates(config, path, watcher)) {
-        Ok(config) => config,
-        Err(mistakes) => {
+async fn reload(
+    proxy: &Proxy,
+    path: &Path,
+    watcher: &mut ConfigWatcher,
+    logs: &LogHandle,
+    cause: &str,
+) -> Result<(), String> {
+    let config =
+        Config::load(path).and_then(|config| follow_certificates(config, path, watcher)).map_err(|mistakes| {
             proxy.refuse_config();
             tracing::error!(cause, "the new config is refused, the old one stays:\n{mistakes}");
-            return;
-        }
-    };
+            mistakes.to_string()
+        })?;
     if let Err(error) = logs.set_level(&config.log.level) {
         tracing::error!(%error, "the log level stays as it is");
     }
     proxy.adopt(config).await;
     tracing::info!(cause, "the config was reloaded");
+    Ok(())
 }
 
 fn listen(address: std::net::SocketAddr, key: &str) -> anyhow::Result<TcpListener> {

@@ -34,11 +34,13 @@ pub(super) const POOL_MODE: Choices<PoolMode> = Choices {
 };
 pub(super) const CONSISTENCY_LEVEL: Choices<ConsistencyLevel> = Choices {
     values: &[
+        ("strong", ConsistencyLevel::Strong),
+        ("bounded", ConsistencyLevel::Bounded),
         ("session", ConsistencyLevel::Session),
         ("eventual", ConsistencyLevel::Eventual),
         ("primary", ConsistencyLevel::Primary),
     ],
-    later: &["strong", "bounded"],
+    later: &[],
 };
 pub(super) const WHEN_NONE: Choices<WhenNone> = Choices {
     values: &[("primary", WhenNone::Primary), ("stalest", WhenNone::Stalest), ("error", WhenNone::Error)],

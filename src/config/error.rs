@@ -133,7 +133,7 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// The nearest of `candidates`, if any is near enough to be what was meant.
-pub(super) fn nearest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let text = text.to_lowercase();
     let candidates: Vec<&str> = candidates.into_iter().collect();
     let allowed = (text.chars().count() / 3).max(1);

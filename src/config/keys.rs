@@ -19,7 +19,7 @@ pub(super) struct SectionKeys {
 
 pub(super) const FILE: SectionKeys = SectionKeys {
     name: "",
-    keys: &["listen", "http", "log", "auth", "pool", "consistency", "lag", "limits", "databases", "shards"],
+    keys: &["listen", "http", "log", "auth", "admin", "pool", "consistency", "lag", "limits", "databases", "shards"],
     later: &["failover", "tables"],
 };
 pub(super) const LISTEN: SectionKeys =
@@ -29,13 +29,14 @@ pub(super) const LOG: SectionKeys = SectionKeys { name: "log", keys: &["format",
 pub(super) const AUTH: SectionKeys = SectionKeys { name: "auth", keys: &["method", "users"], later: &["query"] };
 pub(super) const USERS: SectionKeys =
     SectionKeys { name: "auth.users", keys: &["name", "password", "server_password"], later: &[] };
+pub(super) const ADMIN: SectionKeys = SectionKeys { name: "admin", keys: &["admins", "stats"], later: &[] };
 pub(super) const POOL: SectionKeys = SectionKeys {
     name: "pool",
     keys: &["mode", "size", "checkout_timeout", "connect_timeout", "max_lifetime", "idle_timeout"],
     later: &[],
 };
 pub(super) const CONSISTENCY: SectionKeys =
-    SectionKeys { name: "consistency", keys: &["level", "wait"], later: &["max_staleness"] };
+    SectionKeys { name: "consistency", keys: &["level", "max_staleness", "wait", "allow_hints"], later: &[] };
 pub(super) const LAG: SectionKeys = SectionKeys {
     name: "lag",
     keys: &[
@@ -64,8 +65,22 @@ pub(super) const SHARDS: SectionKeys = SectionKeys {
 pub(super) const NODES: SectionKeys = SectionKeys { name: "shards.nodes", keys: &["address", "weight"], later: &[] };
 
 /// All of them.
-pub(super) const SECTIONS: [&SectionKeys; 13] =
-    [&FILE, &LISTEN, &HTTP, &LOG, &AUTH, &USERS, &POOL, &CONSISTENCY, &LAG, &LIMITS, &DATABASES, &SHARDS, &NODES];
+pub(super) const SECTIONS: [&SectionKeys; 14] = [
+    &FILE,
+    &LISTEN,
+    &HTTP,
+    &LOG,
+    &AUTH,
+    &USERS,
+    &ADMIN,
+    &POOL,
+    &CONSISTENCY,
+    &LAG,
+    &LIMITS,
+    &DATABASES,
+    &SHARDS,
+    &NODES,
+];
 
 /// Sections that are written `[[name]]`.
 const ARRAYS: [&str; 3] = ["databases", "shards", "auth.users"];

@@ -7,7 +7,7 @@ use toml::de::DeTable;
 use super::credentials::{Surroundings, reason};
 use super::document::{Mistakes, Section, place};
 use super::error::{Complaint, ConfigErrors};
-use super::keys::{AUTH, CONSISTENCY, FILE, HTTP, LAG, LIMITS, LISTEN, LOG, POOL};
+use super::keys::{ADMIN, AUTH, CONSISTENCY, FILE, HTTP, LAG, LIMITS, LISTEN, LOG, POOL};
 use super::schema::{Auth, Config};
 use super::{lists, sections};
 
@@ -56,7 +56,7 @@ fn read(mistakes: &mut Mistakes<'_>, document: &DeTable<'_>, around: Surrounding
     let (listen, http, log, auth) =
         (table("listen", &LISTEN), table("http", &HTTP), table("log", &LOG), table("auth", &AUTH));
     let (pool, consistency) = (table("pool", &POOL), table("consistency", &CONSISTENCY));
-    let (lag, limits) = (table("lag", &LAG), table("limits", &LIMITS));
+    let (lag, limits, admin) = (table("lag", &LAG), table("limits", &LIMITS), table("admin", &ADMIN));
 
     let (listen, address) = sections::listen(mistakes, &listen, around);
     let http = sections::http(mistakes, &http, &address);
@@ -64,6 +64,7 @@ fn read(mistakes: &mut Mistakes<'_>, document: &DeTable<'_>, around: Surrounding
     let client_ca = listen.as_ref().map(|listen| listen.inbound.is_some() && listen.client_ca.is_some());
     let method = sections::auth_method(mistakes, &auth, &address, client_ca);
     let users = lists::users(mistakes, &auth, &method, around);
+    let admin = sections::admin(mistakes, &admin);
     let pool = sections::pool(mistakes, &pool);
     let consistency = sections::consistency(mistakes, &consistency);
     let lag = sections::lag(mistakes, &lag);
@@ -75,6 +76,7 @@ fn read(mistakes: &mut Mistakes<'_>, document: &DeTable<'_>, around: Surrounding
         http: http?,
         log: log?,
         auth: Auth { method: method.take()?, users: users? },
+        admin: admin?,
         pool: pool?,
         consistency: consistency?,
         lag: lag?,

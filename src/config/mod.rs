@@ -28,8 +28,9 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
-pub use error::{ConfigErrors, Mistake, Place};
+pub use error::{ConfigErrors, Mistake, Place, nearest};
 pub use schema::*;
 pub use secret::Secret;
+pub use sections::HINTS;
 pub use warnings::Warning;
 pub use watch::{ConfigWatcher, WatchError};

@@ -27,6 +27,24 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Every key with its value as it is in force, and whether a change of it needs a restart. Of a secret only that
+    /// there is one.
+    pub fn shown(&self) -> Vec<(String, String, bool)> {
+        let shown = |(key, value): (String, Shown<'_>)| {
+            let value = match value {
+                Shown::Text(text) => text,
+                Shown::Secret(_) => "(secret)".to_owned(),
+                Shown::Absent => return None,
+                Shown::Entry => String::new(),
+            };
+            let needs_restart = NEED_RESTART.contains(&&*key);
+            Some((key, value, needs_restart))
+        };
+        flatten(self).into_iter().filter_map(shown).collect()
+    }
+}
+
 struct Change {
     key: String,
     what: String,
@@ -96,7 +114,7 @@ fn transition(was: Option<&Shown<'_>>, is: &Shown<'_>) -> String {
 
 /// Every key with its value. Entries of lists go by name, not by index: inserting one moves no other.
 fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
-    let Config { listen, http, log, auth, pool, consistency, lag, limits, databases, shards } = config;
+    let Config { listen, http, log, auth, admin, pool, consistency, lag, limits, databases, shards } = config;
     let mut settings: Vec<(String, Shown<'_>)> = [
         ("listen.address", text(listen.address)),
         ("listen.tls", text(TLS_MODE.name(listen.tls))),
@@ -108,6 +126,8 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
         ("log.format", text(LOG_FORMAT.name(log.format))),
         ("log.level", text(&log.level)),
         ("auth.method", text(AUTH_METHOD.name(auth.method))),
+        ("admin.admins", Shown::Text(admin.admins.join(", "))),
+        ("admin.stats", Shown::Text(admin.stats.join(", "))),
         ("pool.mode", text(POOL_MODE.name(pool.mode))),
         ("pool.size", text(pool.size)),
         ("pool.checkout_timeout", time(pool.checkout_timeout)),
@@ -115,7 +135,9 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
         ("pool.max_lifetime", time(pool.max_lifetime)),
         ("pool.idle_timeout", time(pool.idle_timeout)),
         ("consistency.level", text(CONSISTENCY_LEVEL.name(consistency.level))),
+        ("consistency.max_staleness", time(consistency.max_staleness)),
         ("consistency.wait", time(consistency.wait)),
+        ("consistency.allow_hints", Shown::Text(consistency.allow_hints.join(", "))),
         ("lag.poll_interval", time(lag.poll_interval)),
         ("lag.poll_timeout", time(lag.poll_timeout)),
         ("lag.eject_above", time(lag.eject_above)),

@@ -23,6 +23,8 @@ pub struct Config {
     pub log: Log,
     /// `[auth]`
     pub auth: Auth,
+    /// `[admin]`
+    pub admin: Admin,
     /// `[pool]`
     pub pool: Pool,
     /// `[consistency]`
@@ -160,18 +162,35 @@ pub enum PoolMode {
     Session,
 }
 
+/// `[admin]`: who may use the database `pgsluice`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Admin {
+    /// Users who may look and act. Default none.
+    pub admins: Vec<String>,
+    /// Users who may look. Default none.
+    pub stats: Vec<String>,
+}
+
 /// `[consistency]`: what reads may see.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Consistency {
     /// Default `session`.
     pub level: ConsistencyLevel,
+    /// At `bounded`: how old what a read shows may be. Default 5 s.
+    pub max_staleness: Duration,
     /// How long a read may wait for a replica to catch up before it goes to the primary. Default 0.
     pub wait: Duration,
+    /// Which of `pgsluice.*` clients may set, by SET or in a comment: names without the prefix. Default all.
+    pub allow_hints: Vec<String>,
 }
 
 /// What `consistency.level` and `SET pgsluice.consistency` take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConsistencyLevel {
+    /// Reads see whatever was acknowledged, to whomever, before they began: they go to the primary.
+    Strong,
+    /// Reads show nothing that is older than `consistency.max_staleness`.
+    Bounded,
     /// Reads see this session's writes, and never go back.
     Session,
     /// Any replica that the lag breaker lets through.
@@ -181,9 +200,14 @@ pub enum ConsistencyLevel {
 }
 
 impl ConsistencyLevel {
+    /// From the strictest on.
+    pub const ALL: [Self; 5] = [Self::Strong, Self::Primary, Self::Session, Self::Bounded, Self::Eventual];
+
     /// As in the config and in `SET pgsluice.consistency`.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Strong => "strong",
+            Self::Bounded => "bounded",
             Self::Session => "session",
             Self::Eventual => "eventual",
             Self::Primary => "primary",

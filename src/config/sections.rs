@@ -10,10 +10,13 @@ use super::document::{Mistakes, Section, Setting};
 use super::encryption;
 use super::error::Complaint;
 use super::schema::{
-    AuthMethod, Consistency, ConsistencyLevel, Http, Lag, Limits, Listen, Log, LogFormat, Pool, PoolMode, TlsMode,
-    WhenNone,
+    Admin, AuthMethod, Consistency, ConsistencyLevel, Http, Lag, Limits, Listen, Log, LogFormat, Pool, PoolMode,
+    TlsMode, WhenNone,
 };
-use super::values::{Span, count_u32, count_usize, duration, log_filter, size};
+use super::values::{Span, count_u32, count_usize, duration, identifiers, log_filter, names, size};
+
+/// The parameters that clients may set, without `pgsluice.`.
+pub const HINTS: [&str; 5] = ["consistency", "max_staleness", "route", "session_key", "session_token"];
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -131,10 +134,24 @@ pub(super) fn pool(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> Option
     })
 }
 
+pub(super) fn admin(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> Option<Admin> {
+    let admins = section.read(mistakes, "admins", Vec::new(), identifiers);
+    let stats = section.read(mistakes, "stats", Vec::new(), identifiers);
+    Some(Admin { admins: admins.take()?, stats: stats.take()? })
+}
+
 pub(super) fn consistency(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> Option<Consistency> {
     let level = section.read(mistakes, "level", ConsistencyLevel::Session, |value| CONSISTENCY_LEVEL.parse(value));
+    let max_staleness = section.read(mistakes, "max_staleness", seconds(5), |value| duration(value, up_to(DAY, "s")));
     let wait = section.read(mistakes, "wait", Duration::ZERO, |value| duration(value, zero_up_to(MINUTE, "ms")));
-    Some(Consistency { level: level.take()?, wait: wait.take()? })
+    let all = HINTS.map(str::to_owned).to_vec();
+    let allow_hints = section.read(mistakes, "allow_hints", all, |value| names(value, &HINTS));
+    Some(Consistency {
+        level: level.take()?,
+        max_staleness: max_staleness.take()?,
+        wait: wait.take()?,
+        allow_hints: allow_hints.take()?,
+    })
 }
 
 pub(super) fn lag(mistakes: &mut Mistakes<'_>, section: &Section<'_>) -> Option<Lag> {

@@ -44,7 +44,9 @@ fn collect(path: &str, value: &DeValue<'_>, found: &mut BTreeSet<String>) {
                 collect(&format!("{path}.{}", key.get_ref()), value.get_ref(), found);
             }
         }
-        DeValue::Array(array) => array.iter().for_each(|value| collect(path, value.get_ref(), found)),
+        DeValue::Array(array) if !array.is_empty() => {
+            array.iter().for_each(|value| collect(path, value.get_ref(), found))
+        }
         _ => {
             found.insert(path.trim_start_matches('.').to_owned());
         }
@@ -106,9 +108,13 @@ fn probes() -> Vec<(&'static str, &'static str, Probe)> {
         ("pool.size", "7", |c| c.pool.size == 7),
         ("pool.checkout_timeout", "'7s'", |c| c.pool.checkout_timeout == Duration::from_secs(7)),
         ("pool.connect_timeout", "'7s'", |c| c.pool.connect_timeout == Duration::from_secs(7)),
+        ("admin.admins", "['a', 'b']", |c| c.admin.admins == ["a", "b"]),
+        ("admin.stats", "['a']", |c| c.admin.stats == ["a"]),
         ("pool.max_lifetime", "'1h 30m'", |c| c.pool.max_lifetime == Duration::from_secs(5400)),
         ("pool.idle_timeout", "'7m'", |c| c.pool.idle_timeout == Duration::from_secs(420)),
         ("consistency.level", "'eventual'", |c| c.consistency.level == ConsistencyLevel::Eventual),
+        ("consistency.max_staleness", "'7s'", |c| c.consistency.max_staleness == Duration::from_secs(7)),
+        ("consistency.allow_hints", "['route']", |c| c.consistency.allow_hints == ["route"]),
         ("consistency.wait", "'7ms'", |c| c.consistency.wait == Duration::from_millis(7)),
         ("lag.poll_interval", "'7ms'", |c| c.lag.poll_interval == Duration::from_millis(7)),
         ("lag.poll_timeout", "'700ms'", |c| c.lag.poll_timeout == Duration::from_millis(700)),

@@ -54,6 +54,31 @@ fn shortened(digits: &str) -> String {
     if digits.len() <= 24 { digits.to_owned() } else { "the number".to_owned() }
 }
 
+/// A list of names, each one of `known`.
+pub(super) fn names(value: &DeValue<'_>, known: &[&str]) -> Result<Vec<String>, Complaint> {
+    let expected = || format!("a list of {}", one_of(known.iter().copied()));
+    let Some(array) = value.as_array() else {
+        return Err(Complaint::new(format!("is {}", kind(value))).expected(expected()));
+    };
+    let name = |entry: &toml::Spanned<DeValue<'_>>| {
+        let name = text(entry.get_ref(), &expected())?;
+        if known.contains(&name) {
+            return Ok(name.to_owned());
+        }
+        let near = nearest(name, known.iter().copied()).map(str::to_owned);
+        Err(Complaint::new(format!("{} is none of them", quoted(name))).expected(expected()).suggest(near))
+    };
+    array.iter().map(name).collect()
+}
+
+/// A list of users' names.
+pub(super) fn identifiers(value: &DeValue<'_>) -> Result<Vec<String>, Complaint> {
+    let Some(array) = value.as_array() else {
+        return Err(Complaint::new(format!("is {}", kind(value))).expected("a list of names"));
+    };
+    array.iter().map(|entry| identifier(entry.get_ref())).collect()
+}
+
 /// What a duration may be.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Span {

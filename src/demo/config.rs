@@ -14,6 +14,7 @@ pub fn proxy_config(cluster: &Cluster, sections: &str) -> String {
         // Writing to a string does not fail.
         let _ = write!(text, "\n[[auth.users]]\nname = {:?}\npassword = {:?}\n", user.user, user.password);
     }
+    let _ = write!(text, "\n[admin]\nadmins = [{:?}]\nstats = [{:?}]\n", options.superuser.user, options.app.user);
     let monitor = &options.monitor;
     let _ = write!(
         text,

@@ -49,6 +49,15 @@ pub struct ServerConnection {
     pub unnamed: Option<u64>,
     /// When it was logged in.
     pub created: Instant,
+    /// For whoever lists connections: dropped with this one.
+    pub(super) existence: Arc<Existence>,
+}
+
+/// That a connection exists.
+#[derive(Debug)]
+pub(super) struct Existence {
+    pub(super) pid: i32,
+    pub(super) created: Instant,
 }
 
 /// Notes the body of a `ParameterStatus`; whether it says anything new.
@@ -140,6 +149,11 @@ impl Canceller {
         // Where the connection is in plain text, so is the key: whoever listens has read it already.
         let tls = if link.tls().is_some() { Arc::clone(tls) } else { Arc::new(Outbound::disabled()) };
         Arc::new(Self { node: Arc::clone(node), tls, key })
+    }
+
+    /// The connection's process on the server.
+    pub fn pid(&self) -> i32 {
+        self.key.pid
     }
 
     /// Sends the request, encrypted where the connection is, and waits until the server has dealt with it.

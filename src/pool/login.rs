@@ -9,7 +9,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
 
-use super::connection::{Canceller, Reported, ServerConnection};
+use super::connection::{Canceller, Existence, Reported, ServerConnection};
 use super::settings::Settings;
 use super::transport::{TransportError, open, open_plain};
 use crate::config::Secret;
@@ -279,8 +279,10 @@ impl<'a> Login<'a> {
         let Some(cancel_key) = cancel_key else {
             return Err(self.protocol("gave no key to cancel statements with".into()));
         };
+        let created = Instant::now();
         Ok(ServerConnection {
             canceller: Canceller::new(self.node, &self.link, self.credentials.tls, cancel_key.clone()),
+            existence: Arc::new(Existence { pid: cancel_key.pid, created }),
             link: self.link,
             node: Arc::clone(self.node),
             tls: Arc::clone(self.credentials.tls),
@@ -291,7 +293,7 @@ impl<'a> Login<'a> {
             prepared: HashMap::new(),
             unnamed: None,
             touched_by: None,
-            created: Instant::now(),
+            created,
         })
     }
 

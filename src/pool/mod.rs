@@ -15,5 +15,5 @@ mod transport;
 pub use checkout::{Checkout, CheckoutError};
 pub use connection::{Canceller, Reported, ServerConnection, Shape, note_parameter};
 pub use login::LoginError;
-pub use pools::{Identity, NodePool, Pools};
+pub use pools::{Identity, NodePool, PoolView, Pools, ServerView};
 pub use settings::{Change, SettingValue, Settings, quote_literal};

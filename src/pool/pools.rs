@@ -1,7 +1,7 @@
 //! The pools: one for each node, database and user.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -9,7 +9,7 @@ use deadpool::managed::{Manager, Metrics, Pool, QueueMode, RecycleError, Recycle
 use tokio::sync::Notify;
 
 use super::checkout::{Checkout, CheckoutError, checkout_error};
-use super::connection::{ServerConnection, Unusable};
+use super::connection::{Existence, ServerConnection, Unusable};
 use super::login::{Credentials, LoginError, login};
 use crate::config::{Config, Password, Secret};
 use crate::tls::Outbound;
@@ -54,6 +54,40 @@ pub struct ServerManager {
     node: Arc<Node>,
     identity: Identity,
     config: Arc<ArcSwap<Config>>,
+    /// All connections that were made here and are not closed.
+    existing: Mutex<Vec<Weak<Existence>>>,
+}
+
+/// A pool, as `SHOW POOLS` has it.
+#[derive(Debug)]
+pub struct PoolView {
+    /// `host:port`
+    pub node: Arc<str>,
+    /// Whose connections they are.
+    pub identity: Identity,
+    /// `pool.size`
+    pub max_size: usize,
+    /// Connections that there are.
+    pub size: usize,
+    /// Of them, those that nobody uses.
+    pub idle: usize,
+    /// Clients that wait for one.
+    pub waiting: usize,
+}
+
+/// A connection, as `SHOW SERVERS` has it.
+#[derive(Debug)]
+pub struct ServerView {
+    /// `host:port`
+    pub node: Arc<str>,
+    /// Whose it is.
+    pub identity: Identity,
+    /// Process ID of the backend.
+    pub pid: i32,
+    /// When it was logged in.
+    pub created: Instant,
+    /// Nobody uses it.
+    pub is_idle: bool,
 }
 
 impl Pools {
@@ -66,8 +100,12 @@ impl Pools {
     pub fn of(&self, node: &Arc<Node>, identity: &Identity) -> Arc<NodePool> {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         let pool = pools.entry((node.name.clone(), identity.clone())).or_insert_with(|| {
-            let manager =
-                ServerManager { node: Arc::clone(node), identity: identity.clone(), config: Arc::clone(&self.config) };
+            let manager = ServerManager {
+                node: Arc::clone(node),
+                identity: identity.clone(),
+                config: Arc::clone(&self.config),
+                existing: Mutex::default(),
+            };
             Arc::new(NodePool::new(manager, self.config.load().pool.size))
         });
         Arc::clone(pool)
@@ -117,14 +155,42 @@ impl Pools {
         });
     }
 
-    /// Calls `see` with each pool's node and its numbers of idle and busy connections.
-    pub fn for_each(&self, mut see: impl FnMut(&Arc<Node>, usize, usize)) {
-        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        for pool in pools.values() {
-            let status = pool.pool.status();
-            let idle = status.available.min(status.size);
-            see(pool.node(), idle, status.size - idle);
+    /// All pools, by node, database and user.
+    pub fn view(&self) -> Vec<PoolView> {
+        let mut views: Vec<PoolView> = self.all().iter().map(|pool| pool.view()).collect();
+        views.sort_by(|one, other| one.order().cmp(&other.order()));
+        views
+    }
+
+    /// All connections, by node, database and user.
+    pub fn servers(&self) -> Vec<ServerView> {
+        let mut pools = self.all();
+        pools.sort_by(|one, other| one.view().order().cmp(&other.view().order()));
+        pools.iter().flat_map(|pool| pool.servers()).collect()
+    }
+
+    /// Closes the connections that nobody uses.
+    pub fn close_idle(&self) {
+        for pool in self.all() {
+            pool.close_idle();
         }
+    }
+
+    /// Closes those to one node.
+    pub fn close_idle_of(&self, node: &Arc<Node>) {
+        for pool in self.all().iter().filter(|pool| Arc::ptr_eq(pool.node(), node)) {
+            pool.close_idle();
+        }
+    }
+
+    fn all(&self) -> Vec<Arc<NodePool>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner).values().map(Arc::clone).collect()
+    }
+}
+
+impl PoolView {
+    fn order(&self) -> (&str, &str, &str) {
+        (&self.node, &self.identity.database, &self.identity.user)
     }
 }
 
@@ -141,6 +207,42 @@ impl NodePool {
     /// The node that its connections go to.
     pub fn node(&self) -> &Arc<Node> {
         &self.pool.manager().node
+    }
+
+    fn view(&self) -> PoolView {
+        let (status, manager) = (self.pool.status(), self.pool.manager());
+        PoolView {
+            node: Arc::clone(&manager.node.name),
+            identity: manager.identity.clone(),
+            max_size: status.max_size,
+            size: status.size,
+            idle: status.available.min(status.size),
+            waiting: status.waiting,
+        }
+    }
+
+    fn servers(&self) -> Vec<ServerView> {
+        let mut idle = HashSet::new();
+        self.pool.retain(|connection, _| {
+            idle.insert(connection.cancel_key.pid);
+            true
+        });
+        let manager = self.pool.manager();
+        let existing = manager.existing.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = |existence: Arc<Existence>| ServerView {
+            node: Arc::clone(&manager.node.name),
+            identity: manager.identity.clone(),
+            pid: existence.pid,
+            created: existence.created,
+            is_idle: idle.contains(&existence.pid),
+        };
+        existing.iter().filter_map(Weak::upgrade).map(view).collect()
+    }
+
+    fn close_idle(&self) {
+        drop(self.pool.retain(|_, _| false));
+        // Those that sessions keep without using them.
+        self.pressure.notify_waiters();
     }
 
     /// How many connections there may be.
@@ -234,8 +336,13 @@ impl Manager for ServerManager {
         };
         let result = login(&self.node, credentials, config.pool.connect_timeout).await;
         match &result {
+            Ok(connection) => {
+                let mut existing = self.existing.lock().unwrap_or_else(PoisonError::into_inner);
+                existing.retain(|existence| existence.strong_count() > 0);
+                existing.push(Arc::downgrade(&connection.existence));
+            }
             Err(error) if !error.was_answered() => self.node.note_connection_error(),
-            _ => {}
+            Err(_) => {}
         }
         result
     }

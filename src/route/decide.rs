@@ -1,11 +1,11 @@
 //! One question, one answer.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Horizon, Reason};
 use crate::config::{ConsistencyLevel, WhenNone};
-use crate::topology::{Admission, Node, Position, Role, Shard};
+use crate::topology::{Admission, EjectReason, Node, Position, Role, Shard};
 
 /// What `SET pgsluice.route` takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -17,6 +17,20 @@ pub enum RouteSetting {
     Primary,
     /// Everything to a replica that is fresh enough; what replicas refuse fails.
     Replica,
+}
+
+impl RouteSetting {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Primary, Self::Replica];
+
+    /// As in `SET pgsluice.route`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+        }
+    }
 }
 
 /// What a statement needs.
@@ -37,10 +51,12 @@ pub struct Question<'a> {
     pub demand: Demand,
     /// What reads may see.
     pub level: ConsistencyLevel,
+    /// At level `bounded`: how old what they see may be.
+    pub max_staleness: Duration,
     /// What the session asked for.
     pub route: RouteSetting,
-    /// What the session has seen; asked at level `session`.
-    pub session: &'a Horizon,
+    /// What the session, and those with the same session key, have seen; asked at level `session`.
+    pub session: &'a [&'a Horizon],
     /// Changes of the catalog in this database; asked at every level.
     pub catalog: &'a Horizon,
     /// `lag.when_none`
@@ -50,6 +66,10 @@ pub struct Question<'a> {
     /// Its answer can be thrown away: a replica may be asked that is not known to be fresh but was no further behind
     /// than this when it was last heard of. `None`: it may not.
     pub may_prove: Option<Duration>,
+    /// Nothing is going to be sent: a node on probation keeps the few reads that it is given.
+    pub is_rehearsal: bool,
+    /// The time.
+    pub now: Instant,
 }
 
 /// Where to, and why.
@@ -76,6 +96,26 @@ pub enum Refusal {
     NoFreshReplica,
 }
 
+impl Refusal {
+    /// For rows and logs: a closed set.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoPrimary => "no_primary",
+            Self::NoReplica => "no_eligible_replica",
+            Self::NoFreshReplica => "no_fresh_replica",
+        }
+    }
+
+    /// What a client is told.
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::NoPrimary => "no primary is known for this shard",
+            Self::NoReplica => "no replica is eligible for reads",
+            Self::NoFreshReplica => "no replica is known to have what this session has seen",
+        }
+    }
+}
+
 /// Decides. `dice(n)` gives a number below `n`.
 pub fn decide(question: &Question<'_>, mut dice: impl FnMut(u32) -> u32) -> Result<Plan, Refusal> {
     match (question.route, question.demand, question.level) {
@@ -87,7 +127,7 @@ pub fn decide(question: &Question<'_>, mut dice: impl FnMut(u32) -> u32) -> Resu
             }),
         (RouteSetting::Primary, ..) => primary(question, Reason::RoutePrimary),
         (_, Demand::Primary(reason), _) => primary(question, reason),
-        (_, _, ConsistencyLevel::Primary) => primary(question, Reason::ConsistencyPrimary),
+        (_, _, ConsistencyLevel::Primary | ConsistencyLevel::Strong) => primary(question, Reason::ConsistencyPrimary),
         (_, Demand::Replica(reason), _) => match replica(question, &mut dice) {
             Ok((node, proof)) => Ok(Plan { proof, ..plan(node, Role::Replica, reason) }),
             Err(Obstacle::NotFresh) => primary(question, Reason::NotFresh),
@@ -116,18 +156,64 @@ enum Obstacle {
     NotFresh,
 }
 
+/// What a replica is to one question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It may answer.
+    Eligible,
+    /// It may answer while it has some of its few reads left.
+    Probation,
+    /// It may answer if it proves first that it has replayed this.
+    Provable(Position),
+    /// It is not known to show what has to be shown.
+    NotFresh,
+    /// The breaker keeps it out.
+    Ejected(EjectReason),
+    /// It has just failed this statement.
+    Excluded,
+}
+
+/// What `node`, a replica, is to this question; with `needed` of [`needed`].
+pub(super) fn standing(question: &Question<'_>, node: &Arc<Node>, needed: Option<Position>) -> Standing {
+    if is_excluded(question, node) {
+        return Standing::Excluded;
+    }
+    let admission = node.admission();
+    let is_close = || node.lag().is_some_and(|lag| Some(lag) <= question.may_prove);
+    match (admission, needed) {
+        (Admission::Ejected(reason), _) => Standing::Ejected(reason),
+        (Admission::Admitted, Some(needed)) if !is_fresh(question, node) && is_close() => Standing::Provable(needed),
+        _ if !is_fresh(question, node) => Standing::NotFresh,
+        (Admission::Probation, _) => Standing::Probation,
+        (Admission::Admitted, _) => Standing::Eligible,
+    }
+}
+
 fn is_fresh(question: &Question<'_>, node: &Arc<Node>) -> bool {
-    question.catalog.allows(node) && (question.level != ConsistencyLevel::Session || question.session.allows(node))
+    let is_fresh_for_the_session = match question.level {
+        ConsistencyLevel::Session => question.session.iter().all(|seen| seen.allows(node)),
+        ConsistencyLevel::Bounded => node.staleness(question.now).is_some_and(|age| age <= question.max_staleness),
+        ConsistencyLevel::Strong | ConsistencyLevel::Primary | ConsistencyLevel::Eventual => true,
+    };
+    is_fresh_for_the_session && question.catalog.allows(node)
 }
 
 /// Where all that must be shown is known by position: which.
-fn needed(question: &Question<'_>) -> Option<Position> {
-    let catalog = question.catalog.needed()?;
-    let session = if question.level == ConsistencyLevel::Session { question.session.needed()? } else { None };
-    match (session, catalog) {
-        (Some(session), Some(catalog)) => session.covering(catalog),
-        (session, catalog) => session.or(catalog),
+pub(super) fn needed(question: &Question<'_>) -> Option<Position> {
+    let seen: &[&Horizon] = match question.level {
+        ConsistencyLevel::Session => question.session,
+        // An age is no position.
+        ConsistencyLevel::Bounded => return None,
+        ConsistencyLevel::Strong | ConsistencyLevel::Primary | ConsistencyLevel::Eventual => &[],
+    };
+    let mut needed = question.catalog.needed()?;
+    for horizon in seen {
+        needed = match (needed, horizon.needed()?) {
+            (Some(one), Some(other)) => Some(one.covering(other)?),
+            (one, other) => one.or(other),
+        };
     }
+    needed
 }
 
 /// A replica, and what it has to prove.
@@ -139,19 +225,18 @@ fn replica(
     let mut candidates: Vec<&Arc<Node>> = Vec::new();
     let mut provable: Vec<&Arc<Node>> = Vec::new();
     let needed = question.may_prove.and_then(|_| needed(question));
-    for node in question.shard.replicas().filter(|node| !is_excluded(question, node)) {
-        match node.admission() {
-            Admission::Ejected(_) => continue,
-            admission if !is_fresh(question, node) => {
+    for node in question.shard.replicas() {
+        match standing(question, node, needed) {
+            Standing::Ejected(_) | Standing::Excluded => {}
+            Standing::NotFresh => obstacle = Obstacle::NotFresh,
+            Standing::Provable(_) => {
                 obstacle = Obstacle::NotFresh;
-                if admission == Admission::Admitted && node.lag().is_some_and(|lag| Some(lag) <= question.may_prove) {
-                    provable.push(node);
-                }
+                provable.push(node);
             }
             // A node on probation is tried with its few reads before the others.
-            Admission::Probation if node.take_probation_read() => return Ok((Arc::clone(node), None)),
-            Admission::Probation => {}
-            Admission::Admitted => candidates.push(node),
+            Standing::Probation if takes_probation_read(question, node) => return Ok((Arc::clone(node), None)),
+            Standing::Probation => {}
+            Standing::Eligible => candidates.push(node),
         }
     }
     if let Some(node) = less_loaded(&candidates, dice) {
@@ -161,6 +246,10 @@ fn replica(
         (Some(position), Some(node)) => Ok((Arc::clone(node), Some(position))),
         _ => Err(obstacle),
     }
+}
+
+fn takes_probation_read(question: &Question<'_>, node: &Node) -> bool {
+    if question.is_rehearsal { node.probation_reads_left() > 0 } else { node.take_probation_read() }
 }
 
 /// The less loaded of two that are picked by weight: Mitzenmacher, *The Power of Two Choices in

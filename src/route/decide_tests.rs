@@ -61,11 +61,14 @@ fn ask(case: &Case<'_>) -> Result<(u16, Reason), Refusal> {
         demand: case.demand,
         level: case.level,
         route: case.route,
-        session: &horizon(case.seen),
+        session: &[&horizon(case.seen)],
         catalog: &Horizon::default(),
         when_none: case.when_none,
         excluded: &[],
         may_prove: None,
+        is_rehearsal: false,
+        max_staleness: Duration::from_secs(5),
+        now: Instant::now(),
     };
     decide(&question, |_| 0).map(|plan| (plan.node.port, plan.reason))
 }
@@ -140,11 +143,14 @@ fn read(shard: &Shard, excluded: &[Arc<Node>], dice: impl FnMut(u32) -> u32) -> 
         demand: READ,
         level: ConsistencyLevel::Session,
         route: RouteSetting::Auto,
-        session: &nothing,
+        session: &[&nothing],
         catalog: &nothing,
         when_none: WhenNone::Primary,
         excluded,
         may_prove: None,
+        is_rehearsal: false,
+        max_staleness: Duration::from_secs(5),
+        now: Instant::now(),
     };
     decide(&question, dice).map(|plan| plan.node.port)
 }
@@ -203,11 +209,14 @@ fn a_replica_that_may_have_caught_up_is_asked_for_proof() {
             demand: READ,
             level: ConsistencyLevel::Session,
             route: RouteSetting::Auto,
-            session,
+            session: &[session],
             catalog: &Horizon::default(),
             when_none: WhenNone::Primary,
             excluded: &[],
             may_prove,
+            is_rehearsal: false,
+            max_staleness: Duration::from_secs(5),
+            now: Instant::now(),
         };
         decide(&question, |_| 0).map(|plan| (plan.node.port, plan.reason, plan.proof.map(|proof| proof.lsn.0)))
     };

@@ -110,6 +110,11 @@ impl Horizon {
         }
     }
 
+    /// Whoever this is for has seen this position elsewhere.
+    pub fn must_see(&mut self, position: Position) {
+        self.raise(position);
+    }
+
     /// Whether `node` is known to show all that this session has seen.
     pub fn allows(&self, node: &Arc<Node>) -> bool {
         self.primary.is_none()

@@ -4,9 +4,13 @@
 //! decision asks the same function and reads the same [`Reason`].
 
 mod decide;
+mod explain;
 mod horizon;
 mod reason;
+mod session_keys;
 
 pub use decide::{Demand, Plan, Question, Refusal, RouteSetting, decide};
+pub use explain::{Considered, explain};
 pub use horizon::Horizon;
 pub use reason::Reason;
+pub use session_keys::{SessionKey, SessionKeys};

@@ -88,6 +88,29 @@ impl Reason {
             Self::FunctionCall => "function_call",
         }
     }
+
+    /// In words, for whoever asks why.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::FreshReplica => "a read, and the replica is fresh enough for this session",
+            Self::ReadOnlyTransaction => "a transaction that is begun READ ONLY",
+            Self::RouteReplica => "pgsluice.route asks for a replica",
+            Self::Stalest => "no replica is eligible, and lag.when_none = \"stalest\"",
+            Self::Statement(cause) => cause.meaning(),
+            Self::Transaction => "a transaction that may write",
+            Self::Serializable => "standbys refuse SERIALIZABLE",
+            Self::RefusedByStandby => "a standby has refused this text as a write before",
+            Self::StandbyError => "a standby failed it in a way that the primary may not",
+            Self::ConsistencyPrimary => "the consistency level sends reads to the primary",
+            Self::RoutePrimary => "pgsluice.route asks for the primary",
+            Self::NotFresh => "no replica is known to show what this session has seen",
+            Self::NoReplica => "no replica is eligible",
+            Self::SessionPooling => "with session pooling a client keeps one server connection",
+            Self::UnreadableText => "the client's encoding or settings make the text unsafe to read",
+            Self::TooLong => "it is too long to be looked at whole",
+            Self::FunctionCall => "the fast-path function call protocol",
+        }
+    }
 }
 
 #[cfg(test)]

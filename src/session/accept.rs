@@ -12,15 +12,17 @@ use pgwire::messages::startup::{Authentication, BackendKeyData, NegotiateProtoco
 use tokio::net::TcpStream;
 
 use super::auth::{self, Rejection};
+use super::clients::Who;
 use super::encrypt::{self, Encryption};
 use super::overhead::Overhead;
 use super::prepared::ClientStatements;
 use super::relay::Tally;
 use super::serve::GOODBYE_LIMIT;
 use super::tracked::Tracked;
-use super::understand::object_to_setting;
+use super::wish::object_to_setting;
 use super::{Fault, Session};
-use crate::config::AuthMethod;
+use crate::admin::console::{self, Operator, Rank};
+use crate::config::{AuthMethod, Config};
 use crate::pool::{Identity, Reported, SettingValue, Settings};
 use crate::proxy::{ClientSlot, Proxy};
 use crate::route::{Demand, Horizon, Reason};
@@ -44,39 +46,45 @@ pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream) {
     let counted = LoggingIn::new(&proxy);
     let outcome = tokio::time::timeout(limit, log_in(&proxy, &mut link)).await;
     drop(counted);
-    let session = match outcome {
-        Ok(Ok(login)) => login.map(|login| login.into_session(proxy, link)),
-        Ok(Err(Rejection::Gone)) => None,
+    match outcome {
+        Ok(Ok(Outcome::Client(login))) => login.into_session(proxy, link).run().await,
+        Ok(Ok(Outcome::Operator(operator, _slot))) => console::serve(proxy, link, operator).await,
+        Ok(Ok(Outcome::Cancelled) | Err(Rejection::Gone)) => {}
         Ok(Err(Rejection::Told(reply))) => {
             tracing::info!(sqlstate = reply.sqlstate, message = %reply.message, "login refused");
             say_goodbye(link, &reply).await;
-            None
         }
         Err(_) => {
             let reply = ErrorReply::fatal("57014", "canceling authentication due to timeout")
                 .detail(format!("The login was not complete after {limit:?} (limits.login_timeout)."));
             say_goodbye(link, &reply).await;
-            None
         }
-    };
-    if let Some(session) = session {
-        session.run().await;
     }
 }
 
-/// One of the clients that have not logged in yet, in `proxy.clients.login`.
+/// What a connection turned out to be.
+enum Outcome {
+    /// A client of the servers.
+    Client(Login),
+    /// Somebody at the admin database.
+    Operator(Operator, ClientSlot),
+    /// A cancel request, which has been dealt with.
+    Cancelled,
+}
+
+/// One of the clients that have not logged in yet, in `proxy.client_counts.login`.
 struct LoggingIn(Arc<Proxy>);
 
 impl LoggingIn {
     fn new(proxy: &Arc<Proxy>) -> Self {
-        proxy.clients.login.fetch_add(1, Ordering::Relaxed);
+        proxy.client_counts.login.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(proxy))
     }
 }
 
 impl Drop for LoggingIn {
     fn drop(&mut self) {
-        self.0.clients.login.fetch_sub(1, Ordering::Relaxed);
+        self.0.client_counts.login.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -89,12 +97,12 @@ async fn say_goodbye(mut link: Link, reply: &ErrorReply) {
 struct Login {
     identity: Identity,
     startup: Arc<Settings>,
-    registration: super::cancel::Registration,
+    registration: super::clients::Registration,
     reported: Reported,
     slot: ClientSlot,
 }
 
-async fn log_in(proxy: &Arc<Proxy>, link: &mut Link) -> Result<Option<Login>, Rejection> {
+async fn log_in(proxy: &Arc<Proxy>, link: &mut Link) -> Result<Outcome, Rejection> {
     let mut encryption = encrypt::negotiate_directly(proxy, link).await?;
     for _ in 0..MAX_PACKETS {
         match receive_packet(link).await? {
@@ -107,10 +115,10 @@ async fn log_in(proxy: &Arc<Proxy>, link: &mut Link) -> Result<Option<Login>, Re
                 link.flush().await.map_err(|_| Rejection::Gone)?;
             }
             Packet::Cancel(key) => {
-                proxy.cancels.cancel(&key).await;
-                return Ok(None);
+                proxy.clients.cancel(&key).await;
+                return Ok(Outcome::Cancelled);
             }
-            Packet::Startup(request) => return greet(proxy, link, request, encryption).await.map(Some),
+            Packet::Startup(request) => return greet(proxy, link, request, encryption).await,
         }
     }
     Err(told("08P01", "too many requests before the startup packet"))
@@ -152,7 +160,7 @@ async fn greet(
     link: &mut Link,
     request: Request,
     encryption: Option<Encryption>,
-) -> Result<Login, Rejection> {
+) -> Result<Outcome, Rejection> {
     let config = proxy.config.load_full();
     negotiate_version(link, &request)?;
     encrypt::check_mode(config.listen.tls, encryption.as_ref())?;
@@ -160,7 +168,11 @@ async fn greet(
         let reply = ErrorReply::fatal("0A000", "replication connections are not passed on");
         return Err(Rejection::Told(reply.hint("Connect to the PostgreSQL server itself.")));
     }
-    if !config.databases.is_empty() && config.databases.iter().all(|database| database.name != request.database) {
+    let is_admin = request.database == console::DATABASE;
+    if !is_admin
+        && !config.databases.is_empty()
+        && config.databases.iter().all(|database| database.name != request.database)
+    {
         return Err(told("3D000", format!("database \"{}\" does not exist", request.database)));
     }
     let Some(slot) = ClientSlot::take(proxy, config.listen.max_clients) else {
@@ -174,14 +186,60 @@ async fn greet(
         AuthMethod::Cert => encrypt::check_common_name(encryption.as_ref(), &request.user)?,
         AuthMethod::Trust => {}
     }
+    if is_admin {
+        let operator = operator(&config, request.user)?;
+        greet_operator(link).await?;
+        return Ok(Outcome::Operator(operator, slot));
+    }
+    let startup = Arc::new(startup_settings(&request, &config)?);
+    let identity = Identity { user: request.user.into(), database: request.database.into() };
+    let is_encrypted = encryption.is_some();
+    let who = Who { identity: identity.clone(), address: link.peer_address(), is_encrypted };
     let login = Login {
-        startup: Arc::new(startup_settings(&request)?),
-        identity: Identity { user: request.user.into(), database: request.database.into() },
-        registration: proxy.cancels.register(request.minor_version >= 2),
+        startup,
+        identity,
+        registration: proxy.clients.register(request.minor_version >= 2, Some(who)),
         reported: Reported::new(),
         slot,
     };
-    login.receive_greeting(proxy, link).await
+    login.receive_greeting(proxy, link).await.map(Outcome::Client)
+}
+
+/// What this user may do at the admin database.
+fn operator(config: &Config, user: String) -> Result<Operator, Rejection> {
+    let is_in = |users: &[String]| users.contains(&user);
+    let rank = match () {
+        () if is_in(&config.admin.admins) => Rank::Admin,
+        () if is_in(&config.admin.stats) => Rank::Stats,
+        () => {
+            let message = format!("permission denied for database \"{}\"", console::DATABASE);
+            let hint = format!("Name the user \"{user}\" in admin.admins or admin.stats of pgsluice's config.");
+            return Err(Rejection::Told(ErrorReply::fatal("42501", message).hint(hint)));
+        }
+    };
+    Ok(Operator { user: user.into(), rank })
+}
+
+/// What drivers want to be told by any server, from one that is none.
+async fn greet_operator(link: &mut Link) -> Result<(), Rejection> {
+    Authentication::Ok.encode(&mut link.output).map_err(|_| Rejection::Gone)?;
+    for (name, value) in [
+        // psql takes its own features by this number: those that ask the least.
+        ("server_version", concat!("14.0 (pgsluice ", env!("CARGO_PKG_VERSION"), ")")),
+        ("server_encoding", "UTF8"),
+        ("client_encoding", "UTF8"),
+        ("DateStyle", "ISO, MDY"),
+        ("IntervalStyle", "postgres"),
+        ("integer_datetimes", "on"),
+        ("standard_conforming_strings", "on"),
+        ("TimeZone", "UTC"),
+    ] {
+        put_parameter_status(&mut link.output, name, value.as_bytes());
+    }
+    // There is nothing to cancel.
+    BackendKeyData::new(0, SecretKey::I32(0)).encode(&mut link.output).map_err(|_| Rejection::Gone)?;
+    put_ready_for_query(&mut link.output, TransactionStatus::Idle);
+    link.flush().await.map_err(|_| Rejection::Gone)
 }
 
 fn negotiate_version(link: &mut Link, request: &Request) -> Result<(), Rejection> {
@@ -196,10 +254,10 @@ fn negotiate_version(link: &mut Link, request: &Request) -> Result<(), Rejection
 }
 
 /// The settings of the startup packet.
-fn startup_settings(request: &Request) -> Result<Settings, Rejection> {
+fn startup_settings(request: &Request, config: &Config) -> Result<Settings, Rejection> {
     let mut values = BTreeMap::new();
     for (name, value) in &request.settings {
-        if let Some(reply) = object_to_setting(name, &crate::pool::quote_literal(value)) {
+        if let Some(reply) = object_to_setting(name, &crate::pool::quote_literal(value), config) {
             return Err(Rejection::Told(reply));
         }
         values.insert(name.as_str().into(), SettingValue::Text(value.as_str().into()));
@@ -238,16 +296,7 @@ impl Login {
     }
 
     async fn ask_a_server(&self, proxy: &Arc<Proxy>) -> Result<Reported, ErrorReply> {
-        // A session with nobody behind it, to go the same way as any other.
-        let mut session = Session::new(
-            Arc::clone(proxy),
-            self.identity.clone(),
-            Link::new(Stream::Nobody, BytesMut::new()),
-            proxy.cancels.register(false),
-            Arc::clone(&self.startup),
-            Reported::new(),
-            None,
-        );
+        let mut session = Session::of_nobody(proxy, self.identity.clone(), Arc::clone(&self.startup));
         let lost = || ErrorReply::fatal("08006", "the server connection was lost during login");
         if session.reach(Demand::Replica(Reason::FreshReplica)).await.is_err() {
             session.reach(Demand::Primary(Reason::Transaction)).await.map_err(|fault| match fault {
@@ -266,16 +315,27 @@ impl Login {
     }
 
     fn into_session(self, proxy: Arc<Proxy>, link: Link) -> Session {
-        Session::new(proxy, self.identity, link, self.registration, self.startup, self.reported, Some(self.slot))
+        let slot = Some(self.slot);
+        let mut session =
+            Session::new(proxy, self.identity, link, self.registration, self.startup, self.reported, slot);
+        session.adopt_own_settings();
+        session
     }
 }
 
 impl Session {
+    /// One with nobody behind it, to go the same way as any other.
+    pub(super) fn of_nobody(proxy: &Arc<Proxy>, identity: Identity, startup: Arc<Settings>) -> Self {
+        let link = Link::new(Stream::Nobody, BytesMut::new());
+        let registration = proxy.clients.register(false, None);
+        Self::new(Arc::clone(proxy), identity, link, registration, startup, Reported::new(), None)
+    }
+
     fn new(
         proxy: Arc<Proxy>,
         identity: Identity,
         client: Link,
-        registration: super::cancel::Registration,
+        registration: super::clients::Registration,
         startup: Arc<Settings>,
         reported: Reported,
         slot: Option<ClientSlot>,
@@ -287,6 +347,9 @@ impl Session {
             client,
             registration,
             statements: ClientStatements::default(),
+            inside: None,
+            adopted: Arc::default(),
+            shared: None,
             tracked: Tracked::new(startup),
             reported,
             horizon: Horizon::default(),

@@ -8,6 +8,7 @@ use super::cancel::Cancelled;
 use super::exchange::{Exchange, Purpose, Sent};
 use super::relay::{Outcome, Until};
 use super::understand::Understood;
+use super::wish::Wish;
 use super::{Attached, Audience, Fault, Parked, Session};
 use crate::pool::{Checkout, CheckoutError, LoginError};
 use crate::route::{Demand, Plan, Question, Reason, Refusal, RouteSetting, decide};
@@ -38,9 +39,9 @@ impl Session {
             let pool = self.proxy.pools.of(&plan.node, &self.identity);
             let asked_at = Instant::now();
             self.overhead.pause();
-            self.proxy.clients.waiting.fetch_add(1, Ordering::Relaxed);
+            self.proxy.client_counts.waiting.fetch_add(1, Ordering::Relaxed);
             let result = self.registration.unless_cancelled(pool.checkout()).await;
-            self.proxy.clients.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.proxy.client_counts.waiting.fetch_sub(1, Ordering::Relaxed);
             self.overhead.go_on();
             self.proxy.metrics.pool_wait.record(asked_at.elapsed());
             match result.map_err(cancelled)? {
@@ -89,7 +90,6 @@ impl Session {
             last_words: None,
             input_limit: BUFFER_SIZE,
             _outstanding: plan.node.begin_statement(),
-            _counted: super::Counted::active(&self.proxy),
             checkout,
         });
     }
@@ -101,15 +101,7 @@ impl Session {
         excluded: &[Arc<Node>],
     ) -> Result<Result<Plan, Refusal>, Cancelled> {
         let config = self.proxy.config.load_full();
-        let demand = understood.demand;
-        // Once is enough: where that one has not replayed it, the primary is asked.
-        let may_prove = understood.is_repeatable
-            && understood.is_query()
-            && !understood.is_disproved
-            && self.pins.is_empty()
-            && self.route() == RouteSetting::Auto;
-        let may_prove = may_prove.then_some(2 * config.lag.poll_interval);
-        let mut plan = self.decide(demand, excluded, may_prove);
+        let mut plan = self.decide(understood, excluded, self.may_prove(understood));
         let wait = match plan {
             // The session wants a replica and nothing else: that is worth the wait for any other server.
             Err(Refusal::NoFreshReplica) => config.consistency.wait.max(config.pool.checkout_timeout),
@@ -129,7 +121,7 @@ impl Session {
             if !matches!(round.await?, Ok(Ok(()))) {
                 break;
             }
-            plan = self.decide(demand, excluded, None);
+            plan = self.decide(understood, excluded, None);
         }
         let outcome = if is_behind(&plan) { CausalOutcome::Primary } else { CausalOutcome::CaughtUp };
         self.proxy.metrics.causal_waits(outcome).increment(1);
@@ -137,26 +129,65 @@ impl Session {
         Ok(plan)
     }
 
-    fn decide(&mut self, demand: Demand, excluded: &[Arc<Node>], may_prove: Option<Duration>) -> Result<Plan, Refusal> {
+    /// How far behind a replica may have been that is asked to prove itself; `None` where none may be asked. Once is
+    /// enough: where that one has not replayed it, the primary is asked.
+    pub(super) fn may_prove(&self, understood: &Understood) -> Option<Duration> {
+        let may = understood.is_repeatable
+            && understood.is_query()
+            && !understood.is_disproved
+            && self.pins.is_empty()
+            && self.wish_for(understood).route == RouteSetting::Auto;
+        may.then(|| 2 * self.proxy.config.load().lag.poll_interval)
+    }
+
+    /// What the client wants of their way.
+    pub(super) fn wish_for(&self, understood: &Understood) -> Wish {
+        understood.hinted.unwrap_or_else(|| self.wish())
+    }
+
+    fn decide(
+        &mut self,
+        understood: &Understood,
+        excluded: &[Arc<Node>],
+        may_prove: Option<Duration>,
+    ) -> Result<Plan, Refusal> {
+        self.with_question(understood, excluded, may_prove, |question| {
+            decide(question, |sides| rand::random_range(0..sides))
+        })?
+    }
+
+    /// Asks with all that a decision about these messages depends on.
+    pub(super) fn with_question<T>(
+        &mut self,
+        understood: &Understood,
+        excluded: &[Arc<Node>],
+        may_prove: Option<Duration>,
+        ask: impl FnOnce(&Question<'_>) -> T,
+    ) -> Result<T, Refusal> {
+        let wish = self.wish_for(understood);
         let topology = self.proxy.topology.load();
         let shard = topology.shards.get(SHARD).ok_or(Refusal::NoPrimary)?;
         self.horizon.settle(shard);
+        let shared = self.shared.map(|key| self.proxy.session_keys.settled(key, shard));
+        let seen = [&self.horizon, shared.as_deref().unwrap_or(&self.horizon)];
         let when_none = self.proxy.config.load().lag.when_none;
-        let (level, route) = (self.level(), self.route());
-        self.database.with_catalog_horizon(shard, |catalog| {
-            let question = Question {
+        let answer = self.database.with_catalog_horizon(shard, |catalog| {
+            ask(&Question {
                 shard,
-                demand,
-                level,
-                route,
-                session: &self.horizon,
+                demand: understood.demand,
+                level: wish.level,
+                max_staleness: wish.max_staleness,
+                route: wish.route,
+                session: &seen[..1 + usize::from(shared.is_some())],
                 catalog,
                 when_none,
                 excluded,
                 may_prove,
-            };
-            decide(&question, |sides| rand::random_range(0..sides))
-        })
+                is_rehearsal: false,
+                now: Instant::now(),
+            })
+        });
+        Ok(answer)
     }
 
     /// Whether what comes needs another server than the one whose pipeline is open, and can still have it.
@@ -164,7 +195,8 @@ impl Session {
         let is_on_replica = self.server.as_ref().is_some_and(|server| server.role == Role::Replica);
         let is_movable =
             self.in_batch && self.status == TransactionStatus::Idle && self.executed.is_empty() && self.pins.is_empty();
-        let needs_primary = matches!(understood.demand, Demand::Primary(_)) && self.route() == RouteSetting::Auto;
+        let needs_primary =
+            matches!(understood.demand, Demand::Primary(_)) && self.wish_for(understood).route == RouteSetting::Auto;
         is_on_replica && is_movable && needs_primary
     }
 
@@ -219,20 +251,20 @@ fn is_the_nodes_fault(error: &LoginError) -> bool {
 }
 
 /// As PostgreSQL tells it.
-fn cancelled(_: Cancelled) -> ErrorReply {
+pub(super) fn cancelled(_: Cancelled) -> ErrorReply {
     ErrorReply::error("57014", "canceling statement due to user request")
         .detail("It was waiting for a server, and was not run.")
 }
 
 fn refusal(refusal: Refusal) -> ErrorReply {
     match refusal {
-        Refusal::NoPrimary => ErrorReply::error("57P03", "no primary is known for this shard")
+        Refusal::NoPrimary => ErrorReply::error("57P03", refusal.message())
             .detail("The statement needs a server that takes writes, and none of the shard's nodes is one now.")
             .hint("Try again when a primary is back. Read-only transactions go to replicas."),
-        Refusal::NoReplica => ErrorReply::error("57P03", "no replica is eligible for reads")
+        Refusal::NoReplica => ErrorReply::error("57P03", refusal.message())
             .detail("Every replica lags too much, is lost, or is being watched before it may return.")
             .hint("Try again, or let reads go to the primary: SET pgsluice.route = 'auto', with lag.when_none = \"primary\" in the config."),
-        Refusal::NoFreshReplica => ErrorReply::error("57P03", "no replica is known to have what this session has seen")
+        Refusal::NoFreshReplica => ErrorReply::error("57P03", refusal.message())
             .hint("Try again, or SET pgsluice.route = 'auto', or pgsluice.consistency = 'eventual'."),
     }
 }

@@ -5,40 +5,24 @@
 //! and does nothing where there is no statement. A server connection is not released while a request
 //! is on its way to it, so that it cannot hit whoever comes next.
 
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use rand::Rng;
-use rand::RngCore;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
+use super::clients::{Client, Clients, Registration, lock};
 use crate::pool::{Canceller, ServerConnection};
 use crate::wire::startup::CancelKey;
 
 /// How long passing on a request may take.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// All sessions' keys.
-#[derive(Debug, Default)]
-pub struct CancelRegistry {
-    slots: Mutex<HashMap<i32, Arc<CancelSlot>>>,
-}
-
-/// One session's key, and what it runs.
-#[derive(Debug)]
-pub struct CancelSlot {
-    key: CancelKey,
-    target: Mutex<Target>,
-    under_way: watch::Sender<usize>,
-}
-
 /// Whom a request is for.
 #[derive(Debug)]
-enum Target {
+pub(super) enum Target {
     Nobody,
     /// A statement that waits for a server.
     Waiting(oneshot::Sender<()>),
@@ -49,43 +33,17 @@ enum Target {
 #[derive(Debug)]
 pub struct Cancelled;
 
-/// A session's entry; gone with it.
-#[derive(Debug)]
-pub struct Registration {
-    registry: Arc<CancelRegistry>,
-    slot: Arc<CancelSlot>,
-}
-
-impl CancelRegistry {
-    /// A new key: of 4 bytes for protocol 3.0, and of 32 from 3.2 on.
-    pub fn register(self: &Arc<Self>, long_key: bool) -> Registration {
-        let mut rng = rand::rng();
-        let mut secret = vec![0; if long_key { 32 } else { 4 }];
-        rng.fill_bytes(&mut secret);
-        let mut slots = lock(&self.slots);
-        let pid = loop {
-            let pid = rng.random_range(1..=i32::MAX);
-            if !slots.contains_key(&pid) {
-                break pid;
-            }
-        };
-        let key = CancelKey { pid, secret: secret.into() };
-        let slot = Arc::new(CancelSlot { key, target: Mutex::new(Target::Nobody), under_way: watch::Sender::new(0) });
-        slots.insert(pid, Arc::clone(&slot));
-        Registration { registry: Arc::clone(self), slot }
-    }
-
+impl Clients {
     /// Passes a client's request on. A wrong key, an idle session, and a server that cannot be
     /// reached are all answered alike: not at all.
     pub async fn cancel(&self, key: &CancelKey) {
-        let slot = lock(&self.slots).get(&key.pid).filter(|slot| slot.key == *key).map(Arc::clone);
-        if let Some(slot) = slot {
-            slot.pass_on().await;
+        if let Some(client) = self.get(key.pid).filter(|client| client.key == *key) {
+            client.pass_on().await;
         }
     }
 }
 
-impl CancelSlot {
+impl Client {
     async fn pass_on(&self) {
         let canceller = {
             let mut target = lock(&self.target);
@@ -118,11 +76,6 @@ impl CancelSlot {
 }
 
 impl Registration {
-    /// What the client is told in `BackendKeyData`.
-    pub fn key(&self) -> &CancelKey {
-        &self.slot.key
-    }
-
     /// Waits for what a statement needs before it has a server, unless a request ends that.
     pub async fn unless_cancelled<T>(&self, awaited: impl Future<Output = T>) -> Result<T, Cancelled> {
         let mut awaited = pin!(awaited);
@@ -131,37 +84,32 @@ impl Registration {
             return Ok(output);
         }
         let (sender, request) = oneshot::channel();
-        *lock(&self.slot.target) = Target::Waiting(sender);
+        *lock(&self.client.target) = Target::Waiting(sender);
         let result = tokio::select! {
             biased;
             Ok(()) = request => Err(Cancelled),
             output = awaited => Ok(output),
         };
-        *lock(&self.slot.target) = Target::Nobody;
+        *lock(&self.client.target) = Target::Nobody;
         result
+    }
+
+    /// Stops what the client's server runs for it now, as a request of its own would.
+    pub async fn cancel_running(&self) {
+        self.client.pass_on().await;
     }
 
     /// From now on requests go to this connection.
     pub fn set(&self, connection: &ServerConnection) {
-        *lock(&self.slot.target) = Target::Server(Arc::clone(&connection.canceller));
+        *lock(&self.client.target) = Target::Server(Arc::clone(&connection.canceller));
     }
 
     /// From now on requests go nowhere. Returns when none is under way.
     pub async fn clear(&self) {
-        *lock(&self.slot.target) = Target::Nobody;
-        if *self.slot.under_way.borrow() > 0 {
-            // The sender lives as long as the slot.
-            let _ = self.slot.under_way.subscribe().wait_for(|count| *count == 0).await;
+        *lock(&self.client.target) = Target::Nobody;
+        if *self.client.under_way.borrow() > 0 {
+            // The sender lives as long as the client.
+            let _ = self.client.under_way.subscribe().wait_for(|count| *count == 0).await;
         }
     }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        lock(&self.registry.slots).remove(&self.slot.key.pid);
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -26,6 +26,7 @@ impl Session {
         self.named_here.clear();
         self.opening.follow(&executed, failed, self.status);
         self.follow_settings(&executed, failed);
+        self.adopt_own_settings();
         for statement in executed.iter().flat_map(|analysis| &analysis.statements) {
             self.note_statement(statement, failed, may_have_worked);
         }
@@ -34,6 +35,7 @@ impl Session {
             self.end_transaction();
             if self.tracked.is_uncertain() && self.server.is_some() {
                 self.probe_settings().await?;
+                self.adopt_own_settings();
             }
             if std::mem::take(&mut self.unsure_of_pins) && !self.pins.is_empty() && self.server.is_some() {
                 self.review_pins().await?;
@@ -148,7 +150,12 @@ impl Session {
             let position = lsn.filter(|_| node.incarnation() == incarnation).and_then(|lsn| node.position_at(lsn));
             match server.role {
                 Role::Replica => self.horizon.saw_replica(node, incarnation, now, position),
-                _ => self.horizon.saw_primary(now, position),
+                _ => {
+                    self.horizon.saw_primary(now, position);
+                    if let Some(key) = self.shared {
+                        self.proxy.session_keys.horizon(key).saw_primary(now, position);
+                    }
+                }
             }
         }
         if changed_catalog {

@@ -12,11 +12,14 @@ mod auth;
 mod binding;
 mod bring;
 mod cancel;
+mod clients;
 mod conclude;
 mod encrypt;
 mod exchange;
+mod gate;
 mod gather;
 mod overhead;
+mod own;
 mod part;
 mod prepared;
 mod relay;
@@ -25,14 +28,16 @@ mod serve;
 mod tracked;
 mod translate;
 mod understand;
+mod wish;
 
 pub use accept::accept;
 pub use auth::Verifiers;
-pub use cancel::CancelRegistry;
+pub use clients::{ClientView, Clients};
+pub use gate::Gate;
+pub use own::explain_new_session;
 pub use prepared::Statements;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use exchange::{Audience, Exchange};
@@ -44,7 +49,7 @@ use tracked::Tracked;
 
 use crate::pool::{Checkout, Identity, Reported, Settings};
 use crate::proxy::{ClientSlot, Database, Proxy};
-use crate::route::{Horizon, Reason};
+use crate::route::{Horizon, Reason, SessionKey};
 use crate::sql::{Analysis, Pin};
 use crate::topology::{Outstanding, Position, Role};
 use crate::wire::backend::TransactionStatus;
@@ -57,9 +62,15 @@ pub struct Session {
     identity: Identity,
     database: Arc<Database>,
     client: Link,
-    registration: cancel::Registration,
+    registration: clients::Registration,
+    /// While it is doing something, or a transaction is open.
+    inside: Option<gate::Inside>,
     statements: ClientStatements,
     tracked: Tracked,
+    /// The settings that [`Session::adopt_own_settings`] has seen last.
+    adopted: Arc<Settings>,
+    /// Under which key it shares what it has seen: `pgsluice.session_key`.
+    shared: Option<SessionKey>,
     /// What the client was told of the server's settings.
     reported: Reported,
     horizon: Horizon,
@@ -126,24 +137,6 @@ struct Attached {
     last_words: Option<Box<[u8]>>,
     input_limit: usize,
     _outstanding: Outstanding,
-    _counted: Counted,
-}
-
-/// One of the clients that are doing something, in `proxy.clients.active`.
-#[derive(Debug)]
-struct Counted(Arc<Proxy>);
-
-impl Counted {
-    fn active(proxy: &Arc<Proxy>) -> Self {
-        proxy.clients.active.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(proxy))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.clients.active.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// Why a session ends before its client says goodbye.

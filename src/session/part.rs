@@ -77,9 +77,12 @@ impl Session {
         }
     }
 
-    /// Somebody has to wait for a connection: gives back the one that is kept.
+    /// Somebody has to wait for a connection: gives back the one that is kept; or closes it, where none is to be
+    /// left open.
     pub(super) fn unpark(&mut self) {
-        if let Some(parked) = self.parked.take() {
+        if let Some(parked) = self.parked.take()
+            && !self.proxy.gate.is_closed()
+        {
             parked.checkout.give_back();
         }
     }

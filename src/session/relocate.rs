@@ -67,7 +67,11 @@ impl Session {
     fn other_side(&self, understood: &Understood) -> Option<Demand> {
         self.opening.begun.as_ref()?;
         let role = self.server.as_ref()?.role;
-        if self.route() != RouteSetting::Auto || !self.pins.is_empty() || self.in_batch || !understood.waits {
+        if self.wish_for(understood).route != RouteSetting::Auto
+            || !self.pins.is_empty()
+            || self.in_batch
+            || !understood.waits
+        {
             return None;
         }
         let modes =

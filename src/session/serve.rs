@@ -4,8 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use tokio::sync::watch;
 
+use super::attach::cancelled;
 use super::bring::Brought;
+use super::cancel::Cancelled;
+use super::clients::Activity;
 use super::exchange::{Audience, Purpose, Sent};
 use super::gather::Gathered;
 use super::relay::{Failure, Outcome, Until};
@@ -52,7 +56,16 @@ enum Attempt {
 impl Session {
     /// Serves the client until one side ends it.
     pub async fn run(mut self) {
-        let end = self.serve_all().await;
+        let mut killed = self.registration.killed();
+        let ended = tokio::select! {
+            biased;
+            end = self.serve_all() => Some(end),
+            () = is_true(&mut killed) => None,
+        };
+        let end = match ended {
+            Some(end) => end,
+            None => Err(self.die().await),
+        };
         if let Err(fault) = &end {
             tracing::debug!(user = %self.identity.user, database = %self.identity.database, %fault, "session ended");
         }
@@ -67,7 +80,7 @@ impl Session {
                 biased;
                 gathered = self.gather() => gathered?,
                 () = shutdown.wait(), if is_idle => {
-                    return Err(Fault::Fatal(ErrorReply::fatal("57P01", "terminating connection due to administrator command")));
+                    return Err(Fault::Fatal(terminated()));
                 }
             };
             let work = match gathered {
@@ -80,7 +93,56 @@ impl Session {
         }
     }
 
+    /// An operator has ended this session, wherever it stands.
+    async fn die(&mut self) -> Fault {
+        self.registration.cancel_running().await;
+        let is_at_a_boundary = |server: &super::Attached| {
+            let link = &server.checkout.link;
+            link.ready == 0 && link.unread == 0
+        };
+        if !self.server.as_ref().is_none_or(is_at_a_boundary) {
+            // A message to the client is cut off, so there is no place for another.
+            return Fault::ClientGone;
+        }
+        Fault::Fatal(terminated())
+    }
+
     async fn serve(&mut self, work: &Work) -> Result<(), Fault> {
+        if !self.enter().await? {
+            return self.refuse(work, &cancelled(Cancelled)).await;
+        }
+        let served = self.serve_inside(work).await;
+        self.leave_if_idle();
+        served
+    }
+
+    /// Begins to do something, as soon as that is allowed; false when the client has given up waiting for it.
+    async fn enter(&mut self) -> Result<bool, Fault> {
+        self.registration.note_activity(Activity::Active);
+        if self.inside.is_none() {
+            self.inside = self.proxy.gate.try_enter();
+        }
+        if self.inside.is_some() {
+            return Ok(true);
+        }
+        let mut shutdown = self.proxy.shutdown_signal();
+        tokio::select! {
+            inside = self.registration.unless_cancelled(self.proxy.gate.enter()) => self.inside = inside.ok(),
+            () = shutdown.wait() => return Err(Fault::Fatal(terminated())),
+        }
+        Ok(self.inside.is_some())
+    }
+
+    fn leave_if_idle(&mut self) {
+        self.registration.note_pins(&self.pins);
+        let is_idle = self.status == TransactionStatus::Idle && !self.in_batch;
+        if is_idle {
+            self.inside = None;
+        }
+        self.registration.note_activity(if is_idle { Activity::Idle } else { Activity::IdleInTransaction });
+    }
+
+    async fn serve_inside(&mut self, work: &Work) -> Result<(), Fault> {
         if self.skipping {
             return self.skip(work).await;
         }
@@ -230,6 +292,9 @@ impl Session {
     fn note_unknown_outcome(&mut self, understood: &Understood) {
         let now = Instant::now();
         self.horizon.saw_primary(now, None);
+        if let Some(key) = self.shared {
+            self.proxy.session_keys.horizon(key).saw_primary(now, None);
+        }
         if self.changed_catalog || understood.analyses.iter().any(|analysis| analysis.has_ddl()) {
             self.database.note_catalog_change(now);
             self.proxy.monitor.catalog_changed(&self.identity.database);
@@ -307,6 +372,15 @@ impl Session {
         }
         let _ = tokio::time::timeout(GOODBYE_LIMIT, self.client.close()).await;
     }
+}
+
+/// Returns when it is, or when its sender is gone.
+async fn is_true(state: &mut watch::Receiver<bool>) {
+    let _ = state.wait_for(|is_true| *is_true).await;
+}
+
+fn terminated() -> ErrorReply {
+    ErrorReply::fatal("57P01", "terminating connection due to administrator command")
 }
 
 /// What a client is told when the node that ran its statement is lost.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::serve::Work;
+use super::wish::{Wish, constant, object_to_setting, object_to_show};
 use super::{Fault, Session};
-use crate::config::{ConsistencyLevel, PoolMode};
-use crate::pool::{SettingValue, Settings};
-use crate::route::{Demand, Reason, RouteSetting};
+use crate::config::PoolMode;
+use crate::route::{Demand, Reason};
 use crate::sql::{Analysis, Catalog, Kind, PrimaryCause, Setting, Statement, TransactionModes, judge};
 use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
@@ -30,6 +30,8 @@ pub(super) struct Understood {
     pub(super) is_repeatable: bool,
     /// A replica that might have caught up had not.
     pub(super) is_disproved: bool,
+    /// What the client wants of their way, where that is not what its session has set.
+    pub(super) hinted: Option<Wish>,
     /// When it had come.
     pub(super) asked_at: Instant,
 }
@@ -38,7 +40,16 @@ impl Understood {
     /// Of no messages at all.
     pub(super) fn nothing(demand: Demand) -> Self {
         let asked_at = Instant::now();
-        Self { analyses: Vec::new(), demand, runs: 0, waits: true, is_repeatable: false, is_disproved: false, asked_at }
+        Self {
+            analyses: Vec::new(),
+            demand,
+            runs: 0,
+            waits: true,
+            is_repeatable: false,
+            is_disproved: false,
+            hinted: None,
+            asked_at,
+        }
     }
 
     /// Whether it asks for rows, and does nothing else.
@@ -86,10 +97,21 @@ impl Session {
             }
         }
         understood.is_repeatable &= understood.waits;
+        self.decide_demand(&mut understood, []);
+        Ok(understood)
+    }
+
+    /// What the texts need, where nothing else has decided that; `unread` has not been looked at yet.
+    pub(super) fn decide_demand<'a>(&self, understood: &mut Understood, unread: impl IntoIterator<Item = &'a [u8]>) {
+        if unread.into_iter().any(|text| !self.can_read(text)) {
+            understood.demand = Demand::Primary(Reason::UnreadableText);
+        }
         if let Demand::Replica(_) = understood.demand {
             understood.demand = self.demand(&understood.analyses);
         }
-        Ok(understood)
+        if understood.analyses.iter().any(|analysis| !analysis.hints.is_empty()) {
+            understood.hinted = Some(self.wish().with_hints(&understood.analyses));
+        }
     }
 
     /// `parsed`: names that the messages before have given to texts of their own.
@@ -194,6 +216,10 @@ impl Session {
             | Kind::Execute { .. }
             | Kind::Deallocate { .. }
             | Kind::Listen => Demand::Primary(Reason::Statement(PrimaryCause::SessionState)),
+            Kind::ExplainRoute | Kind::ShowOwn { .. } => match statement.primary {
+                Some(cause) => Demand::Primary(Reason::Statement(cause)),
+                None => Demand::Replica(Reason::FreshReplica),
+            },
             Kind::Query | Kind::Write | Kind::Ddl | Kind::Utility => match judge(statement, catalog) {
                 Some(cause) => Demand::Primary(Reason::Statement(cause)),
                 None if self.is_serializable_by_default() => Demand::Primary(Reason::Serializable),
@@ -213,92 +239,39 @@ impl Session {
     }
 
     pub(super) fn is_serializable_by_default(&self) -> bool {
-        setting(self.tracked.current(), "default_transaction_isolation")
+        constant(self.tracked.current(), "default_transaction_isolation")
             .is_some_and(|level| level.eq_ignore_ascii_case("serializable"))
     }
 
     /// A boolean setting: by what the client set, or else by what the server reported.
     fn is_set(&self, name: &str) -> bool {
-        match setting(self.tracked.current(), name) {
+        match constant(self.tracked.current(), name) {
             Some(value) => ["on", "true", "yes", "1", "t", "y"].iter().any(|yes| value.eq_ignore_ascii_case(yes)),
             None => self.reported.get(name).is_some_and(|value| **value == *b"on"),
         }
-    }
-
-    /// The consistency level of this client's reads.
-    pub(super) fn level(&self) -> ConsistencyLevel {
-        setting(self.tracked.current(), "pgsluice.consistency")
-            .and_then(|value| level_named(&value))
-            .unwrap_or_else(|| self.proxy.config.load().consistency.level)
-    }
-
-    /// Where this client wants its statements to go.
-    pub(super) fn route(&self) -> RouteSetting {
-        setting(self.tracked.current(), "pgsluice.route").and_then(|value| route_named(&value)).unwrap_or_default()
     }
 
     /// Why a text must not be sent where this session stands.
     pub(super) fn objection(&self, analysis: &Analysis) -> Option<ErrorReply> {
         let on_replica = self.status != TransactionStatus::Idle
             && self.server.as_ref().is_some_and(|server| server.role == Role::Replica);
-        analysis.statements.iter().find_map(|statement| match &statement.kind {
+        let by_statement = analysis.statements.iter().find_map(|statement| match &statement.kind {
             Kind::Set(Setting::Session { name, value: Some(value) } | Setting::Local { name, value: Some(value) }) => {
-                object_to_setting(name, value)
+                object_to_setting(name, value, &self.proxy.config.load())
             }
+            Kind::ShowOwn { name } => object_to_show(name),
             _ if on_replica && self.takes_advisory_lock(statement) => Some(
                 ErrorReply::error("0A000", "an advisory lock cannot be taken in this transaction")
                     .detail("It is read only and runs on a replica, where a lock holds up nobody.")
                     .hint("Begin the transaction READ WRITE, or SET pgsluice.route = 'primary' before it."),
             ),
             _ => None,
-        })
+        });
+        by_statement.or_else(|| self.object_to_hints(analysis))
     }
 
     fn takes_advisory_lock(&self, statement: &Statement) -> bool {
         let catalog = self.proxy.catalogs().get(&self.identity.database);
         judge(statement, catalog.as_deref()) == Some(PrimaryCause::AdvisoryLock)
-    }
-}
-
-/// The value of a setting that the client has changed, where it is one plain constant.
-fn setting(settings: &Settings, name: &str) -> Option<String> {
-    match settings.get(name)? {
-        SettingValue::Text(value) => Some(value.to_string()),
-        SettingValue::Sql(value) => Setting::constant_value(value),
-    }
-}
-
-fn level_named(name: &str) -> Option<ConsistencyLevel> {
-    use ConsistencyLevel::{Eventual, Primary, Session};
-    [Session, Eventual, Primary].into_iter().find(|level| level.name().eq_ignore_ascii_case(name))
-}
-
-fn route_named(name: &str) -> Option<RouteSetting> {
-    use RouteSetting::{Auto, Primary, Replica};
-    [("auto", Auto), ("primary", Primary), ("replica", Replica)]
-        .into_iter()
-        .find(|(known, _)| known.eq_ignore_ascii_case(name))
-        .map(|(_, route)| route)
-}
-
-/// Whether a client may not set this: only of `pgsluice.*`, whose names and values PostgreSQL does not know.
-pub(super) fn object_to_setting(name: &str, value: &str) -> Option<ErrorReply> {
-    let own = name.strip_prefix("pgsluice.")?;
-    let constant = Setting::constant_value(value).unwrap_or_else(|| value.to_owned());
-    let (is_valid, hint) = match own {
-        "consistency" => (level_named(&constant).is_some(), "Available values: session, eventual, primary."),
-        "route" => (route_named(&constant).is_some(), "Available values: auto, primary, replica."),
-        _ => {
-            let reply = ErrorReply::error("42704", format!("unrecognized configuration parameter \"{name}\""));
-            return Some(reply.hint("Parameters of pgsluice: pgsluice.consistency, pgsluice.route."));
-        }
-    };
-    let reply =
-        || ErrorReply::error("22023", format!("invalid value for parameter \"{name}\": \"{constant}\"")).hint(hint);
-    let is_known_elsewhere = own == "consistency" && ["strong", "bounded"].contains(&constant.to_lowercase().as_str());
-    match (is_valid, is_known_elsewhere) {
-        (true, _) => None,
-        (_, true) => Some(reply().detail("This version of pgsluice does not have that level.")),
-        _ => Some(reply()),
     }
 }

@@ -212,26 +212,13 @@ fn special_name(cursor: &mut Cursor<'_>) -> Option<Box<str>> {
 pub(super) fn show(mut cursor: Cursor<'_>) -> Option<Statement> {
     let name = special_name(&mut cursor).or_else(|| setting_name(&mut cursor))?;
     cursor.end()?;
+    if let Some(name) = name.strip_prefix("pgsluice.") {
+        // What the session has seen is all known on the primary.
+        let primary = (name == "session_token").then_some(PrimaryCause::SessionState);
+        return Some(Statement::new(Kind::ShowOwn { name: name.into() }, primary));
+    }
     let primary = tells_of_one_server(&name).then_some(PrimaryCause::ServerFunction);
     Some(Statement::new(Kind::Query, primary))
-}
-
-/// The setting's name, lower case, if the text is one SHOW.
-pub fn shown_setting(text: &[u8]) -> Option<String> {
-    let mut tokens = Vec::with_capacity(8);
-    for token in Lexer::new(text) {
-        if tokens.len() == 16 {
-            return None;
-        }
-        tokens.push(token);
-    }
-    let mut cursor = Cursor::new(text, &tokens);
-    if !cursor.take("show") {
-        return None;
-    }
-    let name = special_name(&mut cursor).or_else(|| setting_name(&mut cursor))?;
-    while cursor.take_punct(";") {}
-    cursor.end().map(|()| name.into())
 }
 
 /// Settings whose value differs from server to server: clients ask for them to learn where they are.
@@ -324,22 +311,6 @@ mod tests {
         ];
         for (value, expected) in cases {
             assert_eq!(Setting::constant_value(value).as_deref(), expected, "{value}");
-        }
-    }
-
-    #[test]
-    fn shows() {
-        let cases = [
-            ("SHOW pgsluice.Consistency;", Some("pgsluice.consistency")),
-            ("/* hi */ show time zone", Some("timezone")),
-            ("SHOW TRANSACTION ISOLATION LEVEL", Some("transaction_isolation")),
-            ("show all", Some("all")),
-            ("show a b", None),
-            ("show a; show b", None),
-            ("select 1", None),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(shown_setting(text.as_bytes()).as_deref(), expected, "{text}");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! data-modifying statements alone; in other commands a literal can be what matters. A literal whose
 //! spelling could change how it is parsed (escapes, huge numbers) stays in the shape.
 
+use super::hint;
 use super::lexer::{Lexer, Token, TokenKind};
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::Hasher;
@@ -26,6 +27,9 @@ pub(super) fn shape(text: &[u8], key: &[u8; 16]) -> Option<Shape> {
 fn normalise(text: &[u8]) -> Option<Vec<u8>> {
     let mut normal = Vec::with_capacity(text.len() + text.len() / 2 + 16);
     let mut first = true;
+    if let Some(hint) = hint::find(text) {
+        spelt(&mut normal, tag::HINT, hint);
+    }
     for token in Lexer::new(text) {
         let bytes = token.bytes(text);
         if token.kind == TokenKind::Punct && bytes == b";" {
@@ -58,6 +62,7 @@ mod tag {
     pub(super) const PUNCT: u8 = 7;
     pub(super) const SPELT: u8 = 8;
     pub(super) const SEMICOLON: u8 = 9;
+    pub(super) const HINT: u8 = 10;
 }
 
 fn push(normal: &mut Vec<u8>, token: &Token, bytes: &[u8]) -> Option<()> {

@@ -3,7 +3,9 @@
 //! An [`Analysis`] is made once for each distinct text and shared by all who send it. It holds names
 //! and facts, nothing of a parser's tree, so that the parser can be another one tomorrow.
 
+use super::hint::Hint;
 use std::{
+    fmt,
     ops::Range,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -13,13 +15,21 @@ use std::{
 pub struct Analysis {
     /// In the text's order; empty for an empty text.
     pub statements: Box<[Statement]>,
+    /// What stands in a comment in front of them for pgsluice.
+    pub hints: Box<[Hint]>,
     refused_by_standby: AtomicBool,
 }
 
 impl Analysis {
     /// Takes the statements of one text.
     pub fn new(statements: impl Into<Box<[Statement]>>) -> Self {
-        Self { statements: statements.into(), refused_by_standby: AtomicBool::new(false) }
+        Self { statements: statements.into(), hints: [].into(), refused_by_standby: AtomicBool::new(false) }
+    }
+
+    /// With these in front.
+    #[must_use]
+    pub fn with_hints(self, hints: Box<[Hint]>) -> Self {
+        Self { hints, ..self }
     }
 
     /// A standby has refused this text as a write (25006): it goes to the primary from now on.
@@ -30,6 +40,11 @@ impl Analysis {
     /// Whether a standby has ever refused it.
     pub fn was_refused_by_standby(&self) -> bool {
         self.refused_by_standby.load(Ordering::Relaxed)
+    }
+
+    /// Whether pgsluice itself knows the answer.
+    pub fn is_own(&self) -> bool {
+        matches!(&*self.statements, [only] if matches!(only.kind, Kind::ExplainRoute | Kind::ShowOwn { .. }))
     }
 
     /// Whether a statement in it changes the catalog.
@@ -93,6 +108,15 @@ pub struct Name {
     pub name: Box<str>,
 }
 
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.schema {
+            Some(schema) => write!(f, "{schema}.{}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
 /// What a statement does, as far as routing and session state care.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
@@ -150,6 +174,13 @@ pub enum Kind {
     },
     /// LISTEN, UNLISTEN.
     Listen,
+    /// `EXPLAIN ROUTE`: pgsluice's own.
+    ExplainRoute,
+    /// `SHOW pgsluice.…`: pgsluice's own.
+    ShowOwn {
+        /// The parameter's name without `pgsluice.`, in lower case.
+        name: Box<str>,
+    },
 }
 
 /// The modes of BEGIN and SET TRANSACTION.
@@ -222,6 +253,24 @@ pub enum Pin {
     Library,
 }
 
+impl Pin {
+    /// All of them, for metrics that list a closed set.
+    pub const ALL: [Self; 6] =
+        [Self::Temporary, Self::HoldCursor, Self::Listen, Self::AdvisoryLock, Self::Prepare, Self::Library];
+
+    /// Label value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Temporary => "temporary",
+            Self::HoldCursor => "hold_cursor",
+            Self::Listen => "listen",
+            Self::AdvisoryLock => "advisory_lock",
+            Self::Prepare => "prepare",
+            Self::Library => "library",
+        }
+    }
+}
+
 /// Why a statement belongs on the primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PrimaryCause {
@@ -291,6 +340,26 @@ impl PrimaryCause {
             Self::Unlogged => "unlogged",
             Self::SessionState => "session_state",
             Self::Unparsed => "unparsed",
+        }
+    }
+
+    /// In words, for whoever asks why.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Write => "it changes rows",
+            Self::Ddl => "it changes a catalog",
+            Self::Utility => "a command that is not known to be harmless on a standby",
+            Self::LockingClause => "it locks rows (FOR UPDATE, FOR SHARE ...)",
+            Self::DataModifyingCte => "a WITH clause changes rows",
+            Self::VolatileFunction => "it calls a function that may write (VOLATILE), itself or through a view",
+            Self::UnknownFunction => "it calls a function that the catalog does not know (yet)",
+            Self::ServerFunction => "it asks about, or acts on, one server",
+            Self::AdvisoryLock => "an advisory lock on a replica would hold up nobody",
+            Self::SequenceState => "only the server session that ran nextval knows",
+            Self::ServerRelation => "it reads a view about one server",
+            Self::Unlogged => "standbys do not have temporary and unlogged tables",
+            Self::SessionState => "it leaves state in the server session",
+            Self::Unparsed => "the parser could not parse it",
         }
     }
 }

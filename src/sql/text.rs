@@ -2,6 +2,7 @@
 
 use super::{
     commands::Commands,
+    hint::hints,
     split::Splitter,
     statement::{Analysis, Kind, Pin, PrimaryCause, Statement},
 };
@@ -36,7 +37,7 @@ pub fn analyse_bytes(text: &[u8]) -> Analysis {
         }
         statements.push(statement);
     }
-    Analysis::new(statements)
+    Analysis::new(statements).with_hints(hints(text))
 }
 
 /// All that looks like `word.word`, also within constants, in lower case.

@@ -3,7 +3,7 @@
 
 use super::{
     commands::Commands,
-    lexer::{Token, TokenKind},
+    lexer::{Lexer, Token, TokenKind},
     scan,
     settings::boolean,
     split::Part,
@@ -35,6 +35,9 @@ impl Commands<'_> {
 
 /// EXPLAIN, with `cursor` behind that word. Without ANALYZE nothing is run, whatever it explains.
 pub(super) fn explain(commands: &mut Commands<'_>, mut cursor: Cursor<'_>, part: &Part) -> Option<Statement> {
+    if cursor.take("route") {
+        return (!cursor.at_end()).then(|| Statement::new(Kind::ExplainRoute, None));
+    }
     let analyze = explain_options(&mut cursor)?;
     if starts_body(&cursor) {
         let inner = commands.inner(cursor, part.complete)?;
@@ -55,6 +58,16 @@ pub(super) fn explain(commands: &mut Commands<'_>, mut cursor: Cursor<'_>, part:
         () => return None,
     };
     Some(statement)
+}
+
+/// The statement that an EXPLAIN ROUTE is about.
+pub fn explained_by_route(text: &[u8]) -> Option<&[u8]> {
+    let mut tokens = Lexer::new(text);
+    let mut word = |word: &str| tokens.next().filter(|token| token.bytes(text).eq_ignore_ascii_case(word.as_bytes()));
+    word("explain")?;
+    // With the hint that may stand in front of it.
+    let route = word("route")?;
+    text.get(route.end..)
 }
 
 fn is_explainable(cursor: &Cursor<'_>, part: &Part) -> bool {

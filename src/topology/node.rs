@@ -59,11 +59,13 @@ pub enum EjectReason {
     Timeline,
     /// Not a member of this cluster (another system identifier), or no longer a replica.
     NotAMember,
+    /// An operator keeps reads away (`DRAIN`).
+    Drained,
 }
 
 impl EjectReason {
     /// All of them, for metrics that list a closed set.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Starting,
         Self::Lag,
         Self::LagUnknown,
@@ -71,6 +73,7 @@ impl EjectReason {
         Self::ReceiverStalled,
         Self::Timeline,
         Self::NotAMember,
+        Self::Drained,
     ];
 
     /// Label value.
@@ -83,6 +86,7 @@ impl EjectReason {
             Self::ReceiverStalled => "receiver_stalled",
             Self::Timeline => "timeline",
             Self::NotAMember => "not_a_member",
+            Self::Drained => "drained",
         }
     }
 
@@ -126,6 +130,7 @@ pub struct Node {
     connection_errors: AtomicU32,
     incarnation: watch::Sender<u64>,
     reachable: AtomicBool,
+    drained: AtomicBool,
 }
 
 impl Node {
@@ -147,6 +152,7 @@ impl Node {
             connection_errors: AtomicU32::new(0),
             incarnation: watch::Sender::new(0),
             reachable: AtomicBool::new(false),
+            drained: AtomicBool::new(false),
         }
     }
 
@@ -187,6 +193,12 @@ impl Node {
         known(self.lag_micros.load(Ordering::Relaxed)).map(Duration::from_micros)
     }
 
+    /// How old what a replica shows may be at `now`: its lag when it was last heard of, and the time since then.
+    /// `None` is unknown.
+    pub fn staleness(&self, now: Instant) -> Option<Duration> {
+        Some(self.lag()? + now.saturating_duration_since(self.sample()?.asked_at))
+    }
+
     /// Bytes of WAL between the primary's position and this one's; `None` is unknown.
     pub fn lag_bytes(&self) -> Option<u64> {
         known(self.lag_bytes.load(Ordering::Relaxed))
@@ -202,8 +214,11 @@ impl Node {
         self.lag_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// What the breaker last said.
+    /// Whether reads go there: what the breaker last said, unless an operator keeps them away.
     pub fn admission(&self) -> Admission {
+        if self.is_drained() {
+            return Admission::Ejected(EjectReason::Drained);
+        }
         match self.admission.load(Ordering::Acquire) {
             ADMITTED => Admission::Admitted,
             PROBATION => Admission::Probation,
@@ -220,6 +235,16 @@ impl Node {
             Admission::Ejected(reason) => reason as u8,
         };
         self.admission.store(code, Ordering::Release);
+    }
+
+    /// Whether an operator keeps reads away.
+    pub fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Relaxed)
+    }
+
+    /// Keeps reads away, or no longer; false when that is so already.
+    pub fn set_drained(&self, drained: bool) -> bool {
+        self.drained.swap(drained, Ordering::Relaxed) != drained
     }
 
     /// Takes one of the few reads that a node on probation is given; false when there is none left.

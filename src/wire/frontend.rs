@@ -82,6 +82,46 @@ impl<'a> Bind<'a> {
     }
 }
 
+impl Bind<'_> {
+    /// Whether formats and values are laid out as they say.
+    pub fn check(&self) -> Result<(), Malformed> {
+        let formats = |bytes: &mut &[u8]| {
+            let count = take_u16(bytes)?;
+            take(bytes, usize::from(count) * 2).map(drop)
+        };
+        let mut rest = self.rest;
+        let mut all = || {
+            formats(&mut rest)?;
+            for _ in 0..take_u16(&mut rest)? {
+                let length = i32::from_be_bytes(*take(&mut rest, 4)?.first_chunk()?);
+                take(&mut rest, usize::try_from(length).unwrap_or_default())?;
+            }
+            formats(&mut rest)?;
+            rest.is_empty().then_some(())
+        };
+        all().ok_or(Malformed("Bind"))
+    }
+}
+
+/// The portal of an `Execute`, and how many rows are wanted; 0 is all.
+pub fn execute(body: &[u8]) -> Result<(&[u8], u32), Malformed> {
+    let view = || {
+        let (portal, rest) = cstr(body)?;
+        Some((portal, u32::from_be_bytes(rest.try_into().ok()?)))
+    };
+    view().ok_or(Malformed("Execute"))
+}
+
+fn take<'a>(bytes: &mut &'a [u8], size: usize) -> Option<&'a [u8]> {
+    let (taken, rest) = bytes.split_at_checked(size)?;
+    *bytes = rest;
+    Some(taken)
+}
+
+fn take_u16(bytes: &mut &[u8]) -> Option<u16> {
+    Some(u16::from_be_bytes(*take(bytes, 2)?.first_chunk()?))
+}
+
 /// What `Describe` and `Close` are about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target<'a> {
@@ -175,6 +215,15 @@ mod tests {
         }
         for body in [b"".as_slice(), b"a", b"a\0b"] {
             assert_eq!(Bind::read(body), Err(Malformed("Bind")));
+        }
+        for rest in [b"".as_slice(), b"\0\0", b"\0\x01\0", b"\0\0\0\x01\0\0\0\x02x\0\0", b"\0\0\0\0\0\0x"] {
+            assert_eq!(Bind { portal: b"", statement: b"", rest }.check(), Err(Malformed("Bind")), "{rest:?}");
+        }
+        let rest = b"\0\x01\0\x01\0\x02\xff\xff\xff\xff\0\0\0\x01x\0\x01\0\0";
+        assert_eq!(Bind { portal: b"", statement: b"", rest }.check(), Ok(()));
+        assert_eq!(execute(b"p\0\0\0\0\x07"), Ok((b"p".as_slice(), 7)));
+        for body in [b"".as_slice(), b"p", b"p\0\0\0\0", b"p\0\0\0\0\0\0"] {
+            assert_eq!(execute(body), Err(Malformed("Execute")));
         }
         for body in [b"".as_slice(), b"S", b"X\0", b"Sa", b"Sa\0b"] {
             assert_eq!(Target::read(body, "Close"), Err(Malformed("Close")));

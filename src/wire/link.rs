@@ -7,6 +7,7 @@
 //! bounded whatever the size of an answer.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -86,6 +87,16 @@ impl Link {
         let mut first = [0; 1];
         let count = stream.peek(&mut first).await?;
         Ok((count > 0).then_some(first[0]))
+    }
+
+    /// Where the peer is, while it is there.
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        self.stream.peer_address()
+    }
+
+    /// The connection itself, and what of its bytes has been read already.
+    pub fn into_parts(self) -> (Stream, BytesMut) {
+        (self.stream, self.input)
     }
 
     /// Whether everything for this peer has been handed to the transport.

@@ -1,6 +1,7 @@
 //! A connection's transport: TCP, or TLS over it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -17,6 +18,17 @@ pub enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
     /// Nobody: says nothing, and takes everything.
     Nobody,
+}
+
+impl Stream {
+    /// Where the peer is, while it is there.
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Plain(stream) => stream.peer_addr().ok(),
+            Self::Tls(stream) => stream.get_ref().0.peer_addr().ok(),
+            Self::Nobody => None,
+        }
+    }
 }
 
 impl AsyncRead for Stream {
