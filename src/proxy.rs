@@ -6,11 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 
 use crate::audit::{Audit, AuditError, Event};
 use crate::config::Config;
@@ -21,7 +20,6 @@ use crate::session::{Clients, Crowd, Gate, Quotas, Statements, Throttle, Verifie
 use crate::sql::AnalysisCache;
 use crate::statistics::StatementTable;
 use crate::telemetry::metrics::{ClientState, PoolMetrics, ProxyMetrics, ReloadOutcome, ServerState, ShardMetrics};
-use crate::tls::{TlsError, acceptor};
 use crate::topology::{Role, Shard, SharedTopology};
 
 /// Greetings that are remembered for one database.
@@ -73,8 +71,6 @@ pub struct Proxy {
     pub users: UserLookup,
     /// The control plane.
     pub monitor: MonitorHandle,
-    /// Where TLS is offered.
-    pub tls: ArcSwapOption<TlsAcceptor>,
     /// The audit log.
     pub audit: Audit,
     /// Counters and histograms.
@@ -113,9 +109,8 @@ impl Proxy {
     /// Starts the monitor, and is ready to serve. Within a tokio runtime, after the metrics' recorder was installed.
     ///
     /// # Errors
-    /// `listen.cert` or `listen.key` cannot be used, or `audit.file` cannot be written.
-    pub fn start(config: Config) -> Result<Arc<Self>, ConfigError> {
-        let tls = acceptor(&config.listen)?;
+    /// `audit.file` cannot be written.
+    pub fn start(config: Config) -> Result<Arc<Self>, AuditError> {
         let metrics = ProxyMetrics::new();
         let audit = Audit::start(&config.audit, metrics.audit_lost.clone())?;
         let max_statements = config.statements.max;
@@ -139,7 +134,6 @@ impl Proxy {
             throttle: Throttle::default(),
             users: UserLookup::new(Arc::clone(&config), Arc::clone(&topology)),
             monitor: Monitor::spawn(Arc::clone(&config), Arc::clone(&topology), audit.clone()),
-            tls: ArcSwapOption::from_pointee(tls),
             audit,
             metrics,
             client_counts: ClientCounts::default(),
@@ -251,9 +245,9 @@ impl Proxy {
     /// Puts a new config in force. What needs a restart stays as it was, and is named in the log.
     ///
     /// # Errors
-    /// `listen.cert` or `listen.key` cannot be used, or `audit.file` cannot be written; the old config stays.
-    pub async fn adopt(&self, config: Config) -> Result<(), ConfigError> {
-        let tls = usable(&config).inspect_err(|error| self.refuse_config(vec![error.to_string()]))?;
+    /// `audit.file` cannot be written; the old config stays.
+    pub async fn adopt(&self, config: Config) -> Result<(), AuditError> {
+        Audit::check(&config.audit).inspect_err(|error| self.refuse_config(vec![error.to_string()]))?;
         let old = self.config.load_full();
         let changes = Config::diff(&old, &config);
         for change in &changes {
@@ -268,7 +262,6 @@ impl Proxy {
         }
         // Even where nothing of it has changed: the file may have been put aside.
         self.audit.adopt(&config.audit);
-        self.tls.store(tls.map(Arc::new));
         self.config.store(Arc::new(config));
         self.generation.fetch_add(1, Ordering::Release);
         self.users.clear();
@@ -393,24 +386,6 @@ impl Proxy {
             metrics.connections(ServerState::Active).set(active as f64);
         }
     }
-}
-
-/// What a config asks for outside itself: whether it is there.
-fn usable(config: &Config) -> Result<Option<TlsAcceptor>, ConfigError> {
-    let tls = acceptor(&config.listen)?;
-    Audit::check(&config.audit)?;
-    Ok(tls)
-}
-
-/// Why a config that is valid in itself cannot be put in force.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// `listen.cert` or `listen.key` cannot be used.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// `audit.file` cannot be written.
-    #[error(transparent)]
-    Audit(#[from] AuditError),
 }
 
 fn note_end(ended: Result<(), tokio::task::JoinError>) {

@@ -1,6 +1,6 @@
 //! `pgsluice check --config FILE`: is this config valid? Every mistake at once, or a summary.
 //!
-//! Connects to nothing.
+//! Reads what the config names, certificates too, and connects to nothing.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -70,8 +70,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("test.toml");
         fs::write(&path, text).expect("write");
-        for name in ["open.key", "server.crt"] {
-            fs::write(dir.path().join(name), "").expect("write");
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        for (name, pem) in [("open.key", made.signing_key.serialize_pem()), ("server.crt", made.cert.pem())] {
+            fs::write(dir.path().join(name), pem).expect("write");
             fs::set_permissions(dir.path().join(name), Permissions::from_mode(0o644)).expect("chmod");
         }
         let (mut out, mut err) = (Vec::new(), Vec::new());

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::succession;
 use crate::admin::http::{self, HttpState};
 use crate::audit::Event;
-use crate::config::{Config, ConfigWatcher};
+use crate::config::{Config, ConfigErrors, ConfigWatcher};
 use crate::proxy::Proxy;
 use crate::takeover::{self, Given, Offer, Serving, notify};
 use crate::telemetry::logs::LogHandle;
@@ -34,7 +34,8 @@ pub fn run(path: &Path, takeover: bool) -> anyhow::Result<()> {
         // Before the file is read, so that no change falls in between; what is wrong with the file says more.
         let watcher = ConfigWatcher::new(path);
         let config = Config::load(path)?;
-        let watcher = watcher.context("the config file cannot be watched")?;
+        let mut watcher = watcher.context("the config file cannot be watched")?;
+        let config = follow_certificates(config, path, &mut watcher)?;
         let logs = crate::telemetry::logs::init(config.log.format, &config.log.level)?;
         for warning in config.warnings() {
             tracing::warn!("{warning}");
@@ -88,7 +89,7 @@ impl Server {
     /// monitor.
     ///
     /// # Errors
-    /// An address cannot be listened on, or the certificate cannot be used.
+    /// An address cannot be listened on, or the audit log cannot be written.
     pub async fn start(config: Config, given: Option<Given>) -> anyhow::Result<Self> {
         let metrics = metrics::install().context("metrics cannot be recorded")?;
         let (given, serving) = match given.map(Given::split) {
@@ -144,10 +145,10 @@ impl Server {
                 () = &mut end => break false,
                 _ = &mut clients, if is_successor_there => break true,
                 // Whoever asked in one of these ways reads of the outcome in the log.
-                _ = hangup.recv() => drop(reload(&proxy, path, logs, "SIGHUP").await),
-                () = watcher.changed() => drop(reload(&proxy, path, logs, "the file has changed").await),
+                _ = hangup.recv() => drop(reload(&proxy, path, &mut watcher, logs, "SIGHUP").await),
+                () = watcher.changed() => drop(reload(&proxy, path, &mut watcher, logs, "a file has changed").await),
                 Some(request) = requests.recv() => {
-                    let outcome = reload(&proxy, path, logs, "RELOAD").await;
+                    let outcome = reload(&proxy, path, &mut watcher, logs, "RELOAD").await;
                     // An operator who has gone does not wait for it.
                     let _ = request.send(outcome);
                 }
@@ -177,9 +178,25 @@ impl Server {
     }
 }
 
+/// Watches the certificates that the config names. What one of them held before it was watched may have changed since,
+/// so they are read again.
+fn follow_certificates(mut config: Config, path: &Path, watcher: &mut ConfigWatcher) -> Result<Config, ConfigErrors> {
+    while watcher.follow(config.certificate_files()) {
+        config = Config::load(path)?;
+    }
+    Ok(config)
+}
+
 /// A new config is taken whole, or not at all.
-async fn reload(proxy: &Proxy, path: &Path, logs: &LogHandle, cause: &str) -> Result<(), String> {
-    let config = Config::load(path).map_err(|mistakes| {
+async fn reload(
+    proxy: &Proxy,
+    path: &Path,
+    watcher: &mut ConfigWatcher,
+    logs: &LogHandle,
+    cause: &str,
+) -> Result<(), String> {
+    let loaded = Config::load(path).and_then(|config| follow_certificates(config, path, watcher));
+    let config = loaded.map_err(|mistakes| {
         proxy.refuse_config(mistakes.mistakes().iter().map(ToString::to_string).collect());
         tracing::error!(cause, "the new config is refused, the old one stays:\n{mistakes}");
         mistakes.to_string()

@@ -3,7 +3,7 @@
 use super::rules::RuleTls;
 use super::schema::{
     AuditEvents, AuditStatements, AuditText, AuthMethod, ConsistencyLevel, LogFormat, PoolMode, ReplicationMode,
-    TlsMode, WhenNone,
+    SslMode, TlsMode, WhenNone,
 };
 use super::values::Choices;
 
@@ -15,8 +15,23 @@ impl AuthMethod {
 }
 
 pub(super) const TLS_MODE: Choices<TlsMode> = Choices {
-    values: &[("off", TlsMode::Off), ("prefer", TlsMode::Prefer), ("require", TlsMode::Require)],
-    later: &["verify-client"],
+    values: &[
+        ("off", TlsMode::Off),
+        ("prefer", TlsMode::Prefer),
+        ("require", TlsMode::Require),
+        ("verify-client", TlsMode::VerifyClient),
+    ],
+    later: &[],
+};
+pub(super) const SSL_MODE: Choices<SslMode> = Choices {
+    values: &[
+        ("disable", SslMode::Disable),
+        ("prefer", SslMode::Prefer),
+        ("require", SslMode::Require),
+        ("verify-ca", SslMode::VerifyCa),
+        ("verify-full", SslMode::VerifyFull),
+    ],
+    later: &[],
 };
 pub(super) const REPLICATION_MODE: Choices<ReplicationMode> =
     Choices { values: &[("off", ReplicationMode::Off), ("pass", ReplicationMode::Pass)], later: &[] };
@@ -48,11 +63,18 @@ pub(super) const AUDIT_TEXT: Choices<AuditText> = Choices {
     values: &[("normalised", AuditText::Normalised), ("full", AuditText::Full), ("none", AuditText::None)],
     later: &[],
 };
-pub(super) const AUTH_METHOD: Choices<AuthMethod> =
-    Choices { values: &[("scram-sha-256", AuthMethod::ScramSha256), ("trust", AuthMethod::Trust)], later: &["cert"] };
+pub(super) const AUTH_METHOD: Choices<AuthMethod> = Choices {
+    values: &[("scram-sha-256", AuthMethod::ScramSha256), ("cert", AuthMethod::Cert), ("trust", AuthMethod::Trust)],
+    later: &[],
+};
 pub(super) const RULE_METHOD: Choices<AuthMethod> = Choices {
-    values: &[("scram-sha-256", AuthMethod::ScramSha256), ("trust", AuthMethod::Trust), ("reject", AuthMethod::Reject)],
-    later: AUTH_METHOD.later,
+    values: &[
+        ("scram-sha-256", AuthMethod::ScramSha256),
+        ("cert", AuthMethod::Cert),
+        ("trust", AuthMethod::Trust),
+        ("reject", AuthMethod::Reject),
+    ],
+    later: &[],
 };
 pub(super) const RULE_TLS: Choices<RuleTls> =
     Choices { values: &[("any", RuleTls::Any), ("required", RuleTls::Required), ("off", RuleTls::Off)], later: &[] };

@@ -38,8 +38,8 @@ pub(super) const FILE: SectionKeys = SectionKeys {
 };
 pub(super) const LISTEN: SectionKeys = SectionKeys {
     name: "listen",
-    keys: &["address", "takeover", "tls", "cert", "key", "max_clients", "max_logins", "replication"],
-    later: &["client_ca"],
+    keys: &["address", "takeover", "tls", "cert", "key", "client_ca", "max_clients", "max_logins", "replication"],
+    later: &[],
 };
 pub(super) const HTTP: SectionKeys = SectionKeys { name: "http", keys: &["address"], later: &[] };
 pub(super) const LOG: SectionKeys = SectionKeys { name: "log", keys: &["format", "level"], later: &[] };
@@ -101,8 +101,11 @@ pub(super) const LIMITS: SectionKeys = SectionKeys {
     later: &[],
 };
 pub(super) const DATABASES: SectionKeys = SectionKeys { name: "databases", keys: &["name", "max_clients"], later: &[] };
-pub(super) const SHARDS: SectionKeys =
-    SectionKeys { name: "shards", keys: &["name", "nodes", "user", "password", "database"], later: &[] };
+pub(super) const SHARDS: SectionKeys = SectionKeys {
+    name: "shards",
+    keys: &["name", "nodes", "user", "password", "database", "sslmode", "sslrootcert", "sslcert", "sslkey"],
+    later: &[],
+};
 pub(super) const NODES: SectionKeys = SectionKeys { name: "shards.nodes", keys: &["address", "weight"], later: &[] };
 
 /// All of them.

@@ -9,6 +9,7 @@ use super::address::node_address;
 use super::choices::{RULE_METHOD, RULE_TLS};
 use super::credentials::Surroundings;
 use super::document::{Item, Mistakes, Section, Setting};
+use super::encryption;
 use super::error::{Complaint, quoted};
 use super::keys::{DATABASES, NODES, RULES, SHARDS, USERS};
 use super::rules::{
@@ -171,12 +172,18 @@ fn shard(
     let user = section.read(mistakes, "user", "pgsluice".to_owned(), identifier);
     let password = section.optional(mistakes, "password", |value| around.login_password(value));
     let database = section.read(mistakes, "database", "postgres".to_owned(), identifier);
+    let encryption = encryption::shard(mistakes, section, around)?;
     Some(Shard {
         name: name.take()?,
         nodes: nodes?,
         user: user.take()?,
         password: password.take()?,
         database: database.take()?,
+        sslmode: encryption.sslmode,
+        sslrootcert: encryption.sslrootcert,
+        sslcert: encryption.sslcert,
+        sslkey: encryption.sslkey,
+        outbound: encryption.outbound,
     })
 }
 

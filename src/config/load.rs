@@ -67,7 +67,8 @@ fn read(mistakes: &mut Mistakes<'_>, document: &DeTable<'_>, around: Surrounding
     let statements = audit::statements(mistakes, &statements);
     let query = sections::auth_query(mistakes, &auth);
     let failures = sections::auth_failures(mistakes, &auth);
-    let method = sections::auth_method(mistakes, &auth, &address);
+    let client_ca = listen.as_ref().map(|listen| listen.inbound.is_some() && listen.client_ca.is_some());
+    let method = sections::auth_method(mistakes, &auth, &address, client_ca);
     let rules = lists::rules(mistakes, &auth, &method, &address);
     let users = lists::users(mistakes, &auth, asks_for_passwords(&method, &query.text, rules.as_deref()), around);
     let admin = sections::admin(mistakes, &admin);

@@ -13,6 +13,7 @@ mod audit;
 mod choices;
 mod credentials;
 mod document;
+mod encryption;
 mod error;
 mod keys;
 mod lists;

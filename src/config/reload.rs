@@ -7,24 +7,15 @@ use std::time::Duration;
 
 use super::choices::{
     AUDIT_EVENTS, AUDIT_STATEMENTS, AUDIT_TEXT, AUTH_METHOD, CONSISTENCY_LEVEL, LOG_FORMAT, POOL_MODE,
-    REPLICATION_MODE, RULE_METHOD, RULE_TLS, TLS_MODE, WHEN_NONE,
+    REPLICATION_MODE, RULE_METHOD, RULE_TLS, SSL_MODE, TLS_MODE, WHEN_NONE,
 };
 use super::rules::Rule;
-use super::schema::{Config, Database, Password, Shard, User};
+use super::schema::{Config, Database, Listen, Password, Shard, User};
 use super::secret::Secret;
 use super::values::format_size;
 
-/// Keys that take effect only when the process starts: sockets, certificates, and the log's format.
-const NEED_RESTART: [&str; 8] = [
-    "listen.address",
-    "listen.takeover",
-    "listen.tls",
-    "listen.cert",
-    "listen.key",
-    "http.address",
-    "log.format",
-    "statements.max",
-];
+/// Keys that take effect only when the process starts: sockets, the log's format, and a table's size.
+const NEED_RESTART: [&str; 5] = ["listen.address", "listen.takeover", "http.address", "log.format", "statements.max"];
 
 impl Config {
     /// The keys whose new value will not take effect before a restart.
@@ -85,8 +76,31 @@ fn changes(old: &Config, new: &Config) -> Vec<Change> {
         }
         changes.push(Change { key: key.clone(), what: transition(was, value) });
     }
+    changes.extend(changed_files(old, new));
     let removed = before.iter().filter(|(key, value)| *value == Shown::Entry && find(&after, key).is_none());
     changes.extend(removed.map(|(key, _)| Change { key: key.clone(), what: "removed".to_owned() }));
+    changes
+}
+
+/// Certificates that are others, in files whose names are the same.
+fn changed_files(old: &Config, new: &Config) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut note = |key: String| changes.push(Change { key, what: "changed".to_owned() });
+    let names = |listen: &Listen| [listen.cert.clone(), listen.key.clone(), listen.client_ca.clone()];
+    if let (Some(was), Some(is)) = (&old.listen.inbound, &new.listen.inbound)
+        && was != is
+        && names(&old.listen) == names(&new.listen)
+    {
+        note("listen: what the certificate files hold".to_owned());
+    }
+    let names =
+        |shard: &Shard| (shard.sslmode, [shard.sslrootcert.clone(), shard.sslcert.clone(), shard.sslkey.clone()]);
+    for is in &new.shards {
+        let was = old.shards.iter().find(|was| was.name == is.name);
+        if was.is_some_and(|was| was.outbound != is.outbound && names(was) == names(is)) {
+            note(format!("shards[{}]: what the certificate files hold", is.name));
+        }
+    }
     changes
 }
 
@@ -112,6 +126,7 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
         ("listen.tls", text(TLS_MODE.name(listen.tls))),
         ("listen.cert", path(listen.cert.as_deref())),
         ("listen.key", path(listen.key.as_deref())),
+        ("listen.client_ca", path(listen.client_ca.as_deref())),
         ("listen.max_clients", text(listen.max_clients)),
         ("listen.max_logins", text(listen.max_logins)),
         ("listen.replication", text(REPLICATION_MODE.name(listen.replication))),
@@ -212,6 +227,10 @@ fn flatten_shard(shard: &Shard) -> Vec<(String, Shown<'_>)> {
         (format!("{entry}.user"), text(&shard.user)),
         (format!("{entry}.password"), secret(shard.password.as_ref())),
         (format!("{entry}.database"), text(&shard.database)),
+        (format!("{entry}.sslmode"), text(SSL_MODE.name(shard.sslmode))),
+        (format!("{entry}.sslrootcert"), path(shard.sslrootcert.as_deref())),
+        (format!("{entry}.sslcert"), path(shard.sslcert.as_deref())),
+        (format!("{entry}.sslkey"), path(shard.sslkey.as_deref())),
     ];
     for node in &shard.nodes {
         let host = if node.host.contains(':') { format!("[{}]", node.host) } else { node.host.clone() };
@@ -316,7 +335,7 @@ mod tests {
             "shards[a].nodes[10.0.0.1:5432]: removed",
         ];
         assert_eq!(diff, expected);
-        assert_eq!(parse(OLD).restart_needed(&parse(new)), ["listen.address", "listen.cert", "log.format"]);
+        assert_eq!(parse(OLD).restart_needed(&parse(new)), ["listen.address", "log.format"]);
 
         let back = Config::diff(&parse(new), &parse(OLD));
         for line in ["auth.users[report]: removed", "shards[a].password: no longer set", "databases[app]: removed"] {

@@ -1,14 +1,17 @@
 //! What a config file can say, once it has been read, checked and its secrets resolved.
 //!
-//! Every field here is a key of `config/pgsluice.toml`, under the same name. The structs hold
-//! values only: reading, defaults, positions and messages are in the files beside this one.
+//! Every field here is a key of `config/pgsluice.toml`, under the same name, but for `inbound` and `outbound`, which
+//! are what the files of certificates held when the config was read. The structs hold values only: reading, defaults, positions and messages are in the files beside this one.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::rules::Rule;
 use super::secret::Secret;
+pub use crate::tls::SslMode;
+use crate::tls::{Inbound, Outbound};
 
 /// A whole, valid configuration. Immutable: a reload makes a new one.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,6 +58,10 @@ pub struct Listen {
     pub cert: Option<PathBuf>,
     /// PEM file with the certificate's private key; needed unless `tls` is `off`.
     pub key: Option<PathBuf>,
+    /// PEM file with the authorities whose clients' certificates are taken; needed for `verify-client` and `cert`.
+    pub client_ca: Option<PathBuf>,
+    /// What the three files hold; `None` where `tls` is `off`, which leaves them unread.
+    pub inbound: Option<Arc<Inbound>>,
     /// Clients logged in at one time; more are refused with 53300. Default 10000.
     pub max_clients: usize,
     /// Connections that have not logged in yet; when there is one more the oldest is refused with 53300. Default 5000.
@@ -81,6 +88,8 @@ pub enum TlsMode {
     Prefer,
     /// Clients without TLS are refused.
     Require,
+    /// And clients without a certificate of `client_ca`.
+    VerifyClient,
 }
 
 /// `[http]`: metrics and health.
@@ -217,6 +226,8 @@ pub struct Auth {
 pub enum AuthMethod {
     /// The client proves that it knows the password (RFC 7677).
     ScramSha256,
+    /// The client shows a certificate of `listen.client_ca` that is made out to the user.
+    Cert,
     /// Nobody is asked for anything. Refused unless only clients of this machine's loopback addresses can get there.
     Trust,
     /// Nobody gets in. Only in `auth.rules`.
@@ -412,6 +423,16 @@ pub struct Shard {
     pub password: Option<Secret>,
     /// The database that the monitor connects to for positions. Default `postgres`.
     pub database: String,
+    /// Of all connections to the shard's servers, as in libpq. Default `prefer`.
+    pub sslmode: SslMode,
+    /// PEM file with the authorities whose servers are believed; needed for `verify-ca` and `verify-full`.
+    pub sslrootcert: Option<PathBuf>,
+    /// PEM file with the certificate (and its chain) that servers are shown where they ask for one.
+    pub sslcert: Option<PathBuf>,
+    /// PEM file with its private key.
+    pub sslkey: Option<PathBuf>,
+    /// What the three files hold, as far as `sslmode` uses them.
+    pub outbound: Arc<Outbound>,
 }
 
 /// One of a shard's `nodes`: `"host:port"`, or `{ address = "host:port", weight = 2 }`.

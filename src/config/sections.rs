@@ -1,17 +1,16 @@
 //! The sections with fixed keys: `[listen]` to `[limits]`. Defaults, bounds, and rules inside one section.
 
-use std::fs::File;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::de::DeValue;
 
 use super::address::{clash, listen_address};
 use super::choices::{AUTH_METHOD, CONSISTENCY_LEVEL, LOG_FORMAT, POOL_MODE, REPLICATION_MODE, TLS_MODE, WHEN_NONE};
-use super::credentials::{Surroundings, reason};
+use super::credentials::Surroundings;
 use super::document::{Mistakes, Section, Setting};
-use super::error::{Complaint, quoted};
+use super::encryption;
+use super::error::Complaint;
 use super::schema::{
     Admin, AuthMethod, Consistency, ConsistencyLevel, Http, Lag, Limits, Listen, Log, LogFormat, Pool, PoolMode,
     ReplicationMode, TlsMode, WhenNone,
@@ -58,15 +57,16 @@ pub(super) fn listen(
     let tls = section.read(mistakes, "tls", TlsMode::Off, |value| TLS_MODE.parse(value));
     let cert = section.optional(mistakes, "cert", |value| around.path(value));
     let key = section.optional(mistakes, "key", |value| around.path(value));
+    let client_ca = section.optional(mistakes, "client_ca", |value| around.path(value));
     let max_clients = section.read(mistakes, "max_clients", 10_000, |value| count_usize(value, 1, 1_000_000));
     let max_logins = section.read(mistakes, "max_logins", 5000, |value| count_usize(value, 1, 1_000_000));
     let replication =
         section.read(mistakes, "replication", ReplicationMode::Off, |value| REPLICATION_MODE.parse(value));
-
-    if tls.sound().is_some_and(|mode| *mode != TlsMode::Off) {
-        pem_file(mistakes, section, "cert", &cert, &tls);
-        pem_file(mistakes, section, "key", &key, &tls);
-    }
+    let inbound = encryption::inbound(
+        mistakes,
+        section,
+        encryption::ListenFiles { tls, cert: &cert, key: &key, client_ca: &client_ca },
+    );
     let listen = || {
         Some(Listen {
             address: *address.sound()?,
@@ -74,37 +74,14 @@ pub(super) fn listen(
             tls: tls.take()?,
             cert: cert.take()?,
             key: key.take()?,
+            client_ca: client_ca.take()?,
+            inbound: inbound?,
             max_clients: max_clients.take()?,
             max_logins: max_logins.take()?,
             replication: replication.take()?,
         })
     };
     (listen(), address)
-}
-
-/// With TLS on, both files must be named, and be there.
-fn pem_file(
-    mistakes: &mut Mistakes<'_>,
-    section: &Section<'_>,
-    key: &'static str,
-    path: &Setting<Option<PathBuf>>,
-    tls: &Setting<TlsMode>,
-) {
-    let Some(path_given) = path.sound() else { return };
-    let Some(path_given) = path_given else {
-        let mode = tls.sound().map_or("", |mode| TLS_MODE.name(*mode));
-        let complaint = Complaint::new(format!("{} needs listen.{key}, which is not set", quoted(mode)))
-            .expected(format!("{key} = \"server.{}\", a PEM file", if key == "cert" { "crt" } else { "key" }));
-        return section.complain(mistakes, "tls", tls, complaint);
-    };
-    if let Err(error) = File::open(path_given) {
-        let complaint = Complaint::new(format!(
-            "the file {} cannot be read: {}",
-            quoted(&path_given.to_string_lossy()),
-            reason(&error)
-        ));
-        section.complain(mistakes, key, path, complaint.expected("a PEM file that pgsluice may read"));
-    }
 }
 
 pub(super) fn http(mistakes: &mut Mistakes<'_>, section: &Section<'_>, listen: &Setting<SocketAddr>) -> Option<Http> {
@@ -130,6 +107,7 @@ pub(super) fn auth_method(
     mistakes: &mut Mistakes<'_>,
     section: &Section<'_>,
     listen: &Setting<SocketAddr>,
+    client_ca: Option<bool>,
 ) -> Setting<AuthMethod> {
     let method = section.read(mistakes, "method", AuthMethod::ScramSha256, |value| AUTH_METHOD.parse(value));
     if let (Some(AuthMethod::Trust), Some(address)) = (method.sound(), listen.sound())
@@ -138,6 +116,11 @@ pub(super) fn auth_method(
         let problem = format!("\"trust\" would let anybody in who can reach {address} (listen.address)");
         let complaint = Complaint::new(problem).expected("\"scram-sha-256\", or a loopback listen.address");
         section.complain(mistakes, "method", &method, complaint);
+    }
+    if (method.sound(), client_ca) == (Some(&AuthMethod::Cert), Some(false)) {
+        let complaint = Complaint::new("\"cert\" needs certificates of clients, which nobody is asked for");
+        let expected = "listen.tls = \"verify-client\" with listen.client_ca, or another method";
+        section.complain(mistakes, "method", &method, complaint.expected(expected));
     }
     method
 }

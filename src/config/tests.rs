@@ -75,6 +75,7 @@ fn the_reference_loads_and_shows_the_defaults() {
     least.listen.cert = reference.listen.cert.clone();
     least.listen.key = reference.listen.key.clone();
     least.audit.file = reference.audit.file.clone();
+    least.listen.client_ca = reference.listen.client_ca.clone();
     least.auth.users = reference.auth.users.clone();
     least.auth.rules = reference.auth.rules.clone();
     least.auth.query = reference.auth.query.clone();
@@ -82,6 +83,9 @@ fn the_reference_loads_and_shows_the_defaults() {
     least.databases = reference.databases.clone();
     least.shards[0].nodes = reference.shards[0].nodes.clone();
     least.shards[0].password = reference.shards[0].password.clone();
+    least.shards[0].sslrootcert = reference.shards[0].sslrootcert.clone();
+    least.shards[0].sslcert = reference.shards[0].sslcert.clone();
+    least.shards[0].sslkey = reference.shards[0].sslkey.clone();
     assert_eq!(least, reference);
 }
 
@@ -95,6 +99,7 @@ fn probes() -> Vec<(&'static str, &'static str, Probe)> {
         ("listen.tls", "'prefer'", |c| c.listen.tls == TlsMode::Prefer),
         ("listen.cert", "'a.crt'", |c| c.listen.cert == Some(PathBuf::from("/etc/pgsluice/a.crt"))),
         ("listen.key", "'/b.key'", |c| c.listen.key == Some(PathBuf::from("/b.key"))),
+        ("listen.client_ca", "'c.crt'", |c| c.listen.client_ca == Some(PathBuf::from("/etc/pgsluice/c.crt"))),
         ("listen.max_clients", "7", |c| c.listen.max_clients == 7),
         ("listen.max_logins", "7", |c| c.listen.max_logins == 7),
         ("listen.replication", "'pass'", |c| c.listen.replication == ReplicationMode::Pass),
@@ -182,6 +187,14 @@ fn probes() -> Vec<(&'static str, &'static str, Probe)> {
         ("shards.user", "'watcher'", |c| c.shards[0].user == "watcher"),
         ("shards.password", "'seven'", |c| c.shards[0].password == Some(Secret::new("seven"))),
         ("shards.database", "'template1'", |c| c.shards[0].database == "template1"),
+        ("shards.sslmode", "'disable'", |c| c.shards[0].sslmode == SslMode::Disable),
+        ("shards.sslrootcert", "'r.crt'", |c| c.shards[0].sslrootcert == Some(PathBuf::from("/etc/pgsluice/r.crt"))),
+        ("shards.sslcert", "'c.crt'\nsslkey = 'x'", |c| {
+            c.shards[0].sslcert == Some(PathBuf::from("/etc/pgsluice/c.crt"))
+        }),
+        ("shards.sslkey", "'c.key'\nsslcert = 'x'", |c| {
+            c.shards[0].sslkey == Some(PathBuf::from("/etc/pgsluice/c.key"))
+        }),
     ]
 }
 
@@ -232,7 +245,8 @@ fn every_key_has_its_effect() {
         if key == "listen.tls" {
             let dir = tempfile::tempdir().expect("dir");
             let file = dir.path().join("pem");
-            std::fs::write(&file, "").expect("write");
+            let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+            std::fs::write(&file, made.cert.pem() + &made.signing_key.serialize_pem()).expect("write");
             let pem = format!("[listen]\ncert = '{0}'\nkey = '{0}'\n", file.display());
             text = text.replace("[listen]\n", &pem);
             assert!(probe(&valid(&text)), "{key} = {value}");
@@ -247,6 +261,7 @@ fn every_key_has_its_effect() {
 #[test]
 fn unset_tls_files_are_not_looked_for() {
     assert!(parse(&document("listen.cert", "'none.crt'")).is_ok());
+    assert!(parse(&document("shards.sslrootcert", "'none.crt'")).is_ok());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use super::rules::Rule;
 use super::schema::{AuthMethod, Config, TlsMode};
@@ -22,7 +23,7 @@ impl fmt::Display for Warning {
 }
 
 impl Config {
-    /// All warnings, in the schema's order. Looks at the key file's permissions, and at nothing else outside.
+    /// All warnings. Looks at the key files' permissions, and at nothing else outside.
     pub fn warnings(&self) -> Vec<Warning> {
         let mut warnings = Vec::new();
         let mut warn = |key: &str, message: String| warnings.push(Warning { key: key.to_owned(), message });
@@ -32,10 +33,9 @@ impl Config {
             warn("listen.tls", message.to_owned());
         }
         if listen.tls != TlsMode::Off
-            && let Some(key) = &listen.key
-            && std::fs::metadata(key).is_ok_and(|metadata| metadata.permissions().mode() & 0o007 != 0)
+            && let Some(key) = listen.key.as_deref().filter(|key| is_open(key))
         {
-            warn("listen.key", format!("every user of this machine may open {0}; chmod 600 {0}", key.display()));
+            warn("listen.key", open_key(key));
         }
         if self.auth.method == AuthMethod::Trust {
             warn("auth.method", "is \"trust\": whoever reaches this machine's loopback address gets in".to_owned());
@@ -44,6 +44,11 @@ impl Config {
         if let Some(index) = self.auth.rules.iter().position(trusts) {
             let message = "is \"trust\": whoever reaches this machine's loopback address gets in".to_owned();
             warn(&format!("auth.rules[{index}].method"), message);
+        }
+        for (index, shard) in self.shards.iter().enumerate() {
+            if let Some(key) = shard.sslkey.as_deref().filter(|key| shard.sslmode.reads_files() && is_open(key)) {
+                warn(&format!("shards[{index}].sslkey"), open_key(key));
+            }
         }
         if self.lag.eject_above < self.lag.poll_interval {
             let (above, interval) = (self.lag.eject_above, self.lag.poll_interval);
@@ -57,4 +62,13 @@ impl Config {
         }
         warnings
     }
+}
+
+/// Whether others than its owner and group may read a key.
+fn is_open(key: &Path) -> bool {
+    std::fs::metadata(key).is_ok_and(|metadata| metadata.permissions().mode() & 0o007 != 0)
+}
+
+fn open_key(key: &Path) -> String {
+    format!("every user of this machine may open {0}; chmod 600 {0}", key.display())
 }

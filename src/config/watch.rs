@@ -1,11 +1,11 @@
-//! Notices that the config file has changed.
+//! Notices that the config file has changed, or one of the certificates that it names.
 //!
 //! What is watched is the directory, not the file: editors write a new file and rename it over the old
 //! one, and Kubernetes swaps a symbolic link beside it (`..data`), so a watch on the file itself would
 //! go on watching what is no longer there. If the path is a link into another directory, that one is
 //! watched too. An event is only a reason to look: the content decides.
 //!
-//! Files that the config refers to (`file:PATH`, certificates) are not watched; SIGHUP reads them again.
+//! Files that passwords are in (`file:PATH`) are not watched; SIGHUP reads them again.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -49,14 +49,16 @@ pub enum WatchError {
 #[derive(Debug)]
 pub struct ConfigWatcher {
     path: PathBuf,
+    /// Whose content counts as well; see [`follow`](Self::follow).
+    others: Vec<PathBuf>,
     watcher: RecommendedWatcher,
     watched: BTreeSet<PathBuf>,
     events: mpsc::Receiver<()>,
     /// An event has come, and the content has not been looked at since: kept here, so that dropping
     /// the future of [`changed`](Self::changed) loses nothing.
     pending: bool,
-    /// Of the content last seen. A hash, because the content holds passwords.
-    seen: u64,
+    /// Of the content last seen, of the config and of the others. Hashes, because the content holds secrets.
+    seen: (u64, u64),
 }
 
 impl ConfigWatcher {
@@ -71,17 +73,39 @@ impl ConfigWatcher {
         };
         let watcher = notify::recommended_watcher(on_event)
             .map_err(|source| WatchError::Watch { path: path.to_owned(), source })?;
-        let mut this =
-            Self { path: path.to_owned(), watcher, watched: BTreeSet::new(), events, pending: false, seen: 0 };
+        let mut this = Self {
+            path: path.to_owned(),
+            others: Vec::new(),
+            watcher,
+            watched: BTreeSet::new(),
+            events,
+            pending: false,
+            seen: (0, 0),
+        };
         this.watch(directory(path))?;
         // Read after the watch has begun: a change in between is then an event, not a gap.
-        let content = std::fs::read(path).map_err(|source| WatchError::Read { path: path.to_owned(), source })?;
-        this.seen = hash(&content);
-        this.follow_link();
+        this.seen = this.content().map_err(|source| WatchError::Read { path: path.to_owned(), source })?;
+        this.follow_links();
         Ok(this)
     }
 
-    /// Returns when the file's content is another than before. Safe to drop at any time, as in `select!`.
+    /// From now on the content of these files counts as well, as it is now. True when they are others than before:
+    /// what was read of them until now may be old already, and no event will tell.
+    pub fn follow(&mut self, others: Vec<PathBuf>) -> bool {
+        if self.others == others {
+            return false;
+        }
+        self.others = others;
+        self.follow_links();
+        self.seen.1 = hash(&self.others).unwrap_or_default();
+        true
+    }
+
+    fn content(&self) -> io::Result<(u64, u64)> {
+        Ok((hash(std::slice::from_ref(&self.path))?, hash(&self.others)?))
+    }
+
+    /// Returns when the content of the files is another than before. Safe to drop at any time, as in `select!`.
     ///
     /// A file that is missing is not a change (it is probably being replaced); its return is, if its
     /// content is another then.
@@ -95,13 +119,14 @@ impl ConfigWatcher {
                 self.pending = true;
             }
             self.rest().await;
-            let content = tokio::fs::read(&self.path).await;
+            // Small files, and seldom.
+            let content = self.content();
             self.pending = false;
-            self.follow_link();
+            self.follow_links();
             if let Ok(content) = content
-                && hash(&content) != self.seen
+                && content != self.seen
             {
-                self.seen = hash(&content);
+                self.seen = content;
                 return;
             }
         }
@@ -119,19 +144,33 @@ impl ConfigWatcher {
         }
     }
 
-    /// Watches the directory that the path leads to in the end, which may have become another one.
-    fn follow_link(&mut self) {
-        let Ok(target) = std::fs::canonicalize(&self.path) else { return };
-        let (here, there) = (directory(&self.path).to_owned(), directory(&target).to_owned());
-        let left: Vec<PathBuf> = self.watched.iter().filter(|old| **old != here && **old != there).cloned().collect();
+    /// Watches the directories that the paths are in, and those that they lead to in the end, which may have become
+    /// other ones.
+    fn follow_links(&mut self) {
+        let mut wanted = BTreeSet::new();
+        for path in std::iter::once(&self.path).chain(&self.others) {
+            let here = directory(path).to_owned();
+            if let Ok(target) = std::fs::canonicalize(path) {
+                let there = directory(&target).to_owned();
+                if !std::fs::canonicalize(&here).is_ok_and(|here| here == there) {
+                    wanted.insert(there);
+                }
+            } else {
+                // It is being replaced, perhaps: what is watched stays.
+                wanted.extend(self.watched.iter().cloned());
+            }
+            wanted.insert(here);
+        }
+        let left: Vec<PathBuf> = self.watched.difference(&wanted).cloned().collect();
         for old in left {
             // It fails where the directory is gone, and its watch with it.
             let _ = self.watcher.unwatch(&old);
             self.watched.remove(&old);
         }
-        let same = std::fs::canonicalize(&here).is_ok_and(|here| here == there);
-        if !same && let Err(error) = self.watch(&there) {
-            tracing::warn!(%error, "changes of the config file may go unnoticed; use SIGHUP to reload");
+        for directory in wanted {
+            if let Err(error) = self.watch(&directory) {
+                tracing::warn!(%error, "changes of the config may go unnoticed; use SIGHUP to reload");
+            }
         }
     }
 
@@ -163,10 +202,13 @@ fn directory(path: &Path) -> &Path {
     }
 }
 
-fn hash(content: &[u8]) -> u64 {
+/// Of what the files hold, one after the other.
+fn hash(paths: &[PathBuf]) -> io::Result<u64> {
     let mut hasher = DefaultHasher::new();
-    content.hash(&mut hasher);
-    hasher.finish()
+    for path in paths {
+        std::fs::read(path)?.hash(&mut hasher);
+    }
+    Ok(hasher.finish())
 }
 
 #[cfg(test)]
@@ -264,6 +306,26 @@ mod tests {
         let mut watcher = ConfigWatcher::new(&link).expect("watcher");
         fs::write(&file, "two").expect("write");
         expect_change(&mut watcher, "a write behind the link").await;
+    }
+
+    #[tokio::test]
+    async fn files_that_are_followed_count_as_well() {
+        let (here, there) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
+        let (config, certificate) = (here.path().join("pgsluice.toml"), there.path().join("server.crt"));
+        fs::write(&config, "config").expect("write");
+        fs::write(&certificate, "one").expect("write");
+        let mut watcher = ConfigWatcher::new(&config).expect("watcher");
+        assert!(watcher.follow(vec![certificate.clone()]));
+        assert!(!watcher.follow(vec![certificate.clone()]));
+        fs::write(&certificate, "two").expect("write");
+        expect_only_this(&mut watcher, &certificate, "two").await;
+        fs::remove_file(&certificate).expect("remove");
+        assert!(tokio::time::timeout(DEBOUNCE * 4, watcher.changed()).await.is_err(), "a missing file is no change");
+        fs::write(&certificate, "three").expect("write");
+        expect_only_this(&mut watcher, &certificate, "three").await;
+        assert!(watcher.follow(Vec::new()));
+        fs::write(&config, "other").expect("write");
+        expect_only_this(&mut watcher, &config, "other").await;
     }
 
     #[test]

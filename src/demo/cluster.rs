@@ -5,6 +5,7 @@
 //! back. The order of the fields matters: servers end before their folder goes.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -189,10 +190,31 @@ impl<'a> Builder<'a> {
         let data_dir = self.home.folder(name, &self.site.account)?;
         self.initdb(&data_dir).await?;
         write(&data_dir.join("pg_hba.conf"), PG_HBA)?;
-        write(&data_dir.join("postgresql.conf"), &postgresql_conf(&self.site.socket_dir, &self.options.settings))?;
+        let mut settings = self.certificate(&data_dir)?;
+        settings.extend_from_slice(&self.options.settings);
+        write(&data_dir.join("postgresql.conf"), &postgresql_conf(&self.site.socket_dir, &settings))?;
         let primary = self.start(name, ServerRole::Primary).await?;
         self.create_roles(&primary).await?;
         Ok(primary)
+    }
+
+    /// Puts the certificate where replicas get it with their base backup; the settings that use it.
+    fn certificate(&self, data_dir: &Path) -> Result<Vec<(String, String)>, DemoError> {
+        let Some(certificate) = &self.options.certificate else { return Ok(Vec::new()) };
+        let mut settings = vec![("ssl".to_owned(), "on".to_owned())];
+        let files = [("server.crt", Some(&certificate.cert)), ("server.key", Some(&certificate.key))];
+        for (name, content) in files.into_iter().chain([("root.crt", certificate.client_ca.as_ref())]) {
+            let Some(content) = content else { continue };
+            let path = data_dir.join(name);
+            write(&path, content)?;
+            let private = fs::Permissions::from_mode(0o600);
+            fs::set_permissions(&path, private).map_err(DemoError::io(format!("protect {}", path.display())))?;
+            self.site.account.give(&path)?;
+            if name == "root.crt" {
+                settings.push(("ssl_ca_file".to_owned(), name.to_owned()));
+            }
+        }
+        Ok(settings)
     }
 
     async fn initdb(&self, data_dir: &Path) -> Result<(), DemoError> {

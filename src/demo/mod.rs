@@ -29,5 +29,5 @@ pub use binaries::Binaries;
 pub use cluster::Cluster;
 pub use config::proxy_config;
 pub use error::DemoError;
-pub use options::{ClusterOptions, Credentials, Description, ServerDescription, ServerRole};
+pub use options::{ClusterOptions, Credentials, Description, ServerCertificate, ServerDescription, ServerRole};
 pub use server::{Rows, Server, StopMode};

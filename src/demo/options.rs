@@ -36,6 +36,23 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// What servers encrypt with: the contents of PEM files.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ServerCertificate {
+    /// The certificate, with its chain.
+    pub cert: String,
+    /// Its private key.
+    pub key: String,
+    /// Whose clients' certificates are taken, if any are asked for.
+    pub client_ca: Option<String>,
+}
+
+impl fmt::Debug for ServerCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerCertificate").finish_non_exhaustive()
+    }
+}
+
 /// What a cluster is to be like. The default has two replicas and random passwords.
 #[derive(Debug, Clone)]
 pub struct ClusterOptions {
@@ -43,6 +60,9 @@ pub struct ClusterOptions {
     pub replicas: usize,
     /// Further settings for `postgresql.conf` of every server; they win over the built-in ones.
     pub settings: Vec<(String, String)>,
+    /// With it the servers have `ssl = on`; it lies in their data directories as `server.crt`, `server.key` and
+    /// `root.crt`. By default they have none.
+    pub certificate: Option<ServerCertificate>,
     /// The superuser that `initdb` makes.
     pub superuser: Credentials,
     /// The proxy's own account: member of `pg_monitor`.
@@ -58,6 +78,7 @@ impl Default for ClusterOptions {
         Self {
             replicas: 2,
             settings: Vec::new(),
+            certificate: None,
             superuser: Credentials::random("postgres"),
             monitor: Credentials::random("pgsluice"),
             app: Credentials::random("app"),

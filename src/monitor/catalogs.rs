@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::catalog_rows::{self, Fingerprint, LoadError};
+use super::driver;
 use super::poll::Login;
 use crate::config::Config;
 use crate::sql::Catalog;
@@ -237,10 +238,8 @@ pub(super) fn server_for(config: &Config, topology: &SharedTopology) -> Option<(
 pub(super) async fn connect(node: Arc<Node>, login: Login) -> Result<Connection, LoadError> {
     let incarnation = node.incarnation();
     let config = login.driver_config(&node, LOAD_TIMEOUT);
-    let connected = timeout(LOAD_TIMEOUT, config.connect(tokio_postgres::NoTls)).await;
-    let (client, connection) = connected.map_err(|_| LoadError::Timeout)??;
-    // Ends when the client goes or the server does; the client notices.
-    tokio::spawn(connection);
+    let connected = timeout(LOAD_TIMEOUT, driver::connect(&config, &login.tls)).await;
+    let (client, _) = connected.map_err(|_| LoadError::Timeout)??;
     Ok(Connection { client, node, incarnation, login })
 }
 

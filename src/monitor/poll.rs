@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use deadpool_postgres::{BuildError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, timeout};
-use tokio_postgres::NoTls;
 
+use super::driver::DriverConnect;
 use super::question::{self, Answer, AnswerError, Facts};
 use crate::config;
+use crate::tls::Outbound;
 use crate::topology::Node;
 
 /// What the servers show in `pg_stat_activity`.
@@ -50,12 +51,19 @@ pub struct Login {
     pub password: Option<config::Secret>,
     /// `shards.database`
     pub database: String,
+    /// How the connections are encrypted.
+    pub tls: Arc<Outbound>,
 }
 
 impl Login {
     /// The config's.
     pub fn of(shard: &config::Shard) -> Self {
-        Self { user: shard.user.clone(), password: shard.password.clone(), database: shard.database.clone() }
+        Self {
+            user: shard.user.clone(),
+            password: shard.password.clone(),
+            database: shard.database.clone(),
+            tls: Arc::clone(&shard.outbound),
+        }
     }
 
     /// The same account on another database of the shard.
@@ -218,7 +226,8 @@ impl Poller {
             return Ok(pool.clone());
         }
         let config = settings.login.driver_config(&self.node, settings.connect_timeout);
-        let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let connect = DriverConnect(Arc::clone(&settings.login.tls));
+        let manager = Manager::from_connect(config, connect, ManagerConfig { recycling_method: RecyclingMethod::Fast });
         let pool = Pool::builder(manager).max_size(2).build()?;
         self.pool = Some((settings.login.clone(), pool.clone()));
         Ok(pool)

@@ -10,6 +10,8 @@ use std::time::Instant;
 use bytes::Buf;
 
 use super::Settings;
+use super::transport::{TransportError, open};
+use crate::tls::Outbound;
 use crate::topology::Node;
 use crate::wire::startup::CancelKey;
 use crate::wire::{BUFFER_SIZE, Frames, Link, backend};
@@ -27,10 +29,14 @@ pub struct ServerConnection {
     pub link: Link,
     /// Where it goes.
     pub node: Arc<Node>,
+    /// What its shard's `sslmode` and files were when it was made.
+    pub tls: Arc<Outbound>,
     /// The node's life that it was made in.
     pub incarnation: u64,
-    /// How to cancel what it runs.
+    /// Its process on the server, and its secret.
     pub cancel_key: CancelKey,
+    /// How to cancel what it runs, for whoever does not hold the connection.
+    pub canceller: Arc<Canceller>,
     /// What the server reported.
     pub reported: Reported,
     /// What has been set since login.
@@ -85,6 +91,9 @@ pub enum Unusable {
     /// The server was lost, restarted, or changed its role since.
     #[error("the server is not what it was")]
     Stale,
+    /// `shards.sslmode`, or what its files hold.
+    #[error("connections to the server are encrypted otherwise by now")]
+    Encryption,
 }
 
 impl ServerConnection {
@@ -124,19 +133,48 @@ impl ServerConnection {
         crate::wire::frontend::put(&mut self.link.output, crate::wire::frontend::tag::TERMINATE, &[]);
         self.link.close().await;
     }
+}
 
-    /// Sends a `CancelRequest` for what this connection runs, and waits until the server has dealt with it.
-    pub async fn cancel(host: &str, port: u16, key: &CancelKey) -> io::Result<()> {
+/// What a `CancelRequest` for one connection needs.
+#[derive(Debug, Clone)]
+pub struct Canceller {
+    /// Where the connection goes.
+    pub node: Arc<Node>,
+    tls: Arc<Outbound>,
+    key: CancelKey,
+}
+
+impl Canceller {
+    pub(super) fn new(node: &Arc<Node>, link: &Link, tls: &Arc<Outbound>, key: CancelKey) -> Arc<Self> {
+        // Where the connection is in plain text, so is the key: whoever listens has read it already.
+        let tls = if link.tls().is_some() { Arc::clone(tls) } else { Arc::new(Outbound::disabled()) };
+        Arc::new(Self { node: Arc::clone(node), tls, key })
+    }
+
+    /// The connection's process on the server.
+    pub fn pid(&self) -> i32 {
+        self.key.pid
+    }
+
+    /// Sends the request, encrypted where the connection is, and waits until the server has dealt with it.
+    pub async fn cancel(&self) -> io::Result<()> {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut stream = tokio::net::TcpStream::connect((host, port)).await?;
-        let length = 12 + key.secret.len();
+        let mut stream = open(&self.node, &self.tls).await.map_err(|error| match error {
+            TransportError::Unreachable(error) => error,
+            TransportError::Tls(_) => io::Error::other(error.to_string()),
+        })?;
+        let length = 12 + self.key.secret.len();
         let mut packet = Vec::with_capacity(length);
         packet.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
         packet.extend_from_slice(&crate::wire::startup::CANCEL_REQUEST_CODE.to_be_bytes());
-        packet.extend_from_slice(&key.pid.to_be_bytes());
-        packet.extend_from_slice(&key.secret);
+        packet.extend_from_slice(&self.key.pid.to_be_bytes());
+        packet.extend_from_slice(&self.key.secret);
         stream.write_all(&packet).await?;
-        // The server sends the signal, and then closes without a word.
-        stream.read(&mut [0; 1]).await.map(|_| ())
+        stream.flush().await?;
+        // The server sends the signal, and then closes without a word; over TLS without a goodbye, too.
+        match stream.read(&mut [0; 1]).await {
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
+            _ => Ok(()),
+        }
     }
 }

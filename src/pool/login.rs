@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
-use tokio::net::TcpStream;
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
 
-use super::connection::{Existence, Reported, ServerConnection};
+use super::connection::{Canceller, Existence, Reported, ServerConnection};
 use super::settings::Settings;
+use super::transport::{TransportError, open, open_plain};
 use crate::config::Secret;
+use crate::tls::{Outbound, SslMode, end_point_hash};
 use crate::topology::Node;
-use crate::wire::scram::{ClientKey, KeyExchange, ScramError};
+use crate::wire::scram::{Binding, ClientKey, KeyExchange, ScramError};
 use crate::wire::startup::CancelKey;
 use crate::wire::{Frames, Link, Stream, backend, frontend};
 
@@ -64,6 +65,14 @@ pub enum LoginError {
         /// Whose.
         user: Arc<str>,
     },
+    /// The connection is not encrypted as `shards.sslmode` wants it.
+    #[error("{node}: {what}")]
+    Tls {
+        /// `host:port`
+        node: Arc<str>,
+        /// What is wrong.
+        what: String,
+    },
     /// The server asks for something that is not supported, or does not speak the protocol.
     #[error("{node}: {what}")]
     Protocol {
@@ -94,6 +103,8 @@ pub struct Credentials<'a> {
     pub key: Option<&'a ClientKey>,
     /// Further parameters of the startup packet, such as `options`.
     pub parameters: &'a [(&'a str, &'a str)],
+    /// How the connection is encrypted.
+    pub tls: &'a Arc<Outbound>,
 }
 
 /// Connects and logs in, within `limit`, and for no longer than the monitor gets answers from the node:
@@ -125,6 +136,12 @@ async fn lost(node: &Node) {
     std::future::pending().await
 }
 
+/// Why one try failed, and how it was made.
+struct Failure {
+    error: LoginError,
+    was_encrypted: bool,
+}
+
 struct Login<'a> {
     node: &'a Arc<Node>,
     credentials: Credentials<'a>,
@@ -134,16 +151,40 @@ struct Login<'a> {
 impl<'a> Login<'a> {
     async fn start(node: &'a Arc<Node>, credentials: Credentials<'a>) -> Result<ServerConnection, LoginError> {
         let incarnation = node.incarnation();
-        let unreachable = |error| LoginError::Unreachable { node: node.name.clone(), error };
-        let stream = TcpStream::connect((node.host.as_str(), node.port)).await.map_err(unreachable)?;
-        stream.set_nodelay(true).map_err(unreachable)?;
-        let keepalive =
-            socket2::TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10));
-        socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(unreachable)?;
-        let mut login = Login { node, credentials, link: Link::new(Stream::Plain(stream), BytesMut::new()) };
+        match Self::try_over(node, credentials, incarnation, open(node, credentials.tls).await).await {
+            // As libpq: what a server refuses over TLS may be let in without, where nobody asked for more.
+            Err(Failure { error: LoginError::Refused { body, .. }, was_encrypted: true })
+                if credentials.tls.mode() == SslMode::Prefer && backend::sqlstate(&body) == b"28000" =>
+            {
+                Self::try_over(node, credentials, incarnation, open_plain(node).await)
+                    .await
+                    .map_err(|failure| failure.error)
+            }
+            outcome => outcome.map_err(|failure| failure.error),
+        }
+    }
+
+    async fn try_over(
+        node: &'a Arc<Node>,
+        credentials: Credentials<'a>,
+        incarnation: u64,
+        transport: Result<Stream, TransportError>,
+    ) -> Result<ServerConnection, Failure> {
+        let stream = transport.map_err(|error| Failure {
+            error: match error {
+                TransportError::Unreachable(error) => LoginError::Unreachable { node: node.name.clone(), error },
+                TransportError::Tls(what) => LoginError::Tls { node: node.name.clone(), what },
+            },
+            was_encrypted: false,
+        })?;
+        let mut login = Login { node, credentials, link: Link::new(stream, BytesMut::new()) };
+        let was_encrypted = login.link.tls().is_some();
         login.put_startup();
-        login.authenticate().await?;
-        login.receive_greeting(incarnation).await
+        let outcome = match login.authenticate().await {
+            Ok(()) => login.receive_greeting(incarnation).await,
+            Err(error) => Err(error),
+        };
+        outcome.map_err(|error| Failure { error, was_encrypted })
     }
 
     fn put_startup(&mut self) {
@@ -193,14 +234,28 @@ impl<'a> Login<'a> {
     }
 
     async fn sasl(&mut self, mechanisms: &[u8]) -> Result<(), LoginError> {
-        if !mechanisms.split(|byte| *byte == 0).any(|name| name == SCRAM_SHA_256.as_bytes()) {
+        let offers = |name: &str| mechanisms.split(|byte| *byte == 0).any(|offered| offered == name.as_bytes());
+        let hash = self.link.tls().and_then(|stream| end_point_hash(stream.get_ref().1));
+        let (mechanism, binding) = match hash {
+            Some(hash) if offers(SCRAM_SHA_256_PLUS) => (SCRAM_SHA_256_PLUS, Binding::EndPoint(hash)),
+            // We could bind, and believe that the server cannot: if it can, somebody has changed its offer on the
+            // way, and this tells it so.
+            Some(_) => (SCRAM_SHA_256, Binding::Unrequested),
+            None => (SCRAM_SHA_256, Binding::Unsupported),
+        };
+        if !offers(mechanism) {
             return Err(self.protocol("offers no SASL mechanism that is supported; use scram-sha-256".into()));
         }
         if let (None, Some(key)) = (self.credentials.password, self.credentials.key) {
-            return self.sasl_with_key(key).await;
+            return self.sasl_with_key(key, mechanism, binding).await;
         }
-        let mut scram = ScramSha256::new(self.password()?.expose().as_bytes(), ChannelBinding::unsupported());
-        self.put_first(scram.message());
+        let binding = match binding {
+            Binding::EndPoint(hash) => ChannelBinding::tls_server_end_point(hash),
+            Binding::Unrequested => ChannelBinding::unrequested(),
+            Binding::Unsupported => ChannelBinding::unsupported(),
+        };
+        let mut scram = ScramSha256::new(self.password()?.expose().as_bytes(), binding);
+        self.put_first(mechanism, scram.message());
         let challenge = self.receive_sasl(11).await?;
         scram.update(&challenge).map_err(|error| self.protocol(format!("SCRAM: {error}")))?;
         let last = scram.message().to_vec();
@@ -209,9 +264,9 @@ impl<'a> Login<'a> {
         scram.finish(&outcome).map_err(|error| self.protocol(format!("SCRAM: {error}")))
     }
 
-    async fn sasl_with_key(&mut self, key: &ClientKey) -> Result<(), LoginError> {
-        let mut exchange = KeyExchange::new(key);
-        self.put_first(exchange.first().as_bytes());
+    async fn sasl_with_key(&mut self, key: &ClientKey, mechanism: &str, binding: Binding) -> Result<(), LoginError> {
+        let mut exchange = KeyExchange::new(key, binding);
+        self.put_first(mechanism, exchange.first().as_bytes());
         let challenge = self.receive_sasl(11).await?;
         let last = exchange.answer(&challenge).map_err(|error| self.scram(error))?;
         self.put_password(&[last.as_bytes()]);
@@ -227,9 +282,9 @@ impl<'a> Login<'a> {
         }
     }
 
-    fn put_first(&mut self, message: &[u8]) {
+    fn put_first(&mut self, mechanism: &str, message: &[u8]) {
         let length = u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes();
-        self.put_password(&[SCRAM_SHA_256.as_bytes(), b"\0", &length, message]);
+        self.put_password(&[mechanism.as_bytes(), b"\0", &length, message]);
     }
 
     async fn receive_sasl(&mut self, code: i32) -> Result<Bytes, LoginError> {
@@ -264,9 +319,11 @@ impl<'a> Login<'a> {
         };
         let created = Instant::now();
         Ok(ServerConnection {
+            canceller: Canceller::new(self.node, &self.link, self.credentials.tls, cancel_key.clone()),
             existence: Arc::new(Existence { pid: cancel_key.pid, created }),
             link: self.link,
             node: Arc::clone(self.node),
+            tls: Arc::clone(self.credentials.tls),
             incarnation,
             cancel_key,
             reported,

@@ -11,9 +11,10 @@ mod keys;
 mod login;
 mod pools;
 mod settings;
+mod transport;
 
 pub use checkout::{Checkout, CheckoutError};
-pub use connection::{Reported, ServerConnection, Shape, note_parameter};
+pub use connection::{Canceller, Reported, ServerConnection, Shape, note_parameter};
 pub use keys::ClientKeys;
 pub use login::LoginError;
 pub use pools::{Identity, NodePool, PinPlace, PoolView, Pools, ServerView};

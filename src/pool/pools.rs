@@ -14,6 +14,7 @@ use super::connection::{Existence, ServerConnection, Unusable};
 use super::keys::ClientKeys;
 use super::login::{Credentials, LoginError, login};
 use crate::config::{Config, Password, Secret};
+use crate::tls::Outbound;
 use crate::topology::{Node, Topology};
 
 /// How often idle connections are looked through.
@@ -151,6 +152,7 @@ impl Pools {
             password: password.as_ref(),
             key: key.as_deref(),
             parameters,
+            tls: tls_of(node, &config).ok_or_else(|| no_longer_known(node))?,
         };
         login(node, credentials, config.pool.connect_timeout).await
     }
@@ -187,10 +189,12 @@ impl Pools {
         let config = self.config.load();
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         pools.retain(|_, pool| {
+            let manager = pool.pool.manager();
             let removed = pool.pool.retain(|connection, metrics| {
                 metrics.last_used() < config.pool.idle_timeout
                     && now.duration_since(connection.created) < config.pool.max_lifetime
                     && connection.incarnation == connection.node.incarnation()
+                    && manager.encrypts_as(&config, connection)
             });
             drop(removed);
             pool.pool.status().size > 0 || Arc::strong_count(pool) > 1
@@ -305,6 +309,12 @@ impl NodePool {
         Ok(Checkout::new(object, Arc::clone(self)))
     }
 
+    /// Whether one of its connections is encrypted as one would be that is made now.
+    pub fn encrypts_as(&self, connection: &ServerConnection) -> bool {
+        let manager = self.pool.manager();
+        manager.encrypts_as(&manager.config.load(), connection)
+    }
+
     /// Whether somebody waits for a connection.
     pub fn is_wanted(&self) -> bool {
         self.pool.status().waiting > 0
@@ -345,6 +355,19 @@ impl NodePool {
     }
 }
 
+/// How the connections of the node's shard are encrypted; addresses are unique over the whole config.
+fn tls_of<'c>(node: &Node, config: &'c Config) -> Option<&'c Arc<Outbound>> {
+    let is_here = |known: &crate::config::Node| known.host == node.host && known.port == node.port;
+    config.shards.iter().find(|shard| shard.nodes.iter().any(is_here)).map(|shard| &shard.outbound)
+}
+
+fn no_longer_known(node: &Node) -> LoginError {
+    LoginError::Tls {
+        node: node.name.clone(),
+        what: "is no longer part of the config, which would say how to encrypt".to_owned(),
+    }
+}
+
 /// What the servers are sent for a user, where the config knows it.
 fn password_of(config: &Config, user: &str) -> Option<Secret> {
     let user = config.auth.users.iter().find(|known| known.name == user)?;
@@ -352,6 +375,17 @@ fn password_of(config: &Config, user: &str) -> Option<Secret> {
         Password::Plain(password) => Some(password.clone()),
         Password::Verifier(_) => None,
     })
+}
+
+impl ServerManager {
+    fn tls<'c>(&self, config: &'c Config) -> Option<&'c Arc<Outbound>> {
+        tls_of(&self.node, config)
+    }
+
+    /// Whether the connection is encrypted as one would be that is made now.
+    fn encrypts_as(&self, config: &Config, connection: &ServerConnection) -> bool {
+        self.tls(config).is_some_and(|tls| Arc::ptr_eq(tls, &connection.tls) || *tls == connection.tls)
+    }
 }
 
 impl Manager for ServerManager {
@@ -363,12 +397,14 @@ impl Manager for ServerManager {
         let options = format!("-c pgsluice.consistency={} -c pgsluice.route=auto", config.consistency.level.name());
         let password = password_of(&config, &self.identity.user);
         let key = self.keys.of(&self.identity.user);
+        let tls = self.tls(&config).ok_or_else(|| no_longer_known(&self.node))?;
         let credentials = Credentials {
             user: &self.identity.user,
             database: &self.identity.database,
             password: password.as_ref(),
             key: key.as_deref(),
             parameters: &[("options", &options)],
+            tls,
         };
         let result = login(&self.node, credentials, config.pool.connect_timeout).await;
         match &result {
@@ -384,8 +420,11 @@ impl Manager for ServerManager {
     }
 
     async fn recycle(&self, connection: &mut ServerConnection, _: &Metrics) -> RecycleResult<LoginError> {
-        let verdict = if connection.created.elapsed() >= self.config.load().pool.max_lifetime {
+        let config = self.config.load();
+        let verdict = if connection.created.elapsed() >= config.pool.max_lifetime {
             Err(Unusable::Old)
+        } else if !self.encrypts_as(&config, connection) {
+            Err(Unusable::Encryption)
         } else if connection.incarnation != self.node.incarnation() {
             Err(Unusable::Stale)
         } else {

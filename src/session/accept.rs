@@ -16,6 +16,7 @@ use super::attempt::Attempt;
 use super::auth::{self, Rejection};
 use super::clients::Who;
 use super::crowd::CrowdedOut;
+use super::encrypt::{self, Encryption};
 use super::ledger::Ledger;
 use super::limits::SessionLimits;
 use super::operator::{greet_operator, operator};
@@ -30,7 +31,7 @@ use super::wish::object_to_setting;
 use super::{Fault, Membership, Session};
 use crate::admin::console::{self, Operator};
 use crate::audit::Event;
-use crate::config::{AuthMethod, Config, TlsMode};
+use crate::config::{AuthMethod, Config};
 use crate::pool::{Identity, Reported, SettingValue, Settings};
 use crate::proxy::{ClientSlot, Proxy};
 use crate::route::{Demand, Horizon, Reason};
@@ -158,11 +159,14 @@ struct Login {
 }
 
 async fn log_in(proxy: &Arc<Proxy>, link: &mut Link, attempt: &mut Attempt) -> Result<Option<Admitted>, Rejection> {
-    let mut is_encrypted = false;
+    let mut encryption = encrypt::negotiate_directly(proxy, link).await?;
     for _ in 0..MAX_PACKETS {
         match receive_packet(link).await? {
-            Packet::Ssl => is_encrypted = answer_ssl(proxy, link, is_encrypted).await?,
+            Packet::Ssl => encryption = encrypt::answer_request(proxy, link, encryption).await?,
             Packet::Gss => {
+                if !link.input.is_empty() {
+                    return Err(told("08P01", "received unencrypted data after GSSAPI encryption request"));
+                }
                 link.output.extend_from_slice(b"N");
                 link.flush().await.map_err(|_| Rejection::Gone)?;
             }
@@ -171,7 +175,7 @@ async fn log_in(proxy: &Arc<Proxy>, link: &mut Link, attempt: &mut Attempt) -> R
                 return Ok(None);
             }
             Packet::Startup(request) => {
-                return Box::pin(greet(proxy, link, attempt, request, is_encrypted)).await.map(Some);
+                return Box::pin(greet(proxy, link, attempt, request, encryption)).await.map(Some);
             }
         }
     }
@@ -210,39 +214,17 @@ async fn receive_packet(link: &mut Link) -> Result<Packet, Rejection> {
     }
 }
 
-/// Answers an `SSLRequest`; true when the connection is encrypted from now on.
-async fn answer_ssl(proxy: &Proxy, link: &mut Link, is_encrypted: bool) -> Result<bool, Rejection> {
-    // What came before the handshake was not protected by it (CVE-2021-23214).
-    if !link.input.is_empty() {
-        return Err(told("08P01", "received unencrypted data after SSL request"));
-    }
-    let Some(acceptor) = proxy.tls.load_full().filter(|_| !is_encrypted) else {
-        link.output.extend_from_slice(b"N");
-        link.flush().await.map_err(|_| Rejection::Gone)?;
-        return Ok(is_encrypted);
-    };
-    link.output.extend_from_slice(b"S");
-    link.flush().await.map_err(|_| Rejection::Gone)?;
-    link.encrypt(&acceptor).await.map_err(|error| {
-        tracing::info!(%error, "TLS handshake failed");
-        Rejection::Gone
-    })?;
-    Ok(true)
-}
-
 async fn greet(
     proxy: &Arc<Proxy>,
     link: &mut Link,
     attempt: &mut Attempt,
     request: Request,
-    is_encrypted: bool,
+    encryption: Option<Encryption>,
 ) -> Result<Admitted, Rejection> {
     let config = proxy.config.load_full();
+    let is_encrypted = encryption.is_some();
     negotiate_version(link, &request)?;
-    if config.listen.tls == TlsMode::Require && !is_encrypted {
-        let reply = ErrorReply::fatal("28000", "this server takes only encrypted connections");
-        return Err(Rejection::Told(reply.hint("Connect with sslmode=require.")));
-    }
+    encrypt::check_mode(config.listen.tls, encryption.as_ref())?;
     let method = attempt.method(proxy, &config, &request, is_encrypted)?;
     if request.is_replication() {
         replication::check(&config)?;
@@ -253,7 +235,11 @@ async fn greet(
         return Err(told("3D000", format!("database \"{}\" does not exist", request.database)));
     }
     match method {
-        AuthMethod::ScramSha256 => auth::scram(link, proxy, &config, &request.user).await?,
+        AuthMethod::ScramSha256 => {
+            let end_point = encryption.as_ref().and_then(Encryption::end_point);
+            auth::scram(link, proxy, &config, &request.user, end_point).await?;
+        }
+        AuthMethod::Cert => encrypt::check_common_name(encryption.as_ref(), &request.user)?,
         AuthMethod::Trust => {}
         // Refused already.
         AuthMethod::Reject => return Err(Rejection::Gone),

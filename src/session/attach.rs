@@ -69,7 +69,8 @@ impl Session {
             return Err(plan);
         }
         let Some(Parked { checkout: mut parked, .. }) = self.parked.take() else { return Err(plan) };
-        if parked.incarnation != plan.node.incarnation() || parked.examine().await.is_err() {
+        let is_current = parked.incarnation == plan.node.incarnation() && parked.pool().encrypts_as(&parked);
+        if !is_current || parked.examine().await.is_err() {
             return Err(plan);
         }
         self.take(parked, plan, false);

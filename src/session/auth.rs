@@ -9,11 +9,13 @@ use bytes::Buf;
 use pgwire::api::auth::sasl::scram::{SCRAM_ITERATIONS, ScramSecret, ScramServerAuth, gen_salted_password};
 use pgwire::messages::Message;
 use pgwire::messages::startup::Authentication;
-use postgres_protocol::authentication::sasl::SCRAM_SHA_256;
+use postgres_protocol::authentication::sasl::{SCRAM_SHA_256, SCRAM_SHA_256_PLUS};
 use rand::RngCore;
 
+use super::binding::{self, Initial};
 use crate::config::{Config, Password, Secret, User};
 use crate::proxy::Proxy;
+use crate::tls::EndPoint;
 use crate::wire::frontend::tag;
 use crate::wire::scram::{ClientKey, Verifier};
 use crate::wire::{ErrorReply, Frames, Link};
@@ -125,23 +127,34 @@ async fn expectation(proxy: &Proxy, config: &Config, user: &str) -> Result<Expec
     Ok(found.map_or_else(|| Expectation::Nothing(proxy.verifiers.mock(user)), Expectation::Verifier))
 }
 
-/// Asks the client to prove that it knows the password.
-pub(super) async fn scram(client: &mut Link, proxy: &Proxy, config: &Config, user: &str) -> Result<(), Rejection> {
+/// Asks the client to prove that it knows the password; over TLS, bound to the certificate at its `end_point`.
+pub(super) async fn scram(
+    client: &mut Link,
+    proxy: &Proxy,
+    config: &Config,
+    user: &str,
+    end_point: Option<&EndPoint>,
+) -> Result<(), Rejection> {
     let failed =
         || Rejection::Told(ErrorReply::fatal("28P01", format!("password authentication failed for user \"{user}\"")));
     let malformed = || Rejection::Told(ErrorReply::fatal("08P01", "malformed SCRAM message"));
-    send(client, &Authentication::SASL(vec![SCRAM_SHA_256.to_owned()])).await?;
+    // The better one first, as PostgreSQL offers them.
+    let offered = [SCRAM_SHA_256_PLUS, SCRAM_SHA_256].into_iter().skip(usize::from(end_point.is_none()));
+    send(client, &Authentication::SASL(offered.map(str::to_owned).collect())).await?;
     let first = receive(client).await?;
-    let first = initial_response(&first).ok_or_else(malformed)?;
+    let initial = Initial::read(&first, end_point)?;
     let (secret, verifier, is_known) = match expectation(proxy, config, user).await? {
         Expectation::Password(secret) => (secret, None, true),
         Expectation::Verifier(verifier) => (secret_of(&verifier), Some(verifier), true),
         Expectation::Nothing(secret) => (secret, None, false),
     };
-    let (challenge, waiting) =
-        ScramServerAuth::new().on_client_first_message_with_secret(first, secret).map_err(|_| malformed())?;
+    let (challenge, waiting) = end_point
+        .map_or_else(ScramServerAuth::new, |end_point| end_point.scram.clone())
+        .on_client_first_message_with_secret(initial.message, secret)
+        .map_err(|_| malformed())?;
     send(client, &Authentication::SASLContinue(challenge.clone().into())).await?;
     let last = receive(client).await?;
+    binding::check_final(&initial, &last)?;
     let outcome = waiting.on_client_final_message(&last).map_err(|_| {
         proxy.users.doubt(user);
         failed()
@@ -150,7 +163,7 @@ pub(super) async fn scram(client: &mut Link, proxy: &Proxy, config: &Config, use
         return Err(failed());
     }
     if let Some(verifier) = verifier {
-        let key = ClientKey::recover(&verifier, first, challenge.as_bytes(), &last).ok_or_else(failed)?;
+        let key = ClientKey::recover(&verifier, initial.message, challenge.as_bytes(), &last).ok_or_else(failed)?;
         proxy.pools.keys().remember(user, key);
     }
     send(client, &Authentication::SASLFinal(outcome.into())).await
@@ -163,13 +176,6 @@ fn secret_of(verifier: &Verifier) -> ScramSecret {
         stored_key: verifier.stored_key.to_vec(),
         server_key: verifier.server_key.to_vec(),
     }
-}
-
-/// `SASLInitialResponse`: the mechanism, and its first message.
-fn initial_response(body: &[u8]) -> Option<&[u8]> {
-    let rest = body.strip_prefix(SCRAM_SHA_256.as_bytes())?.strip_prefix(b"\0")?;
-    let (length, message) = rest.split_first_chunk()?;
-    (usize::try_from(i32::from_be_bytes(*length)).ok()? == message.len()).then_some(message)
 }
 
 async fn send(client: &mut Link, message: &Authentication) -> Result<(), Rejection> {

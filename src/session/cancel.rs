@@ -14,9 +14,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::clients::{Client, Clients, Registration, lock};
-use crate::pool::ServerConnection;
+use crate::pool::{Canceller, ServerConnection};
 use crate::takeover::Predecessor;
-use crate::topology::Node;
 use crate::wire::startup::CancelKey;
 
 /// How long passing on a request may take.
@@ -28,7 +27,7 @@ pub(super) enum Target {
     Nobody,
     /// A statement that waits for a server.
     Waiting(oneshot::Sender<()>),
-    Server(Arc<Node>, CancelKey),
+    Server(Arc<Canceller>),
 }
 
 /// A request came for a statement that had no server yet.
@@ -58,7 +57,7 @@ impl Clients {
 
 impl Client {
     async fn pass_on(&self) {
-        let (node, key) = {
+        let canceller = {
             let mut target = lock(&self.target);
             match &*target {
                 Target::Nobody => return,
@@ -69,19 +68,21 @@ impl Client {
                     }
                     return;
                 }
-                Target::Server(node, key) => {
+                Target::Server(canceller) => {
                     // Under the lock: whoever clears the target afterwards sees it.
                     self.under_way.send_modify(|count| *count += 1);
-                    (Arc::clone(node), key.clone())
+                    Arc::clone(canceller)
                 }
             }
         };
-        let result = tokio::time::timeout(LIMIT, ServerConnection::cancel(&node.host, node.port, &key)).await;
+        let result = tokio::time::timeout(LIMIT, canceller.cancel()).await;
         self.under_way.send_modify(|count| *count -= 1);
         match result {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(node = %node.name, %error, "a cancel request could not be passed on"),
-            Err(_) => tracing::warn!(node = %node.name, "a cancel request was not dealt with in time"),
+            Ok(Err(error)) => {
+                tracing::warn!(node = %canceller.node.name, %error, "a cancel request could not be passed on")
+            }
+            Err(_) => tracing::warn!(node = %canceller.node.name, "a cancel request was not dealt with in time"),
         }
     }
 }
@@ -112,7 +113,7 @@ impl Registration {
 
     /// From now on requests go to this connection.
     pub fn set(&self, connection: &ServerConnection) {
-        *lock(&self.client.target) = Target::Server(Arc::clone(&connection.node), connection.cancel_key.clone());
+        *lock(&self.client.target) = Target::Server(Arc::clone(&connection.canceller));
     }
 
     /// Asks for the statement under way to be cancelled, as its client could.

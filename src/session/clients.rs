@@ -162,7 +162,7 @@ impl Client {
         let (server, is_waiting) = match &*lock(&self.target) {
             Target::Nobody => (None, false),
             Target::Waiting(_) => (None, true),
-            Target::Server(node, key) => (Some((Arc::clone(&node.name), key.pid)), false),
+            Target::Server(canceller) => (Some((Arc::clone(&canceller.node.name), canceller.pid())), false),
         };
         Some(ClientView {
             pid: self.key.pid,

@@ -13,7 +13,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::AsyncWrite;
-use tokio_rustls::TlsAcceptor;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsStream};
 use tokio_util::io::poll_read_buf;
 
 use super::Stream;
@@ -43,13 +44,49 @@ impl Link {
         Self { stream, input, output: BytesMut::new(), ready: 0, unread: 0, ignored: 0, needs_flush: false }
     }
 
-    /// Does the server's part of a TLS handshake, and goes on encrypted.
+    /// Does the server's part of a TLS handshake, and goes on encrypted. After one that fails nothing more is to be said.
     pub async fn encrypt(&mut self, acceptor: &TlsAcceptor) -> io::Result<()> {
-        self.stream = match std::mem::replace(&mut self.stream, Stream::Nobody) {
-            Stream::Plain(stream) => Stream::Tls(Box::new(acceptor.accept(stream).await?)),
-            other => other,
-        };
-        Ok(())
+        let Stream::Plain(stream) = std::mem::replace(&mut self.stream, Stream::Nobody) else { return Ok(()) };
+        match acceptor.accept(stream).into_fallible().await {
+            Ok(stream) => {
+                self.stream = Stream::Tls(Box::new(stream.into()));
+                Ok(())
+            }
+            Err((error, stream)) => {
+                self.stream = Stream::Plain(stream);
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends what we say, and listens to the rest of what the peer says, up to `limit` bytes: to close a connection with
+    /// something unread in it is to reset it, and the peer may then not see our last words.
+    pub async fn hear_out(&mut self, limit: usize) {
+        if std::future::poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx)).await.is_err() {
+            return;
+        }
+        let mut heard = 0;
+        while heard < limit && matches!(self.fill(BUFFER_SIZE).await, Ok(true)) {
+            heard += self.input.len();
+            self.input.clear();
+        }
+    }
+
+    /// The TLS connection, where there is one.
+    pub fn tls(&self) -> Option<&TlsStream<TcpStream>> {
+        match &self.stream {
+            Stream::Tls(stream) => Some(stream),
+            Stream::Plain(_) | Stream::Nobody => None,
+        }
+    }
+
+    /// The first byte that a peer sends, without taking it: to be asked before anything is read. `None` at the end of
+    /// the stream, and of what is not plain TCP.
+    pub async fn peek(&self) -> io::Result<Option<u8>> {
+        let Stream::Plain(stream) = &self.stream else { return Ok(None) };
+        let mut first = [0; 1];
+        let count = stream.peek(&mut first).await?;
+        Ok((count > 0).then_some(first[0]))
     }
 
     /// Where the peer is, while it is there.

@@ -99,30 +99,55 @@ pub enum ScramError {
 /// A login with a client's key, as seen from the client.
 pub struct KeyExchange<'a> {
     key: &'a ClientKey,
+    binding: Binding,
     first_bare: String,
     nonce: String,
     signature: Option<Key>,
 }
 
-/// `n,,`: without channel binding.
-const GS2_HEADER: &str = "n,,";
+/// What an exchange says of channel binding, and to what it is bound (RFC 5802, section 6).
+#[derive(Debug, Clone)]
+pub enum Binding {
+    /// We cannot: `n,,`.
+    Unsupported,
+    /// We could, and the server does not seem to: `y,,`.
+    Unrequested,
+    /// To the hash of the server's certificate.
+    EndPoint(Vec<u8>),
+}
+
+impl Binding {
+    fn header(&self) -> &'static str {
+        match self {
+            Self::Unsupported => "n,,",
+            Self::Unrequested => "y,,",
+            Self::EndPoint(_) => "p=tls-server-end-point,,",
+        }
+    }
+
+    /// `c=`
+    fn attribute(&self) -> String {
+        let hash: &[u8] = if let Self::EndPoint(hash) = self { hash } else { &[] };
+        STANDARD.encode([self.header().as_bytes(), hash].concat())
+    }
+}
 
 impl<'a> KeyExchange<'a> {
     /// An exchange with a new nonce.
-    pub fn new(key: &'a ClientKey) -> Self {
+    pub fn new(key: &'a ClientKey, binding: Binding) -> Self {
         let mut nonce = [0; 18];
         rand::rng().fill_bytes(&mut nonce);
         // PostgreSQL goes by the startup packet's name, and libpq sends none here.
-        Self::begin(key, "", STANDARD.encode(nonce))
+        Self::begin(key, "", STANDARD.encode(nonce), binding)
     }
 
-    fn begin(key: &'a ClientKey, name: &str, nonce: String) -> Self {
-        Self { key, first_bare: format!("n={name},r={nonce}"), nonce, signature: None }
+    fn begin(key: &'a ClientKey, name: &str, nonce: String, binding: Binding) -> Self {
+        Self { key, binding, first_bare: format!("n={name},r={nonce}"), nonce, signature: None }
     }
 
     /// The first message to the server.
     pub fn first(&self) -> String {
-        format!("{GS2_HEADER}{}", self.first_bare)
+        format!("{}{}", self.binding.header(), self.first_bare)
     }
 
     /// The answer to the server's challenge.
@@ -143,7 +168,7 @@ impl<'a> KeyExchange<'a> {
         if *salt != *verifier.salt || iterations != verifier.iterations {
             return Err(ScramError::OtherVerifier);
         }
-        let without_proof = format!("c={},r={nonce}", STANDARD.encode(GS2_HEADER));
+        let without_proof = format!("c={},r={nonce}", self.binding.attribute());
         let signed = format!("{},{challenge},{without_proof}", self.first_bare);
         self.signature = Some(sign(&verifier.server_key, signed.as_bytes()));
         let proof = xor(*key, sign(&verifier.stored_key, signed.as_bytes()));
@@ -214,14 +239,18 @@ mod tests {
     #[test]
     fn the_rfcs_exchange_gives_the_key_and_the_key_gives_the_exchange() {
         let key = recover(&verifier_of("pencil")).expect("the key");
-        let mut exchange = KeyExchange::begin(&key, "user", NONCE.to_owned());
+        let mut exchange = KeyExchange::begin(&key, "user", NONCE.to_owned(), Binding::Unsupported);
         assert_eq!(exchange.first(), FIRST);
         assert_eq!(exchange.answer(CHALLENGE.as_bytes()).as_deref(), Ok(LAST));
         assert_eq!(exchange.finish(OUTCOME.as_bytes()), Ok(()));
         assert_eq!(exchange.finish(format!("{OUTCOME},ext=1").as_bytes()), Ok(()));
         assert_eq!(exchange.finish(b"v=AAAA"), Err(ScramError::Unproved));
         assert_eq!(exchange.finish(b"e=invalid-proof"), Err(ScramError::Malformed));
-        assert_eq!(KeyExchange::new(&key).finish(OUTCOME.as_bytes()), Err(ScramError::Unproved), "nothing was asked");
+        assert_eq!(
+            KeyExchange::new(&key, Binding::Unsupported).finish(OUTCOME.as_bytes()),
+            Err(ScramError::Unproved),
+            "nothing was asked"
+        );
     }
 
     #[test]
@@ -256,7 +285,7 @@ mod tests {
             (format!("r={nonce}"), ScramError::Malformed),
             (String::new(), ScramError::Malformed),
         ] {
-            let mut exchange = KeyExchange::begin(&key, "", NONCE.to_owned());
+            let mut exchange = KeyExchange::begin(&key, "", NONCE.to_owned(), Binding::Unsupported);
             assert_eq!(exchange.answer(challenge.as_bytes()), Err(error), "{challenge}");
         }
     }

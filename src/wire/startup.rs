@@ -14,6 +14,9 @@ pub const MAX_SIZE: usize = 10_000;
 /// The request code of a `CancelRequest`: major 1234, minor 5678.
 pub const CANCEL_REQUEST_CODE: i32 = 80_877_102;
 
+/// An `SSLRequest`, whole.
+pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+
 /// A first packet.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Packet {
@@ -240,6 +243,7 @@ mod tests {
     #[test]
     fn special_requests_are_read() {
         assert_eq!(read(&packet(80_877_103, b"")), Ok(Packet::Ssl));
+        assert_eq!(read(&SSL_REQUEST), Ok(Packet::Ssl));
         assert_eq!(read(&packet(80_877_104, b"")), Ok(Packet::Gss));
         assert_eq!(
             read(&packet(80_877_102, b"\0\0\0\x07abcd")),

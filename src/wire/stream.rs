@@ -7,14 +7,14 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::TlsStream;
 
 /// Bytes to and from one peer.
 #[derive(Debug)]
 pub enum Stream {
     /// Without TLS.
     Plain(TcpStream),
-    /// A client's, with TLS.
+    /// With TLS, on either side of it.
     Tls(Box<TlsStream<TcpStream>>),
     /// Nobody: says nothing, and takes everything.
     Nobody,

@@ -95,3 +95,36 @@ async fn garbage_instead_of_a_handshake(stand: &Stand) {
         raw.drain().await;
     }
 }
+
+/// Clients that begin a handshake, either way, and go silent in the middle of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_stalls_ends_with_the_login_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = certificate(folder.path());
+    let listen = format!("tls = \"prefer\"\n{files}");
+    let stand = Stand::start_listening(0, &listen, "[limits]\nlogin_timeout = \"2s\"").await;
+    let before = stand.proxy.memory();
+    let mut silent = Vec::new();
+    // The beginning of a ClientHello that says that it is long.
+    let begun = [&b"\x16\x03\x01\x3f\xff\x01\x00\x3f\xfb\x03\x03"[..], &[7; 4000]].concat();
+    for number in 0..300 {
+        let mut raw = Raw::connect(&stand.proxy.address).await;
+        if number % 2 == 0 {
+            raw.send(&SSL_REQUEST).await;
+            assert_eq!(raw.byte().await, Some(b'S'));
+        }
+        raw.send(&begun).await;
+        silent.push(raw);
+    }
+    stand.proxy.wait_for_metric("pgsluice_clients", &["state=\"login\""], |count| count > 0.0).await;
+    // Others are served meanwhile.
+    assert_eq!(stand.client().await.query_one("SELECT 7", &[]).await.unwrap().get::<_, i32>(0), 7);
+    let grown = stand.proxy.memory().saturating_sub(before);
+    assert!(grown < 300 * 128 * 1024, "{grown} bytes for 300 clients");
+    for mut raw in silent {
+        raw.drain().await;
+    }
+    stand.proxy.wait_for_metric("pgsluice_clients", &["state=\"login\""], |count| count == 0.0).await;
+    assert_no_defect(&stand);
+    stand.stop().await;
+}
