@@ -43,6 +43,8 @@ pub struct ServerConnection {
     pub unnamed: Option<u64>,
     /// When it was logged in.
     pub created: Instant,
+    /// What its pool's count of [`super::Pools::vacate`] was then.
+    pub vacated: u64,
 }
 
 /// Notes the body of a `ParameterStatus`; whether it says anything new.
@@ -73,6 +75,9 @@ pub enum Unusable {
     /// `pool.max_lifetime`
     #[error("it is older than pool.max_lifetime")]
     Old,
+    /// Its database was to be left by everybody.
+    #[error("its database is wanted by somebody alone")]
+    Vacated,
     /// The server was lost, restarted, or changed its role since.
     #[error("the server is not what it was")]
     Stale,

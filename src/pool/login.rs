@@ -238,6 +238,7 @@ impl<'a> Login<'a> {
             unnamed: None,
             touched_by: None,
             created: Instant::now(),
+            vacated: 0,
         })
     }
 

@@ -19,7 +19,7 @@ use super::serve::GOODBYE_LIMIT;
 use super::tracked::Tracked;
 use super::understand::object_to_setting;
 use super::{Fault, Session};
-use crate::config::{AuthMethod, TlsMode};
+use crate::config::{AuthMethod, PoolMode, TlsMode};
 use crate::pool::{Identity, Reported, SettingValue, Settings};
 use crate::proxy::{ClientSlot, Proxy};
 use crate::route::{Demand, Horizon, Reason};
@@ -44,7 +44,7 @@ pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream) {
     let outcome = tokio::time::timeout(limit, log_in(&proxy, &mut link)).await;
     drop(counted);
     let session = match outcome {
-        Ok(Ok(login)) => login.map(|login| login.into_session(proxy, link)),
+        Ok(Ok(session)) => session.map(|session| Session { client: link, ..session }),
         Ok(Err(Rejection::Gone)) => None,
         Ok(Err(Rejection::Told(reply))) => {
             tracing::info!(sqlstate = reply.sqlstate, message = %reply.message, "login refused");
@@ -84,16 +84,8 @@ async fn say_goodbye(mut link: Link, reply: &ErrorReply) {
     let _ = tokio::time::timeout(GOODBYE_LIMIT, link.close()).await;
 }
 
-/// A client that has proved who it is.
-struct Login {
-    identity: Identity,
-    startup: Arc<Settings>,
-    registration: super::cancel::Registration,
-    reported: Reported,
-    slot: ClientSlot,
-}
-
-async fn log_in(proxy: &Arc<Proxy>, link: &mut Link) -> Result<Option<Login>, Rejection> {
+/// A session for a client that has proved who it is. It has no client yet: `link` is still the caller's.
+async fn log_in(proxy: &Arc<Proxy>, link: &mut Link) -> Result<Option<Session>, Rejection> {
     let mut is_encrypted = false;
     for _ in 0..MAX_PACKETS {
         match receive_packet(link).await? {
@@ -163,7 +155,12 @@ async fn answer_ssl(proxy: &Proxy, link: &mut Link, is_encrypted: bool) -> Resul
     Ok(true)
 }
 
-async fn greet(proxy: &Arc<Proxy>, link: &mut Link, request: Request, is_encrypted: bool) -> Result<Login, Rejection> {
+async fn greet(
+    proxy: &Arc<Proxy>,
+    link: &mut Link,
+    request: Request,
+    is_encrypted: bool,
+) -> Result<Session, Rejection> {
     let config = proxy.config.load_full();
     negotiate_version(link, &request)?;
     if config.listen.tls == TlsMode::Require && !is_encrypted {
@@ -184,14 +181,16 @@ async fn greet(proxy: &Arc<Proxy>, link: &mut Link, request: Request, is_encrypt
         AuthMethod::ScramSha256 => auth::scram(link, &proxy.verifiers, &config, &request.user).await?,
         AuthMethod::Trust => {}
     }
-    let login = Login {
-        startup: Arc::new(startup_settings(&request)?),
-        identity: Identity { user: request.user.into(), database: request.database.into() },
-        registration: proxy.cancels.register(request.minor_version >= 2),
-        reported: Reported::new(),
+    let mut session = Session::new(
+        Arc::clone(proxy),
+        Identity { user: request.user.as_str().into(), database: request.database.as_str().into() },
+        proxy.cancels.register(request.minor_version >= 2),
+        Arc::new(startup_settings(&request)?),
         slot,
-    };
-    login.receive_greeting(proxy, link).await
+    );
+    session.learn_greeting().await.map_err(Rejection::Told)?;
+    session.tell_greeting(link).await?;
+    Ok(session)
 }
 
 fn negotiate_version(link: &mut Link, request: &Request) -> Result<(), Rejection> {
@@ -217,20 +216,31 @@ fn startup_settings(request: &Request) -> Result<Settings, Rejection> {
     Ok(Settings::new(values))
 }
 
-impl Login {
-    /// Tells the client that it is in, and what the server's settings are. They are a server's own
-    /// words: the first client of its kind is shown what a server connection reports when it has been
-    /// brought to the same settings, the next ones the same.
-    async fn receive_greeting(mut self, proxy: &Arc<Proxy>, link: &mut Link) -> Result<Self, Rejection> {
-        let database = proxy.database(&self.identity.database);
-        self.reported = match database.greeting(&self.identity.user, &self.startup) {
-            Some(reported) => reported,
-            None => {
-                let reported = self.ask_a_server(proxy).await.map_err(Rejection::Told)?;
-                database.note_greeting(&self.identity.user, &self.startup, reported.clone());
-                reported
+impl Session {
+    /// Learns what a server's settings are for such a client. They are a server's own words: the first client of its
+    /// kind is shown what a server connection reports when it has been brought to the same settings, the next ones the same.
+    /// In session pooling each asks the connection that is its own from now on.
+    async fn learn_greeting(&mut self) -> Result<(), ErrorReply> {
+        if self.proxy.config.load().pool.mode == PoolMode::Session {
+            self.reported = self.ask_a_server().await?;
+            if let Some(server) = &self.server {
+                self.registration.take_pid(server.checkout.cancel_key.pid);
             }
-        };
+            return Ok(());
+        }
+        let startup = Arc::clone(self.tracked.current());
+        if let Some(reported) = self.database.greeting(&self.identity.user, &startup) {
+            self.reported = reported;
+            return Ok(());
+        }
+        self.reported = self.ask_a_server().await?;
+        self.release().await;
+        self.database.note_greeting(&self.identity.user, &startup, self.reported.clone());
+        Ok(())
+    }
+
+    /// Tells the client that it is in.
+    async fn tell_greeting(&self, link: &mut Link) -> Result<(), Rejection> {
         let encoded = Authentication::Ok.encode(&mut link.output);
         encoded.map_err(|_| Rejection::Gone)?;
         for (name, value) in &self.reported {
@@ -243,62 +253,45 @@ impl Login {
         };
         BackendKeyData::new(key.pid, secret).encode(&mut link.output).map_err(|_| Rejection::Gone)?;
         put_ready_for_query(&mut link.output, TransactionStatus::Idle);
-        link.flush().await.map_err(|_| Rejection::Gone)?;
-        Ok(self)
+        link.flush().await.map_err(|_| Rejection::Gone)
     }
 
-    async fn ask_a_server(&self, proxy: &Arc<Proxy>) -> Result<Reported, ErrorReply> {
-        // A session with nobody behind it, to go the same way as any other.
-        let mut session = Session::new(
-            Arc::clone(proxy),
-            self.identity.clone(),
-            Link::new(Stream::Nobody, BytesMut::new()),
-            proxy.cancels.register(false),
-            Arc::clone(&self.startup),
-            Reported::new(),
-            None,
-        );
+    /// Takes a server connection, brings it to this session's settings, and returns what it reports then.
+    async fn ask_a_server(&mut self) -> Result<Reported, ErrorReply> {
         let lost = || ErrorReply::fatal("08006", "the server connection was lost during login");
-        if session.reach(Demand::Replica(Reason::FreshReplica)).await.is_err() {
-            session.reach(Demand::Primary(Reason::Transaction)).await.map_err(|fault| match fault {
+        let is_pooled = self.proxy.config.load().pool.mode == PoolMode::Transaction;
+        if !is_pooled || self.reach(Demand::Replica(Reason::FreshReplica)).await.is_err() {
+            let reason = if is_pooled { Reason::Transaction } else { Reason::SessionPooling };
+            self.reach(Demand::Primary(reason)).await.map_err(|fault| match fault {
                 Fault::Fatal(reply) => reply,
                 _ => lost(),
             })?;
         }
-        let server = session.server.as_ref().ok_or_else(lost)?;
+        let server = self.server.as_ref().ok_or_else(lost)?;
         let mut reported = server.checkout.reported.clone();
         if server.role == Role::Replica || reported.contains_key("in_hot_standby") {
             // Of the whole that the client speaks to, not of one node.
             reported.insert("in_hot_standby".into(), b"off".as_slice().into());
         }
-        session.release().await;
         Ok(reported)
     }
 
-    fn into_session(self, proxy: Arc<Proxy>, link: Link) -> Session {
-        Session::new(proxy, self.identity, link, self.registration, self.startup, self.reported, Some(self.slot))
-    }
-}
-
-impl Session {
     fn new(
         proxy: Arc<Proxy>,
         identity: Identity,
-        client: Link,
         registration: super::cancel::Registration,
         startup: Arc<Settings>,
-        reported: Reported,
-        slot: Option<ClientSlot>,
+        slot: ClientSlot,
     ) -> Self {
         Self {
             database: proxy.database(&identity.database),
             proxy,
             identity,
-            client,
+            client: Link::new(Stream::Nobody, BytesMut::new()),
             registration,
             statements: ClientStatements::default(),
             tracked: Tracked::new(startup),
-            reported,
+            reported: Reported::new(),
             horizon: Horizon::default(),
             server: None,
             parked: None,

@@ -122,6 +122,23 @@ impl Registration {
         &self.slot.key
     }
 
+    /// Gives the session this process ID, unless another one has it: that of the server connection that it keeps for
+    /// as long as it lives. To be called before the client knows its key.
+    pub fn take_pid(&mut self, pid: i32) {
+        let mut slots = lock(&self.registry.slots);
+        if slots.contains_key(&pid) {
+            return;
+        }
+        let slot = CancelSlot {
+            key: CancelKey { pid, secret: self.slot.key.secret.clone() },
+            target: Mutex::new(std::mem::replace(&mut *lock(&self.slot.target), Target::Nobody)),
+            under_way: watch::Sender::new(0),
+        };
+        slots.remove(&self.slot.key.pid);
+        self.slot = Arc::new(slot);
+        slots.insert(pid, Arc::clone(&self.slot));
+    }
+
     /// Waits for what a statement needs before it has a server, unless a request ends that.
     pub async fn unless_cancelled<T>(&self, awaited: impl Future<Output = T>) -> Result<T, Cancelled> {
         let mut awaited = pin!(awaited);

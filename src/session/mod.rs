@@ -96,7 +96,7 @@ pub struct Session {
     saw_rows: bool,
     /// The open transaction has changed a catalog.
     changed_catalog: bool,
-    _slot: Option<ClientSlot>,
+    _slot: ClientSlot,
 }
 
 /// See [`Session::parked`].
