@@ -12,7 +12,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from results import FAILED, PASSED, Outcome
+from results import FAILED, Outcome
 
 CHECKS = []
 LIMIT = 120  # seconds for one program
@@ -55,17 +55,9 @@ def run(target, work):
             continue
         try:
             seen[name] = function(tools) or ""
-            outcomes[name] = Outcome(PASSED)
         except (AssertionError, subprocess.SubprocessError, OSError) as error:
             outcomes[name] = Outcome(FAILED, f"{type(error).__name__}: {error}")
-    if target.side == "direct":
-        work.tools.transcripts["tools"] = seen
-    direct = work.tools.transcripts["tools"]
-    for name, text in seen.items():
-        (work.out / f"{name}.txt").write_text(text)
-        if name in direct and direct[name] != text:
-            outcomes[name] = Outcome(FAILED, f"it shows something else; directly:\n{direct[name][-3000:]}\nhere:\n{text[-3000:]}")
-    return outcomes
+    return outcomes | work.judged("tools", target, seen)
 
 
 SCHEMA = """

@@ -1,6 +1,7 @@
 """The suites: whose tests they are, what they need, and how they are run against a target."""
 
 import argparse
+import difflib
 import json
 import subprocess
 import sys
@@ -47,6 +48,21 @@ class Work:
     def tail(self, log="output.log"):
         return (self.out / log).read_text(errors="replace")[-3000:]
 
+    def judged(self, name, target, steps, is_good=lambda text: True):
+        """Directly a step has passed when `is_good`; through pgsluice, when it also shows the same."""
+        if target.side == "direct":
+            self.tools.transcripts[name] = steps
+        direct, outcomes = self.tools.transcripts[name], {}
+        for step, text in steps.items():
+            (self.out / f"{step}.txt").write_text(text)
+            if not is_good(text):
+                outcomes[step] = Outcome(FAILED, text[-3000:])
+            elif step in direct and direct[step] != text:
+                outcomes[step] = Outcome(FAILED, difference(direct[step], text))
+            else:
+                outcomes[step] = Outcome(PASSED)
+        return outcomes
+
     def pytest(self, target, folder, arguments, environment=None):
         report = self.out / "junit.xml"
         report.unlink(missing_ok=True)
@@ -60,6 +76,11 @@ class Work:
         if not report.exists():
             raise CannotRun(f"pytest wrote no report:\n{self.tail()}")
         return from_junit(report)
+
+
+def difference(direct, here):
+    lines = difflib.unified_diff(direct.splitlines(), here.splitlines(), "directly", "here", lineterm="", n=2)
+    return "it shows something else:\n" + "\n".join(list(lines)[:60])
 
 
 def asyncpg(target, work):
@@ -166,6 +187,28 @@ def tools(target, work):
     return client_tools.run(target, work)
 
 
+JDBC_JAR = Path("/usr/share/java/postgresql.jar")
+
+
+def jdbc(target, work):
+    """Steps that print "== name" and what they saw; compared as those of `tools`."""
+    classes = work.out / "classes"
+    if not JDBC_JAR.exists():
+        raise CannotRun(f"{JDBC_JAR} is missing: apt-get install libpostgresql-jdbc-java default-jdk-headless")
+    if work.command(["javac", "-cp", JDBC_JAR, "-d", classes, HERE / "Jdbc.java"], target.environment(), work.out) != 0:
+        raise CannotRun(f"javac failed:\n{work.tail()}")
+    url = f"jdbc:postgresql://{target.host}:{target.port}/{target.database}"
+    command = ["java", "-cp", f"{classes}:{JDBC_JAR}", "Jdbc", url, target.user, target.password]
+    status = work.command(command + ([work.select] if work.select else []), target.environment(), work.out)
+    steps = {}
+    for block in (work.out / "output.log").read_text().split("== ")[1:]:
+        name, _, text = block.partition("\n")
+        steps[name] = text
+    outcomes = work.judged("jdbc", target, steps, lambda text: "the step failed" not in text)
+    outcomes["exit status"] = Outcome(PASSED) if status == 0 else Outcome(FAILED, work.tail())
+    return outcomes
+
+
 SQLALCHEMY = ("CREATE SCHEMA test_schema", "CREATE SCHEMA test_schema_2", "CREATE EXTENSION hstore", "CREATE EXTENSION citext")
 
 SUITES = [
@@ -180,4 +223,5 @@ SUITES = [
     Suite("sqlalchemy-asyncpg", "SQLAlchemy 2.0: the same with asyncpg", sqlalchemy("postgresql+asyncpg"), SQLALCHEMY),
     Suite("django", "Django 5.2: its database tests, with psycopg 3", django),
     Suite("node-postgres", "node-postgres 8.16: a script after its documentation", transcript("node_postgres")),
+    Suite("jdbc", "PostgreSQL's JDBC driver 42.5: a program after its documentation", jdbc),
 ]
