@@ -179,7 +179,12 @@ async fn check(stand: &Stand, cases: &[(&str, Place, &str)]) {
     let mut witness = Witness::new(stand);
     let mut wrong = Vec::new();
     let mut client = reader(stand).await;
+    let major = stand.server_major();
     for (sql, place, reason) in cases {
+        // PostgreSQL has it since 15.
+        if major < 15 && sql.starts_with("MERGE") {
+            continue;
+        }
         let role = if *place == Place::Replica { "replica" } else { "primary" };
         let expected = format!("{role} {reason}");
         let simple = witness.simple(&mut client, sql).await;
