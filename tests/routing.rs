@@ -452,7 +452,9 @@ async fn the_catalog_is_followed() {
         if place == Place::Replica {
             break;
         }
-        assert!(counted == "primary unknown_function" || counted == "primary not_fresh", "{counted}");
+        // What another client has run a moment ago may be counted only now.
+        let is_expected = counted.ends_with("primary unknown_function") || counted.ends_with("primary not_fresh");
+        assert!(is_expected, "{counted}");
         assert!(start.elapsed() < DEADLINE);
     }
     // Made on the server itself, where the proxy does not see it made.

@@ -109,13 +109,12 @@ def pg8000(target, work):
 SQLALCHEMY_TESTS = "not get_multi and not Compilation and not (RangeRoundTrip and not Int4RangeRoundTrip)"
 
 
-def sqlalchemy(scheme):
+def sqlalchemy(scheme, *tests):
     def run(target, work):
         # The compiler's tests reach no server.
         arguments = [
             "-p", "no:logging", "--maxfail=10000", "--dropfirst", f"--dburi={target.url(scheme)}",
-            "--ignore=test/dialect/postgresql/test_compiler.py", "-k", SQLALCHEMY_TESTS,
-            "test/dialect/test_suite.py", "test/dialect/postgresql",
+            "--ignore=test/dialect/postgresql/test_compiler.py", "-k", SQLALCHEMY_TESTS, *tests,
         ]
         return work.pytest(target, work.tools.source("SQLAlchemy"), arguments)
 
@@ -216,6 +215,7 @@ def jdbc(target, work):
     return outcomes
 
 
+DIALECT = "test/dialect/test_suite.py"
 SQLALCHEMY = ("CREATE SCHEMA test_schema", "CREATE SCHEMA test_schema_2", "CREATE EXTENSION hstore", "CREATE EXTENSION citext")
 
 SUITES = [
@@ -226,8 +226,9 @@ SUITES = [
     Suite("asyncpg", "asyncpg 0.31: its own tests", asyncpg),
     Suite("asyncpg-script", "asyncpg 0.31: a script after its documentation", transcript("asyncpg")),
     Suite("pg8000", "pg8000 1.31: its own tests", pg8000, ("CREATE EXTENSION hstore",)),
-    Suite("sqlalchemy-psycopg", "SQLAlchemy 2.0: its dialect suite and PostgreSQL tests, with psycopg 3", sqlalchemy("postgresql+psycopg"), SQLALCHEMY),
-    Suite("sqlalchemy-asyncpg", "SQLAlchemy 2.0: the same with asyncpg", sqlalchemy("postgresql+asyncpg"), SQLALCHEMY),
+    Suite("sqlalchemy-psycopg", "SQLAlchemy 2.0: its dialect suite, with psycopg 3", sqlalchemy("postgresql+psycopg", DIALECT), SQLALCHEMY),
+    Suite("sqlalchemy-asyncpg", "SQLAlchemy 2.0: its dialect suite, with asyncpg", sqlalchemy("postgresql+asyncpg", DIALECT), SQLALCHEMY),
+    Suite("sqlalchemy-postgresql", "SQLAlchemy 2.0: its PostgreSQL tests, with psycopg 3", sqlalchemy("postgresql+psycopg", "test/dialect/postgresql"), SQLALCHEMY),
     Suite("django", "Django 5.2: its database tests, with psycopg 3", django),
     Suite("node-postgres", "node-postgres 8.16: a script after its documentation", transcript("node_postgres")),
     Suite("jdbc", "PostgreSQL's JDBC driver 42.5: a program after its documentation", jdbc),
