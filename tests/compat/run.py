@@ -117,6 +117,10 @@ def main():
                 outcomes, seconds = run_suite(suite, options, tools)
                 if not options.select:
                     kept(results, outcomes, seconds)
+                elif results.exists():
+                    # What was run again takes the place of what it said before.
+                    before, times = kept(results)
+                    kept(results, {side: before[side] | tests for side, tests in outcomes.items()}, times)
             elif results.exists() and (options.markdown or options.report and is_chosen):
                 outcomes, seconds = kept(results)
             else:
