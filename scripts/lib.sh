@@ -5,7 +5,7 @@
 # missing and stop. Nothing is installed that is there already.
 
 # What src/demo/binaries.rs needs in one folder; the two look in the same places.
-PG_PROGRAMS=(initdb postgres pg_basebackup)
+PG_PROGRAMS=(initdb postgres)
 
 say() {
     printf '== %s\n' "$*"

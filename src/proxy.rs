@@ -290,6 +290,17 @@ impl Proxy {
         self.databases.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    /// Leaves a database that a client wants for itself, as far as no client holds a connection to it.
+    pub fn vacate(&self, database: &str) {
+        self.pools.vacate(database);
+        self.catalogs().vacate(database);
+        // What comes of it is another database as far as anybody here knows, on whichever node.
+        let known = self.databases.lock().unwrap_or_else(PoisonError::into_inner).get(database).cloned();
+        if let Some(known) = known {
+            known.forget_greetings();
+        }
+    }
+
     /// The databases' catalogs.
     pub fn catalogs(&self) -> &Arc<Catalogs> {
         self.monitor.catalogs()

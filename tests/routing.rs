@@ -181,7 +181,12 @@ async fn check(stand: &Stand, cases: &[(&str, Place, &str)]) {
     let mut witness = Witness::new(stand);
     let mut wrong = Vec::new();
     let mut client = reader(stand).await;
+    let major = stand.server_major();
     for (sql, place, reason) in cases {
+        // PostgreSQL has it since 15.
+        if major < 15 && sql.starts_with("MERGE") {
+            continue;
+        }
         let role = if *place == Place::Replica { "replica" } else { "primary" };
         let expected = format!("{role} {reason}");
         let simple = witness.simple(&mut client, sql).await;
@@ -449,7 +454,9 @@ async fn the_catalog_is_followed() {
         if place == Place::Replica {
             break;
         }
-        assert!(counted == "primary unknown_function" || counted == "primary not_fresh", "{counted}");
+        // What another client has run a moment ago may be counted only now.
+        let is_expected = counted.ends_with("primary unknown_function") || counted.ends_with("primary not_fresh");
+        assert!(is_expected, "{counted}");
         assert!(start.elapsed() < DEADLINE);
     }
     // Made on the server itself, where the proxy does not see it made.

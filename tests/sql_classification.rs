@@ -568,3 +568,21 @@ fn other_encodings_are_reads_too() {
     let setting = &analyse_bytes(b"SET application_name = 'caf\xe9'").statements[0];
     assert_eq!(setting.kind, Kind::Set(Setting::Opaque));
 }
+
+#[test]
+fn databases_that_must_be_left() {
+    let cases: [(&str, &[&str]); 7] = [
+        ("DROP DATABASE x", &["x"]),
+        ("drop database if exists \"X y\" with (force)", &["if", "exists", "X y", "with", "force"]),
+        ("CREATE DATABASE x TEMPLATE Y", &["template1", "x", "template", "y"]),
+        ("ALTER DATABASE x RENAME TO y", &["x", "rename", "to", "y"]),
+        ("ALTER DATABASE x SET work_mem = '1MB'", &[]),
+        ("DROP TABLE database", &[]),
+        ("SELECT 1", &[]),
+    ];
+    for (sql, expected) in cases {
+        let analysis = pgsluice::sql::analyse(sql);
+        let found: Vec<&str> = analysis.statements.iter().flat_map(|s| &s.databases).map(|name| &**name).collect();
+        assert_eq!(found, expected, "{sql}");
+    }
+}

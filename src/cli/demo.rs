@@ -16,6 +16,9 @@ pub struct Options {
     /// Streaming replicas beside the primary.
     #[arg(long, value_name = "M", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=16))]
     pub replicas: u8,
+    /// A setting of the PostgreSQL servers (`--set max_prepared_transactions=10`); may be given several times.
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    pub settings: Vec<(String, String)>,
     /// Only the PostgreSQL servers, without pgsluice in front.
     #[arg(long)]
     pub no_proxy: bool,
@@ -33,8 +36,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         let end = end_signal()?;
         tokio::pin!(end);
         eprintln!("Starting one primary and {} replicas …", options.replicas);
+        let with_replicas = ClusterOptions::with_replicas(options.replicas.into());
         let cluster = tokio::select! {
-            cluster = Cluster::start(ClusterOptions::with_replicas(options.replicas.into())) => cluster?,
+            cluster = Cluster::start(ClusterOptions { settings: options.settings.clone(), ..with_replicas }) => cluster?,
             () = &mut end => return Ok(()),
         };
         if options.no_proxy {
@@ -45,6 +49,14 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         }
         cluster.shutdown().await.context("the cluster did not stop as it should")
     })
+}
+
+/// `NAME=VALUE`
+fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.trim().to_owned())),
+        _ => Err("expected NAME=VALUE, such as max_connections=500".to_owned()),
+    }
 }
 
 async fn serve(cluster: &Cluster, json: bool, end: impl Future<Output = ()>) -> anyhow::Result<()> {
@@ -166,7 +178,7 @@ Three things to try, in another terminal. First give it these names:
 fn psql() -> String {
     let is_on_path = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join("psql").is_file()));
-    let beside = || Binaries::find().ok().map(|binaries| binaries.path("psql")).filter(|path| path.is_file());
+    let beside = || Binaries::find().ok().filter(|binaries| binaries.has("psql")).map(|binaries| binaries.path("psql"));
     match is_on_path {
         true => None,
         false => beside(),

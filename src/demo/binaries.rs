@@ -1,4 +1,4 @@
-//! Finding the PostgreSQL server binaries of this machine.
+//! Finding the PostgreSQL server binaries of this machine, of any supported major version.
 //!
 //! In this order: `PGSLUICE_PG_BIN`, `pg_config --bindir`, the newest `/usr/lib/postgresql/*/bin`
 //! (where Debian and Ubuntu keep servers, outside PATH), PATH. A folder counts only when it holds
@@ -11,7 +11,7 @@ use std::process::Command;
 use super::error::DemoError;
 
 /// What must be in the folder.
-pub const NEEDED: [&str; 3] = ["initdb", "postgres", "pg_basebackup"];
+pub const NEEDED: [&str; 2] = ["initdb", "postgres"];
 
 /// The environment variable that names the folder and overrides every other way.
 pub const VARIABLE: &str = "PGSLUICE_PG_BIN";
@@ -81,6 +81,19 @@ impl Binaries {
     /// The major version, such as 15.
     pub fn major(&self) -> u32 {
         self.major
+    }
+
+    /// Whether a program that can be done without is there as well. Packages that carry nothing but a server
+    /// lack `pg_basebackup`, `psql` and `pgbench`.
+    pub fn has(&self, program: &str) -> bool {
+        self.path(program).is_file()
+    }
+
+    /// A program of PostgreSQL's clients: of the same folder, or else of any other that Debian's layout or PATH
+    /// has. A newer client speaks with an older server, and `pgbench` and `psql` with a newer one too.
+    pub fn client(&self, program: &str) -> Option<PathBuf> {
+        let elsewhere = || candidates().into_iter().map(|dir| dir.join(program)).find(|path| path.is_file());
+        if self.has(program) { Some(self.path(program)) } else { elsewhere() }
     }
 
     /// The path of one binary.
@@ -173,9 +186,10 @@ mod tests {
 
     #[test]
     fn a_folder_counts_only_when_it_is_complete() {
-        let cases: [(&[&str], Option<&str>); 3] = [
+        let cases: [(&[&str], Option<&str>); 4] = [
             (&["initdb", "postgres", "pg_basebackup"], None),
-            (&["initdb", "postgres"], Some("pg_basebackup")),
+            (&["initdb", "postgres"], None),
+            (&["initdb", "psql"], Some("postgres")),
             (&[], Some("initdb")),
         ];
         for (programs, expected) in cases {
@@ -203,10 +217,10 @@ mod tests {
 
     #[test]
     fn nothing_found_says_what_to_install() {
-        let dir = folder_with(&["postgres", "initdb"]);
+        let dir = folder_with(&["postgres"]);
         let error = DemoError::NoBinaries { looked: describe(&[dir.path().to_owned()]) };
         let message = error.to_string();
-        for part in ["apt-get install postgresql", VARIABLE, "no pg_basebackup", DEBIAN_ROOT] {
+        for part in ["apt-get install postgresql", VARIABLE, "no initdb", DEBIAN_ROOT] {
             assert!(message.contains(part), "{part} is not in {message}");
         }
     }

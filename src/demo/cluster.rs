@@ -1,7 +1,7 @@
 //! A primary and its streaming replicas.
 //!
 //! [`Cluster::start`] makes the primary with `initdb`, then all replicas at once with
-//! `pg_basebackup`, each with a replication slot, so that a replica that was away for long can come
+//! `pg_basebackup` (or the functions under it, where that program is missing), each with a replication slot, so that a replica that was away for long can come
 //! back. The order of the fields matters: servers end before their folder goes.
 
 use std::fs;
@@ -13,12 +13,13 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 
 use super::account::Account;
+use super::basebackup::{self, Replication};
 use super::binaries::Binaries;
 use super::error::DemoError;
 use super::guard::Home;
 use super::options::{ClusterOptions, Credentials, Description, ServerRole};
 use super::server::{HOST, Server, Site, StopMode, port_was_taken};
-use super::settings::{PG_HBA, identifier, literal, postgresql_conf};
+use super::settings::{PG_HBA, conninfo_value, identifier, literal, postgresql_conf};
 use super::{port, wait};
 
 /// The role that replicas connect with.
@@ -251,17 +252,32 @@ impl<'a> Builder<'a> {
         // later, and the checkpoint of another replica's backup could remove WAL in between.
         primary.sql(&format!("SELECT pg_create_physical_replication_slot({}, true)", literal(&name))).await?;
         let data_dir = self.home.folder(&name, &self.site.account)?;
+        if self.site.binaries.has("pg_basebackup") {
+            self.base_backup(&data_dir, primary, &name).await?;
+        } else {
+            self.low_level_backup(&data_dir, primary, &name).await?;
+        }
+        self.start(&name, ServerRole::Replica).await
+    }
+
+    async fn base_backup(&self, data_dir: &Path, primary: &Server, slot: &str) -> Result<(), DemoError> {
         let mut command = self.command("pg_basebackup");
         // The password goes through the environment: arguments are for all to see in `ps`.
         command
             .env("PGPASSWORD", &self.replicator.password)
             .arg("-D")
-            .arg(&data_dir)
+            .arg(data_dir)
             .args(["-h", HOST, "-p", &primary.port().to_string(), "-U", REPLICATOR])
             .args(["--checkpoint=fast", "--wal-method=stream", "--no-sync"])
-            .args(["--write-recovery-conf", "--slot", &name]);
-        run("pg_basebackup", command).await?;
-        self.start(&name, ServerRole::Replica).await
+            .args(["--write-recovery-conf", "--slot", slot]);
+        run("pg_basebackup", command).await
+    }
+
+    async fn low_level_backup(&self, data_dir: &Path, primary: &Server, slot: &str) -> Result<(), DemoError> {
+        let (user, password) = (conninfo_value(REPLICATOR), conninfo_value(&self.replicator.password));
+        let conninfo = format!("host={HOST} port={} user={user} password={password}", primary.port());
+        let replication = Replication { conninfo: &conninfo, slot };
+        basebackup::copy(primary, self.site.binaries.major(), &self.site.account, data_dir, replication).await
     }
 
     /// Starts a server on a free port, and on another one when somebody else was quicker.

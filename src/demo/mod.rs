@@ -1,9 +1,10 @@
 //! A real PostgreSQL cluster on this machine: one primary with streaming replicas, made from the
 //! installed server binaries, for `pgsluice demo` and for tests.
 //!
-//! - [`binaries`] finds `initdb`, `postgres` and `pg_basebackup`.
+//! - [`binaries`] finds `initdb` and `postgres`, of any supported major version.
 //! - [`account`] is the unprivileged account that they run as, because PostgreSQL refuses root.
 //! - [`cluster`] builds the servers and the replication between them.
+//! - [`basebackup`] copies the primary for a replica.
 //! - [`server`] starts, stops, kills and freezes one server.
 //!
 //! Invariants: everything listens on the loopback only; everything that is written lies in one
@@ -12,6 +13,7 @@
 //! data that anyone wants to keep.
 
 pub mod account;
+mod basebackup;
 pub mod binaries;
 pub mod cluster;
 mod config;

@@ -43,9 +43,14 @@ pub(super) fn postgresql_conf(socket_dir: &Path, extra: &[(String, String)]) -> 
     let common = SETTINGS.into_iter().chain([("unix_socket_directories", socket_dir.as_ref())]);
     let extra = extra.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     common.chain(extra).fold(String::new(), |mut text, (name, value)| {
-        let _ = writeln!(text, "{name} = '{}'", value.replace('\\', r"\\").replace('\'', "''"));
+        let _ = writeln!(text, "{name} = {}", conf_value(value));
         text
     })
+}
+
+/// A value in `postgresql.conf`.
+pub(super) fn conf_value(text: &str) -> String {
+    format!("'{}'", text.replace('\\', r"\\").replace('\'', "''"))
 }
 
 /// A string as an SQL literal, under `standard_conforming_strings`.

@@ -78,6 +78,13 @@ impl Catalogs {
         }
     }
 
+    /// Somebody is about to drop the database, to rename or to copy it: its connection is closed, and what is known of it
+    /// is read anew when it is next asked for.
+    pub fn vacate(&self, database: &str) {
+        self.forget(database);
+        self.work.notify_one();
+    }
+
     fn want(&self, database: &str) {
         let entry = Arc::new(Entry { stale: AtomicBool::new(true), wanted: AtomicBool::new(true), ..Entry::default() });
         self.databases.rcu(|current| {

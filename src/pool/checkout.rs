@@ -54,6 +54,9 @@ impl Checkout {
 
     /// Hands it back, clean: no transaction, nothing unread, no state but its settings and prepared statements.
     pub fn give_back(mut self) {
+        if self.pool.is_vacated(&self) {
+            return;
+        }
         self.link.shrink();
         drop(self.object.take());
     }

@@ -49,6 +49,8 @@ pub struct ServerConnection {
     pub unnamed: Option<u64>,
     /// When it was logged in.
     pub created: Instant,
+    /// What its pool's count of [`super::Pools::vacate`] was then.
+    pub vacated: u64,
     /// For whoever lists connections: dropped with this one.
     pub(super) existence: Arc<Existence>,
 }
@@ -88,6 +90,9 @@ pub enum Unusable {
     /// `pool.max_lifetime`
     #[error("it is older than pool.max_lifetime")]
     Old,
+    /// Its database was to be left by everybody.
+    #[error("its database is wanted by somebody alone")]
+    Vacated,
     /// The server was lost, restarted, or changed its role since.
     #[error("the server is not what it was")]
     Stale,

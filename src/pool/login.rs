@@ -332,6 +332,7 @@ impl<'a> Login<'a> {
             unnamed: None,
             touched_by: None,
             created,
+            vacated: 0,
         })
     }
 

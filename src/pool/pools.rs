@@ -1,7 +1,7 @@
 //! The pools: one for each node, database and user.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,9 @@ use crate::topology::{Node, Topology};
 
 /// How often idle connections are looked through.
 const JANITOR_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a connection may take to say goodbye.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
 
 /// How many settings a pool remembers to have been accepted.
 const MAX_PROVEN: usize = 4096;
@@ -70,6 +73,8 @@ pub struct ServerManager {
     identity: Identity,
     config: Arc<ArcSwap<Config>>,
     keys: Arc<ClientKeys>,
+    /// How often everybody was to leave the database.
+    vacated: AtomicU64,
     /// All connections that were made here and are not closed.
     existing: Mutex<Vec<Weak<Existence>>>,
 }
@@ -127,6 +132,7 @@ impl Pools {
                 config: Arc::clone(&self.config),
                 existing: Mutex::default(),
                 keys: Arc::clone(&self.keys),
+                vacated: AtomicU64::new(0),
             };
             Arc::new(NodePool::new(manager, self.config.load().pool.size))
         });
@@ -172,6 +178,26 @@ impl Pools {
             }
             is_known
         });
+    }
+
+    /// Closes all connections to a database that no client holds, and those that are given back from now on: somebody
+    /// is about to drop or rename it, or to copy it, which a server does only when nobody else is connected. It waits
+    /// for connections that are being closed (5 s, `CountOtherDBBackends`), so nothing is waited for here.
+    pub fn vacate(&self, database: &str) {
+        let mut closed = Vec::new();
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, pool) in pools.iter().filter(|((_, identity), _)| *identity.database == *database) {
+            pool.pool.manager().vacated.fetch_add(1, Ordering::Relaxed);
+            closed.extend(pool.pool.retain(|_, _| false).removed);
+        }
+        drop(pools);
+        if !closed.is_empty() {
+            tokio::spawn(async move {
+                for connection in closed {
+                    let _ = tokio::time::timeout(GOODBYE_LIMIT, connection.terminate()).await;
+                }
+            });
+        }
     }
 
     /// Closes idle connections that are too old, idle for too long, or of a node that is not what it
@@ -291,6 +317,11 @@ impl NodePool {
         self.pressure.notify_waiters();
     }
 
+    /// Whether a connection was made before its database was last to be left by everybody.
+    pub fn is_vacated(&self, connection: &ServerConnection) -> bool {
+        connection.vacated != self.pool.manager().vacated.load(Ordering::Relaxed)
+    }
+
     /// How many connections there may be.
     pub fn max_size(&self) -> usize {
         self.pool.status().max_size
@@ -394,6 +425,8 @@ impl Manager for ServerManager {
 
     async fn create(&self) -> Result<ServerConnection, LoginError> {
         let config = self.config.load_full();
+        // Read before it is made: what is made while everybody is to leave is not used twice.
+        let vacated = self.vacated.load(Ordering::Relaxed);
         let options = format!("-c pgsluice.consistency={} -c pgsluice.route=auto", config.consistency.level.name());
         let password = password_of(&config, &self.identity.user);
         let key = self.keys.of(&self.identity.user);
@@ -416,7 +449,7 @@ impl Manager for ServerManager {
             Err(error) if !error.was_answered() => self.node.note_connection_error(),
             Err(_) => {}
         }
-        result
+        result.map(|connection| ServerConnection { vacated, ..connection })
     }
 
     async fn recycle(&self, connection: &mut ServerConnection, _: &Metrics) -> RecycleResult<LoginError> {
@@ -427,6 +460,8 @@ impl Manager for ServerManager {
             Err(Unusable::Encryption)
         } else if connection.incarnation != self.node.incarnation() {
             Err(Unusable::Stale)
+        } else if connection.vacated != self.vacated.load(Ordering::Relaxed) {
+            Err(Unusable::Vacated)
         } else {
             connection.examine().await
         };

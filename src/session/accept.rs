@@ -31,7 +31,7 @@ use super::wish::object_to_setting;
 use super::{Fault, Membership, Session};
 use crate::admin::console::{self, Operator};
 use crate::audit::Event;
-use crate::config::{AuthMethod, Config};
+use crate::config::{AuthMethod, Config, PoolMode};
 use crate::pool::{Identity, Reported, SettingValue, Settings};
 use crate::proxy::{ClientSlot, Proxy};
 use crate::route::{Demand, Horizon, Reason};
@@ -68,7 +68,7 @@ pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream, peer: SocketAddr) {
             proxy.metrics.logins(LoginOutcome::Ok).increment(1);
             // In a box, so that those who are not in yet take no more memory than they need.
             return match admitted {
-                Admitted::Session(login) => Box::pin(login.into_session(proxy, link, peer).run()).await,
+                Admitted::Session(session) => Box::pin(Session { client: link, ..*session }.run()).await,
                 Admitted::Replication(passage) => Box::pin(passage.run(&proxy, link)).await,
                 Admitted::Operator(operator) => Box::pin(console::serve(proxy, link, operator)).await,
             };
@@ -139,23 +139,11 @@ async fn put_greeting(
 
 /// What became of a login.
 enum Admitted {
-    Session(Login),
+    /// A session for a client that has proved who it is. It has no client yet: the link is still the caller's.
+    Session(Box<Session>),
     Replication(Box<Passage>),
     /// Somebody at the admin database.
     Operator(Operator),
-}
-
-/// A client that has proved who it is.
-struct Login {
-    identity: Identity,
-    startup: Arc<Settings>,
-    registration: super::clients::Registration,
-    reported: Reported,
-    membership: Membership,
-    slot: ClientSlot,
-    /// How it proved who it is.
-    method: &'static str,
-    is_encrypted: bool,
 }
 
 async fn log_in(proxy: &Arc<Proxy>, link: &mut Link, attempt: &mut Attempt) -> Result<Option<Admitted>, Rejection> {
@@ -262,18 +250,19 @@ async fn greet(
         put_greeting(link, &passage.server.reported, &passage.registration).await?;
         return Ok(Admitted::Replication(Box::new(passage)));
     }
+    let registration = proxy.clients.register(request.minor_version >= 2, Some(who));
     let startup = Arc::new(startup_settings(&request, &config)?);
-    let login = Login {
-        startup,
-        identity,
-        membership,
-        registration: proxy.clients.register(request.minor_version >= 2, Some(who)),
-        reported: Reported::new(),
-        slot,
-        method: method.name(),
-        is_encrypted,
-    };
-    login.receive_greeting(proxy, link).await.map(Admitted::Session)
+    let mut session = Session::new(Arc::clone(proxy), identity, registration, startup, Some((slot, membership)));
+    session.peer = link.peer_address();
+    if let Err(reply) = session.learn_greeting().await {
+        // A server may have seen a newer verifier than the one that is remembered.
+        proxy.users.doubt(&request.user);
+        return Err(Rejection::Told(reply));
+    }
+    put_greeting(link, &session.reported, &session.registration).await?;
+    proxy.audit.tell(Event::Login { who: session.who(), method: method.name(), tls: is_encrypted });
+    session.adopt_own_settings();
+    Ok(Admitted::Session(Box::new(session)))
 }
 
 fn negotiate_version(link: &mut Link, request: &Request) -> Result<(), Rejection> {
@@ -299,74 +288,59 @@ fn startup_settings(request: &Request, config: &Config) -> Result<Settings, Reje
     Ok(Settings::new(values))
 }
 
-impl Login {
-    /// Tells the client that it is in, and what the server's settings are. They are a server's own
-    /// words: the first client of its kind is shown what a server connection reports when it has been
-    /// brought to the same settings, the next ones the same.
-    async fn receive_greeting(mut self, proxy: &Arc<Proxy>, link: &mut Link) -> Result<Self, Rejection> {
-        let database = proxy.database(&self.identity.database);
-        self.reported = match database.greeting(&self.identity.user, &self.startup) {
-            Some(reported) => reported,
-            None => {
-                let reported = self.ask_a_server(proxy).await.map_err(|reply| {
-                    // A server may have seen a newer verifier than the one that is remembered.
-                    proxy.users.doubt(&self.identity.user);
-                    Rejection::Told(reply)
-                })?;
-                database.note_greeting(&self.identity.user, &self.startup, reported.clone());
-                reported
+impl Session {
+    /// Learns what a server's settings are for such a client. They are a server's own words: the first client of its
+    /// kind is shown what a server connection reports when it has been brought to the same settings, the next ones the same.
+    /// In session pooling each asks the connection that is its own from now on.
+    async fn learn_greeting(&mut self) -> Result<(), ErrorReply> {
+        if self.proxy.config.load().pool.mode == PoolMode::Session {
+            self.reported = self.ask_a_server().await?;
+            if let Some(server) = &self.server {
+                self.registration.take_pid(server.checkout.cancel_key.pid);
             }
-        };
-        put_greeting(link, &self.reported, &self.registration).await?;
-        Ok(self)
+            return Ok(());
+        }
+        let startup = Arc::clone(self.tracked.current());
+        if let Some(reported) = self.database.greeting(&self.identity.user, &startup) {
+            self.reported = reported;
+            return Ok(());
+        }
+        self.reported = self.ask_a_server().await?;
+        self.release().await;
+        self.database.note_greeting(&self.identity.user, &startup, self.reported.clone());
+        Ok(())
     }
 
-    async fn ask_a_server(&self, proxy: &Arc<Proxy>) -> Result<Reported, ErrorReply> {
-        let mut session = Session::of_nobody(proxy, self.identity.clone(), Arc::clone(&self.startup));
+    /// Takes a server connection, brings it to this session's settings, and returns what it reports then.
+    async fn ask_a_server(&mut self) -> Result<Reported, ErrorReply> {
         let lost = || ErrorReply::fatal("08006", "the server connection was lost during login");
-        if session.reach(Demand::Replica(Reason::FreshReplica)).await.is_err() {
-            session.reach(Demand::Primary(Reason::Transaction)).await.map_err(|fault| match fault {
+        let is_pooled = self.proxy.config.load().pool.mode == PoolMode::Transaction;
+        if !is_pooled || self.reach(Demand::Replica(Reason::FreshReplica)).await.is_err() {
+            let reason = if is_pooled { Reason::Transaction } else { Reason::SessionPooling };
+            self.reach(Demand::Primary(reason)).await.map_err(|fault| match fault {
                 Fault::Fatal(reply) => reply,
                 _ => lost(),
             })?;
         }
-        let server = session.server.as_ref().ok_or_else(lost)?;
+        let server = self.server.as_ref().ok_or_else(lost)?;
         let mut reported = server.checkout.reported.clone();
         if server.role == Role::Replica || reported.contains_key("in_hot_standby") {
             // Of the whole that the client speaks to, not of one node.
             reported.insert("in_hot_standby".into(), b"off".as_slice().into());
         }
-        session.release().await;
         Ok(reported)
     }
 
-    fn into_session(self, proxy: Arc<Proxy>, link: Link, peer: SocketAddr) -> Session {
-        let places = Some((self.slot, self.membership));
-        let mut session =
-            Session::new(proxy, self.identity, link, self.registration, self.startup, self.reported, places);
-        session.peer = Some(peer);
-        let (method, tls) = (self.method, self.is_encrypted);
-        session.proxy.audit.tell(Event::Login { who: session.who(), method, tls });
-        session.adopt_own_settings();
-        session
-    }
-}
-
-impl Session {
     /// One with nobody behind it, to go the same way as any other.
     pub(super) fn of_nobody(proxy: &Arc<Proxy>, identity: Identity, startup: Arc<Settings>) -> Self {
-        let link = Link::new(Stream::Nobody, BytesMut::new());
-        let registration = proxy.clients.register(false, None);
-        Self::new(Arc::clone(proxy), identity, link, registration, startup, Reported::new(), None)
+        Self::new(Arc::clone(proxy), identity, proxy.clients.register(false, None), startup, None)
     }
 
     fn new(
         proxy: Arc<Proxy>,
         identity: Identity,
-        client: Link,
         registration: super::clients::Registration,
         startup: Arc<Settings>,
-        reported: Reported,
         places: Option<(ClientSlot, Membership)>,
     ) -> Self {
         let (slot, membership) = places.unzip();
@@ -378,7 +352,7 @@ impl Session {
             database: proxy.database(&identity.database),
             proxy,
             identity,
-            client,
+            client: Link::new(Stream::Nobody, BytesMut::new()),
             peer: None,
             registration,
             statements: ClientStatements::default(),
@@ -386,7 +360,7 @@ impl Session {
             adopted: Arc::default(),
             shared: None,
             tracked: Tracked::new(startup),
-            reported,
+            reported: Reported::new(),
             horizon: Horizon::default(),
             server: None,
             parked: None,

@@ -176,6 +176,30 @@ impl Client {
 }
 
 impl Registration {
+    /// Gives the session this process ID, unless another one has it: that of the server connection that it keeps for
+    /// as long as it lives. To be called before the client knows its key.
+    pub fn take_pid(&mut self, pid: i32) {
+        let mut by_pid = lock(&self.clients.by_pid);
+        if by_pid.contains_key(&pid) {
+            return;
+        }
+        let old = &self.client;
+        let client = Arc::new(Client {
+            key: CancelKey { pid, secret: old.key.secret.clone() },
+            who: old.who.clone(),
+            since: old.since,
+            activity: AtomicU8::new(old.activity.load(Ordering::Relaxed)),
+            pins: Mutex::default(),
+            killed: watch::Sender::new(false),
+            target: Mutex::new(std::mem::replace(&mut *lock(&old.target), Target::Nobody)),
+            under_way: watch::Sender::new(0),
+        });
+        by_pid.remove(&old.key.pid);
+        by_pid.insert(pid, Arc::clone(&client));
+        drop(by_pid);
+        self.client = client;
+    }
+
     /// What the client is told in `BackendKeyData`.
     pub fn key(&self) -> &CancelKey {
         &self.client.key

@@ -89,6 +89,9 @@ impl Session {
             Kind::Query => self.saw_rows = true,
             Kind::Write | Kind::Utility | Kind::Execute { .. } | Kind::TwoPhase => self.saw_rows = true,
             Kind::Ddl if may_have_worked => {
+                for database in &statement.databases {
+                    self.proxy.database(&Arc::from(&**database)).note_catalog_change(Instant::now());
+                }
                 self.saw_rows = true;
                 self.changed_catalog = true;
             }

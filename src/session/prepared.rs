@@ -28,6 +28,8 @@ pub struct Prepared {
     pub types: Box<[u8]>,
     /// What is known of it.
     pub analysis: Arc<Analysis>,
+    /// The statement that its text runs, or deallocates, under that one's name on the servers.
+    pub names: Option<Arc<Self>>,
 }
 
 /// All prepared statements that some client holds.
@@ -63,6 +65,13 @@ impl Statements {
         Arc::new(Prepared { server_name: "".into(), ..statement })
     }
 
+    /// One whose text names another one. It is not shared: the same text is another client's for another of its names.
+    pub fn naming(&self, parse: Parse<'_>, analysis: Arc<Analysis>, named: Arc<Prepared>) -> Arc<Prepared> {
+        let statement = self.make(parse, analysis);
+        let server_name = if parse.name.is_empty() { "".into() } else { statement.server_name.clone() };
+        Arc::new(Prepared { server_name, names: Some(named), ..statement })
+    }
+
     /// Forgets the keys of those that nobody holds any more.
     pub fn sweep(&self) {
         let mut by_key = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,6 +89,7 @@ impl Statements {
             text: parse.text.into(),
             types: parse.types.into(),
             analysis,
+            names: None,
         }
     }
 }

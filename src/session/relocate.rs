@@ -11,6 +11,7 @@ use super::exchange::{Purpose, Sent};
 use super::relay::{Outcome, Until};
 use super::understand::Understood;
 use super::{Audience, Fault, Session};
+use crate::config::PoolMode;
 use crate::route::{Demand, Reason, RouteSetting};
 use crate::sql::{Analysis, Kind, TransactionModes};
 use crate::topology::Role;
@@ -67,6 +68,9 @@ impl Session {
     fn other_side(&self, understood: &Understood) -> Option<Demand> {
         self.opening.begun.as_ref()?;
         let role = self.server.as_ref()?.role;
+        if self.proxy.config.load().pool.mode == PoolMode::Session {
+            return None;
+        }
         if self.wish_for(understood).route != RouteSetting::Auto
             || !self.pins.is_empty()
             || self.in_batch

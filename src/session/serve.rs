@@ -17,6 +17,7 @@ use super::limits::Patience;
 use super::relay::{Failure, Outcome, Until};
 use super::understand::Understood;
 use super::{ClientFault, Fault, Session, Tally};
+use crate::config::PoolMode;
 use crate::route::{Demand, Reason};
 use crate::topology::{Node, Role};
 use crate::wire::backend::{self, TransactionStatus, put_ready_for_query};
@@ -211,6 +212,8 @@ impl Session {
 
     /// Sends the messages and relays the answers, as far as the client waits for them.
     async fn execute(&mut self, work: &Work, understood: &Understood) -> Result<Outcome, Fault> {
+        let statements = understood.analyses.iter().flat_map(|analysis| &analysis.statements);
+        statements.flat_map(|statement| &statement.databases).for_each(|database| self.proxy.vacate(database));
         self.start_clock();
         let outcome = self.send_and_relay(work, understood).await;
         self.stop_clock().await;
@@ -303,8 +306,20 @@ impl Session {
         if in_transaction || !is_at_a_boundary {
             return Err(Fault::Fatal(reply.into_fatal()));
         }
+        if self.has_lost_state() {
+            return Err(Fault::Fatal(match reply.sqlstate {
+                "08007" => reply.into_fatal(),
+                _ => lost_while_idle(Some(&node), words),
+            }));
+        }
         self.forget_exchange();
         Ok(Attempt::Refused(reply))
+    }
+
+    /// Whether something of this session was on the connection that is lost, as on a direct connection: it cannot go on as
+    /// if nothing had happened.
+    fn has_lost_state(&self) -> bool {
+        !self.pins.is_empty() || self.proxy.config.load().pool.mode == PoolMode::Session
     }
 
     /// It may have been committed, so what comes next must show it if it was.

@@ -31,7 +31,7 @@ impl Session {
             let frame = frame?;
             let outcome = match frame.tag {
                 tag::QUERY => self.translate_query(&frame).await?,
-                tag::PARSE => self.translate_parse(&frame)?,
+                tag::PARSE => self.translate_parse(&frame).await?,
                 tag::BIND => self.translate_bind(&frame).await?,
                 tag::DESCRIBE => self.translate_describe(&frame).await?,
                 tag::CLOSE => self.translate_close(&frame)?,
@@ -166,7 +166,7 @@ impl Session {
         Some((held, renamed))
     }
 
-    fn translate_parse(&mut self, frame: &Frame<'_>) -> Result<Outcome, Fault> {
+    async fn translate_parse(&mut self, frame: &Frame<'_>) -> Result<Outcome, Fault> {
         self.in_batch = true;
         let parse = Parse::read(frame.body)?;
         let analysis = self.proxy.analyses.analyse(parse.text);
@@ -180,7 +180,12 @@ impl Session {
             self.put(|out| put_parse(out, Parse { text: REFUSED, ..parse }));
             return Ok(Outcome::Done);
         }
-        let statement = if parse.name.is_empty() {
+        let statement = if let Some((held, renamed)) = self.rename(&analysis, parse.text) {
+            if let Err(outcome) = self.ensure_prepared(&held).await? {
+                return Ok(outcome);
+            }
+            self.proxy.statements.naming(Parse { text: &renamed, ..parse }, analysis, held.statement)
+        } else if parse.name.is_empty() {
             self.proxy.statements.unnamed(parse, analysis)
         } else {
             self.proxy.statements.intern(parse, analysis)
@@ -346,6 +351,12 @@ impl Session {
     /// server is asked, and a change is an error, as it would be on a connection of its own.
     async fn ensure_prepared(&mut self, held: &Held) -> Result<Result<(), Outcome>, Fault> {
         let statement = &held.statement;
+        if let Some(named) = &statement.names {
+            let named = Held { statement: Arc::clone(named), shape: 0 };
+            if let Err(outcome) = Box::pin(self.ensure_prepared(&named)).await? {
+                return Ok(Err(outcome));
+            }
+        }
         let Some(server) = &self.server else { return Ok(Ok(())) };
         let is_here = if statement.server_name.is_empty() {
             server.checkout.unnamed == Some(statement.id)

@@ -20,6 +20,12 @@ pub(super) const MAX_DEPTH: usize = 64;
 /// may be one more level of its tree.
 pub(super) const MAX_OPERATORS: usize = 2000;
 
+/// What CREATE DATABASE copies when it is not told.
+const DEFAULT_TEMPLATE: &str = "template1";
+
+/// Names that are looked at in a statement about a database.
+const MAX_DATABASES: usize = 8;
+
 /// A text under analysis: what is left of the bytes that the parser may see.
 pub(super) struct Commands<'a> {
     pub(super) text: &'a [u8],
@@ -99,6 +105,7 @@ impl Commands<'_> {
     fn utility(&self, leading: &str, cursor: Cursor<'_>) -> Option<Statement> {
         let statement = match leading {
             "truncate" => wrapped::truncate(cursor)?,
+            "create" | "alter" | "drop" if cursor.is("database") => database(leading, cursor),
             "create" => wrapped::create(cursor),
             "alter" if cursor.is("system") => Statement::new(Kind::Utility, Some(PrimaryCause::Utility)),
             "alter" | "drop" | "grant" | "revoke" | "comment" | "security" | "import" | "reassign" => {
@@ -117,6 +124,26 @@ impl Commands<'_> {
         };
         Some(statement)
     }
+}
+
+/// CREATE, ALTER or DROP DATABASE, with `cursor` behind the first word. Every name in it may be a database's: it does
+/// no harm to take an option's for one.
+fn database(leading: &str, mut cursor: Cursor<'_>) -> Statement {
+    let mut names: Vec<Box<str>> = Vec::new();
+    if leading == "create" {
+        names.push(DEFAULT_TEMPLATE.into());
+    }
+    // Others may be connected while its owner or its settings change.
+    let concerns_others = leading != "alter" || cursor.contains("rename") || cursor.contains("tablespace");
+    // Behind the word DATABASE.
+    cursor.next();
+    while concerns_others && !cursor.at_end() && names.len() < MAX_DATABASES {
+        match cursor.ident() {
+            Some((name, _)) => names.push(name),
+            None => drop(cursor.next()),
+        }
+    }
+    Statement { databases: names.into(), ..Statement::new(Kind::Ddl, Some(PrimaryCause::Ddl)) }
 }
 
 /// The first keyword in lower case; `(` for a parenthesis, empty for anything else.

@@ -69,6 +69,7 @@ impl Facts {
             pin: self.pin,
             may_unpin: false,
             changes_settings: self.changes_settings || updates_settings,
+            databases: [].into(),
             two_part_names: [].into(),
         }
     }

@@ -90,6 +90,9 @@ pub struct Statement {
     /// It may change settings in a way that `kind` does not say: `set_config(…)` that is not literally
     /// local, DO, CALL, EXECUTE, [`Setting::Opaque`], and for PREPARE and DECLARE what they will run.
     pub changes_settings: bool,
+    /// Databases that a server does this to only while nobody else is connected to them: CREATE, ALTER and DROP
+    /// DATABASE.
+    pub databases: Box<[Box<str>]>,
     /// Where `changes_settings`: what its text holds of two-part names, any of which may be the setting's. A server
     /// does not list those of no known module.
     pub two_part_names: Box<[Box<str>]>,
@@ -107,6 +110,7 @@ impl Statement {
             pin: None,
             may_unpin: false,
             changes_settings,
+            databases: [].into(),
             two_part_names: [].into(),
         }
     }

@@ -54,6 +54,11 @@ impl Stand {
         Self { cluster, proxy }
     }
 
+    /// The servers' major version.
+    pub fn server_major(&self) -> u32 {
+        pgsluice::demo::Binaries::find().expect("the servers' binaries").major()
+    }
+
     /// A connection string for the application's user, through the proxy.
     pub fn url(&self) -> String {
         let options = self.cluster.options();

@@ -1,4 +1,4 @@
-//! `pgbench`, of the same version as the servers.
+//! `pgbench`, of the servers' own version where it comes with them.
 
 use std::process::Stdio;
 
@@ -10,7 +10,7 @@ pub const MODES: [&str; 3] = ["simple", "extended", "prepared"];
 
 /// Starts it with these arguments.
 pub fn start(url: &str, arguments: &[&str]) -> Child {
-    let program = Binaries::find().expect("the servers' binaries").path("pgbench");
+    let program = Binaries::find().expect("the servers' binaries").client("pgbench").expect("pgbench");
     Command::new(program)
         .args(arguments)
         .arg(url)

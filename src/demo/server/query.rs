@@ -33,13 +33,26 @@ impl Server {
         wait::bounded(&what, self.ask(dbname, text)).await?.map_err(|source| self.sql_error(source))
     }
 
-    async fn ask(&self, dbname: &str, text: &str) -> Result<Rows, tokio_postgres::Error> {
+    /// A connection to the database `postgres` for several calls, for what lasts as long as a session.
+    pub(in crate::demo) async fn session(&self) -> Result<ServerSession<'_>, DemoError> {
+        let what = format!("{} to accept a session", self.name);
+        let connected = wait::bounded(&what, self.config(MAINTENANCE_DB).connect(NoTls)).await?;
+        let (client, connection) = connected.map_err(|source| self.sql_error(source))?;
+        tokio::spawn(connection);
+        Ok(ServerSession { server: self, client })
+    }
+
+    fn config(&self, dbname: &str) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
         config.host_path(&self.site.socket_dir).port(self.port).dbname(dbname);
         if let Some(superuser) = self.site.credentials.first() {
             config.user(&superuser.user);
         }
-        let (client, connection) = config.connect(NoTls).await?;
+        config
+    }
+
+    async fn ask(&self, dbname: &str, text: &str) -> Result<Rows, tokio_postgres::Error> {
+        let (client, connection) = self.config(dbname).connect(NoTls).await?;
         let connection = tokio::spawn(connection);
         let answer = client.simple_query(text).await;
         drop(client);
@@ -74,6 +87,22 @@ impl Server {
     /// [`DemoError::Sql`] on a primary.
     pub async fn resume_replay(&self) -> Result<(), DemoError> {
         self.sql("SELECT pg_wal_replay_resume()").await.map(drop)
+    }
+}
+
+/// See [`Server::session`].
+pub(in crate::demo) struct ServerSession<'a> {
+    server: &'a Server,
+    client: tokio_postgres::Client,
+}
+
+impl ServerSession<'_> {
+    /// As [`Server::sql`], always on this connection.
+    pub(in crate::demo) async fn sql(&self, text: &str) -> Result<Rows, DemoError> {
+        let what = format!("{} to answer {text:?}", self.server.name);
+        let answer = wait::bounded(&what, self.client.simple_query(text)).await?;
+        let answer = answer.map_err(|source| self.server.sql_error(source))?;
+        Ok(answer.iter().filter_map(row).collect())
     }
 }
 
