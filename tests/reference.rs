@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use pgsluice::admin::{ACTIONS, SHOWS};
 use pgsluice::audit::{Event, Line};
 use pgsluice::route::Reason;
 use pgsluice::telemetry::metrics::{
@@ -45,6 +46,25 @@ fn holds(name: &str, body: &str) {
 /// For a cell of a table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|")
+}
+
+/// What the admin database shows, with the columns of each table.
+#[test]
+fn show() {
+    let mut page = String::from("# The admin database\n\nWhat [it](../admin.md) shows and does.\n");
+    for show in SHOWS {
+        let name = show.name.to_uppercase();
+        write!(page, "\n## `SHOW {name}`\n\n{}\n\n| column | type | |\n| --- | --- | --- |\n", show.meaning).unwrap();
+        for column in show.columns {
+            let meaning = cell(column.meaning);
+            writeln!(page, "| `{}` | {} | {meaning} |", column.name, column.kind.name()).unwrap();
+        }
+    }
+    page.push_str("\n## Commands\n\n| command | |\n| --- | --- |\n");
+    for (command, meaning) in ACTIONS {
+        writeln!(page, "| `{}` | {} |", cell(command), cell(meaning)).unwrap();
+    }
+    holds("show.md", &page);
 }
 
 /// Every key with its value in the annotated reference, and what that says of it. The file itself is held to the

@@ -300,7 +300,7 @@ async fn parameter_status_reaches_its_client() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn prepared_statements_go_with_their_client() {
-    let stand = stand(1, "size = 2").await;
+    let stand = stand(1, "size = 2\nmax_pinned = 2").await;
     let mut setup = stand.raw().await;
     ok(&mut setup, "CREATE TABLE t (a int PRIMARY KEY, b text); INSERT INTO t VALUES (1, 'one'), (2, 'two')").await;
     stand.cluster.wait_replicated().await.unwrap();
@@ -380,7 +380,7 @@ async fn prepared_statements_go_with_their_client() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sql_prepare_stays_with_its_client() {
-    let stand = stand(0, "size = 2").await;
+    let stand = stand(0, "size = 2\nmax_pinned = 2").await;
     let mut one = stand.raw().await;
     let mut two = stand.raw().await;
     ok(&mut one, "PREPARE p (int) AS SELECT $1 + 1").await;
@@ -399,7 +399,7 @@ async fn sql_prepare_stays_with_its_client() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_table_changes_plans_as_on_a_connection_of_its_own() {
-    let stand = stand(0, "size = 2").await;
+    let stand = stand(0, "size = 2\nmax_pinned = 2").await;
     let address = stand.cluster.primary().address();
     let mut other = Raw::connect(&stand.login_at(&address)).await;
     for is_direct in [true, false] {
@@ -482,7 +482,7 @@ async fn the_unnamed_statement_is_the_clients_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cursors_and_portals() {
-    let stand = stand(1, "size = 2").await;
+    let stand = stand(1, "size = 2\nmax_pinned = 2").await;
     let mut one = stand.raw().await;
     let mut two = stand.raw().await;
     ok(&mut one, "CREATE TABLE t AS SELECT n AS a FROM generate_series(1, 10) AS n").await;
@@ -520,7 +520,7 @@ async fn cursors_and_portals() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn notifications_arrive_while_idle() {
-    let stand = stand(1, "size = 2").await;
+    let stand = stand(1, "size = 2\nmax_pinned = 2").await;
     let mut listener = stand.raw().await;
     let mut speaker = stand.raw().await;
     ok(&mut listener, "LISTEN news").await;
@@ -553,7 +553,7 @@ async fn notifications_arrive_while_idle() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn temporary_tables_and_locks_stay_with_their_client() {
-    let stand = stand(0, "size = 2").await;
+    let stand = stand(0, "size = 2\nmax_pinned = 2").await;
     let mut one = stand.raw().await;
     let mut two = stand.raw().await;
     ok(&mut one, "CREATE TEMP TABLE mine AS SELECT 1 AS a").await;

@@ -1,5 +1,6 @@
 //! The admin database's language: one command a statement, words and one argument.
 
+use std::fmt;
 use std::str::FromStr;
 
 /// What an operator may ask for.
@@ -74,6 +75,19 @@ impl Command {
             Self::Kill(_) => "KILL",
             Self::Ignored(tag) => tag,
             Self::Select(_) => "SELECT",
+        }
+    }
+}
+
+impl fmt::Display for Command {
+    /// As it would be said again.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        match self {
+            Self::Show(name) | Self::Drain(name) | Self::Undrain(name) => write!(f, " {name}"),
+            Self::ExplainRoute { database, sql } => write!(f, " ON \"{database}\" {sql}"),
+            Self::Kill(pid) => write!(f, " {pid}"),
+            _ => Ok(()),
         }
     }
 }

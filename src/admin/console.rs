@@ -6,6 +6,7 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use super::act::Refused;
 use super::command::{Command, CommandError, Select};
 use super::show::{SHOWS, Show};
 use super::table::{Cell, Column, Kind, Row};
+use crate::audit::Outcome;
 use crate::pool::Identity;
 use crate::proxy::Proxy;
 use crate::route::Considered;
@@ -84,7 +86,7 @@ async fn serve_all(proxy: Arc<Proxy>, link: Link, operator: Operator) -> io::Res
     let mut client = DefaultClient::new(address, matches!(stream, Stream::Tls(_)));
     client.set_state(PgWireConnectionState::ReadyForQuery);
     let mut console: Console = Framed::new(stream, PgWireMessageServerCodec::new(client));
-    let handler = Arc::new(Handler { proxy, operator });
+    let handler = Arc::new(Handler { proxy, operator, address });
     while let Some(message) = next(&mut console, &mut input).await? {
         if matches!(message, PgWireFrontendMessage::Terminate(_)) {
             return Ok(());
@@ -147,6 +149,7 @@ fn is_extended(message: &PgWireFrontendMessage) -> bool {
 struct Handler {
     proxy: Arc<Proxy>,
     operator: Operator,
+    address: SocketAddr,
 }
 
 /// What a command answers with.
@@ -166,6 +169,17 @@ const ROUTE: &[Column] = &[
 const ONE: &[Column] = &[Column { name: "?column?", kind: Kind::Int, meaning: "1" }];
 
 impl Handler {
+    /// Who did what, and what came of it.
+    fn note(&self, action: &Command, outcome: &Result<(), Refused>) {
+        let (user, address) = (&self.operator.user, self.address);
+        let told = match outcome {
+            Ok(()) => Outcome::Done,
+            Err(refused) => Outcome::Refused { message: refused.message.clone() },
+        };
+        tracing::info!(%user, %address, %action, is_done = outcome.is_ok(), "operator action");
+        self.proxy.audit.operator_action(user, Some(address), &action.to_string(), told);
+    }
+
     async fn carry_out(&self, command: &Command) -> PgWireResult<Answer> {
         if command.is_an_action() && self.operator.rank != Rank::Admin {
             let message = format!("permission denied for {}", command.name());
@@ -185,8 +199,7 @@ impl Handler {
             Command::Ignored(tag) => Ok(Answer::Done(tag)),
             action => {
                 let outcome = super::act::act(&self.proxy, action).await;
-                let outcome_name = if outcome.is_ok() { "done" } else { "refused" };
-                tracing::info!(user = %self.operator.user, command = ?action, outcome = outcome_name, "operator action");
+                self.note(action, &outcome);
                 outcome
                     .map(|()| Answer::Done(action.name()))
                     .map_err(|Refused { sqlstate, message, hint }| told(sqlstate, message, hint))

@@ -35,6 +35,12 @@ pub const SHOWS: &[Show] = &[
     Show { name: "clients", meaning: "The clients, and what they are doing.", columns: CLIENTS, rows: clients },
     Show { name: "routes", meaning: "How many statements went where, and why.", columns: ROUTES, rows: routes },
     Show {
+        name: "statements",
+        meaning: "What each statement has cost, the dearest first.",
+        columns: STATEMENTS,
+        rows: statements,
+    },
+    Show {
         name: "config",
         meaning: "The config that is in force. Secrets are not shown.",
         columns: CONFIG,
@@ -115,6 +121,21 @@ const ROUTES: &[Column] = &[
     column("reason", Kind::Text, "why, as in EXPLAIN ROUTE and the metrics"),
     column("statements", Kind::Int, "how many, since pgsluice started"),
     column("meaning", Kind::Text, "the reason in words"),
+];
+
+const STATEMENTS: &[Column] = &[
+    column("fingerprint", Kind::Text, "the same in every process; NULL for what several statements share"),
+    column("statement", Kind::Text, "the statement, with $n for its literals"),
+    column("calls", Kind::Int, "how often it was run"),
+    column("rows", Kind::Int, "rows that it returned or changed"),
+    column("total_seconds", Kind::Float, "seconds that all calls took together"),
+    column("mean_seconds", Kind::Float, "seconds that a call took"),
+    column("min_seconds", Kind::Float, "seconds that the quickest call took"),
+    column("max_seconds", Kind::Float, "seconds that the slowest call took"),
+    column("replica_share", Kind::Float, "share of the calls that ran on replicas, 0 to 1"),
+    column("heals", Kind::Int, "times that a replica refused it as a write, and the primary then ran it"),
+    column("failures", Kind::Int, "calls that ended in an error"),
+    column("reasons", Kind::Text, "calls by reason, as in SHOW ROUTES: reason=count, separated by commas"),
 ];
 
 const CONFIG: &[Column] = &[
@@ -284,6 +305,30 @@ fn routes(proxy: &Proxy) -> Vec<Row> {
         vec![shard.into(), role.name().into(), reason.name().into(), count.into(), reason.meaning().into()]
     };
     proxy.routes().map(row).collect()
+}
+
+fn statements(proxy: &Proxy) -> Vec<Row> {
+    let mut found = proxy.statistics.snapshot();
+    found.sort_by_key(|statement| std::cmp::Reverse(statement.total));
+    let row = |statement: crate::statistics::Row| {
+        let reasons: Vec<String> =
+            statement.reasons.iter().map(|(reason, count)| format!("{}={count}", reason.name())).collect();
+        vec![
+            statement.fingerprint.clone().into(),
+            (&*statement.text).into(),
+            statement.calls.into(),
+            statement.rows.into(),
+            statement.total.as_secs_f64().into(),
+            statement.mean().as_secs_f64().into(),
+            statement.min.as_secs_f64().into(),
+            statement.max.as_secs_f64().into(),
+            statement.replica_share().into(),
+            statement.heals.into(),
+            statement.failures.into(),
+            reasons.join(", ").into(),
+        ]
+    };
+    found.into_iter().map(row).collect()
 }
 
 fn config(proxy: &Proxy) -> Vec<Row> {

@@ -134,7 +134,7 @@ pub enum Event {
         /// What it was told.
         message: String,
     },
-    /// A client held on to a server connection for longer than it may.
+    /// A client wanted to keep a server connection for itself, and too many do already.
     PinLimit {
         /// It.
         #[serde(flatten)]

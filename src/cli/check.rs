@@ -103,7 +103,6 @@ mod tests {
         assert_eq!(out, "test.toml: ok (1 shard, 1 node, 1 user)\n");
         let expected = "\
 test.toml: warning: listen.key: every user of this machine may open open.key; chmod 600 open.key
-test.toml: warning: auth.users[0].server_password: is missing for a, whose password is a verifier: servers that ask for a password will refuse this user
 test.toml: warning: lag.eject_above: is 10ms, less than lag.poll_interval (50ms): lag is not measured that finely, and replicas will be ejected without need
 ";
         assert_eq!(err, expected);

@@ -228,7 +228,7 @@ mod tests {
             [
                 "listen.cert: the file \"cut\" is no PEM file, or is cut off",
                 "listen.key: the file \"badkey\" holds a private key that cannot be used",
-                "listen.client_ca: the file \"\" cannot be read: it is a directory",
+                "listen.client_ca: the file \".\" cannot be read: it is a directory",
             ]
         );
         assert_eq!(

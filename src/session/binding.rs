@@ -22,6 +22,7 @@ pub(super) struct Initial<'a> {
     pub(super) message: &'a [u8],
     /// What `c=` of the last message has to be.
     binding: String,
+    is_bound: bool,
 }
 
 impl<'a> Initial<'a> {
@@ -64,7 +65,7 @@ impl<'a> Initial<'a> {
             (_, true) => "p=tls-server-end-point,,",
         };
         let hash = end_point.filter(|_| is_bound).map_or(&[][..], |end_point| &end_point.hash);
-        Ok(Self { message, binding: STANDARD.encode([header.as_bytes(), hash].concat()) })
+        Ok(Self { message, binding: STANDARD.encode([header.as_bytes(), hash].concat()), is_bound })
     }
 }
 
@@ -75,7 +76,10 @@ pub(super) fn check_final(initial: &Initial<'_>, message: &[u8]) -> Result<(), R
     if binding == initial.binding.as_bytes() {
         return Ok(());
     }
-    Err(fatal("28000", "SCRAM channel binding check failed", None))
+    Err(match initial.is_bound {
+        true => fatal("28000", "SCRAM channel binding check failed", None),
+        false => fatal("08P01", "unexpected SCRAM channel-binding attribute in client-final-message", None),
+    })
 }
 
 /// The mechanism's name, and its first message.

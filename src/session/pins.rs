@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::Session;
+use crate::audit::Event;
 use crate::config::PoolMode;
 use crate::pool::PinPlace;
 use crate::proxy::Proxy;
@@ -57,8 +58,8 @@ fn cause(pin: Pin) -> PinCause {
 impl Session {
     /// Takes a place among those who keep a connection, where the statements will need one; why there is none.
     pub(super) fn claim_pin(&mut self, analysis: &Analysis) -> Option<ErrorReply> {
-        let pins = analysis.statements.iter().any(|statement| statement.pin.is_some());
-        if !pins || self.pin_account.place.is_some() || self.proxy.config.load().pool.mode == PoolMode::Session {
+        let pin = analysis.statements.iter().find_map(|statement| statement.pin)?;
+        if self.pin_account.place.is_some() || self.proxy.config.load().pool.mode == PoolMode::Session {
             return None;
         }
         let pool = self.server.as_ref()?.checkout.pool();
@@ -67,7 +68,11 @@ impl Session {
                 self.pin_account.place = Some(place);
                 None
             }
-            Err(limit) => Some(too_many(limit, pool.max_size())),
+            Err(limit) => {
+                let reply = too_many(limit, pool.max_size());
+                self.proxy.audit.tell(Event::PinLimit { who: self.who(), pin: pin.name(), sqlstate: reply.sqlstate });
+                Some(reply)
+            }
         }
     }
 
