@@ -33,8 +33,9 @@ pub(super) const FILE: SectionKeys = SectionKeys {
         "limits",
         "databases",
         "shards",
+        "tables",
     ],
-    later: &["failover", "tables"],
+    later: &["failover"],
 };
 pub(super) const LISTEN: SectionKeys = SectionKeys {
     name: "listen",
@@ -103,13 +104,15 @@ pub(super) const LIMITS: SectionKeys = SectionKeys {
 pub(super) const DATABASES: SectionKeys = SectionKeys { name: "databases", keys: &["name", "max_clients"], later: &[] };
 pub(super) const SHARDS: SectionKeys = SectionKeys {
     name: "shards",
-    keys: &["name", "nodes", "user", "password", "database", "sslmode", "sslrootcert", "sslcert", "sslkey"],
+    keys: &["name", "weight", "nodes", "user", "password", "database", "sslmode", "sslrootcert", "sslcert", "sslkey"],
     later: &[],
 };
 pub(super) const NODES: SectionKeys = SectionKeys { name: "shards.nodes", keys: &["address", "weight"], later: &[] };
+pub(super) const TABLES: SectionKeys =
+    SectionKeys { name: "tables", keys: &["name", "shard_key", "reference", "shard"], later: &[] };
 
 /// All of them.
-pub(super) const SECTIONS: [&SectionKeys; 17] = [
+pub(super) const SECTIONS: [&SectionKeys; 18] = [
     &FILE,
     &LISTEN,
     &HTTP,
@@ -127,10 +130,11 @@ pub(super) const SECTIONS: [&SectionKeys; 17] = [
     &DATABASES,
     &SHARDS,
     &NODES,
+    &TABLES,
 ];
 
 /// Sections that are written `[[name]]`.
-const ARRAYS: [&str; 4] = ["databases", "shards", "auth.users", "auth.rules"];
+const ARRAYS: [&str; 5] = ["databases", "shards", "tables", "auth.users", "auth.rules"];
 
 impl SectionKeys {
     /// The section as its header is written.

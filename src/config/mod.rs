@@ -23,6 +23,8 @@ mod rules;
 mod schema;
 mod secret;
 mod sections;
+mod table_name;
+mod tables;
 mod values;
 mod warnings;
 mod watch;
@@ -35,5 +37,6 @@ pub use rules::{AddressPattern, Candidate, DatabasePattern, NamePattern, Network
 pub use schema::*;
 pub use secret::Secret;
 pub use sections::HINTS;
+pub use table_name::TableName;
 pub use warnings::Warning;
 pub use watch::{ConfigWatcher, WatchError};

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::rules::Rule;
 use super::secret::Secret;
+use super::table_name::TableName;
 pub use crate::tls::SslMode;
 use crate::tls::{Inbound, Outbound};
 
@@ -40,8 +41,10 @@ pub struct Config {
     pub limits: Limits,
     /// `[[databases]]`; empty means that any name is passed through.
     pub databases: Vec<Database>,
-    /// `[[shards]]`; exactly one in this version.
+    /// `[[shards]]`; at least one.
     pub shards: Vec<Shard>,
+    /// `[[tables]]`; asked only where there are several shards.
+    pub tables: Vec<Table>,
 }
 
 /// `[listen]`: where clients connect.
@@ -127,7 +130,7 @@ pub struct Audit {
     /// Which kinds of statements are written as well. Default: none.
     pub statements: Vec<AuditStatements>,
     /// Statements of any kind that name one of these tables are written as well. Default: none.
-    pub tables: Vec<AuditTable>,
+    pub tables: Vec<TableName>,
     /// How much of a statement's text is written. Default `normalised`.
     pub text: AuditText,
     /// A file that has grown beyond this, in bytes, is put aside and a new one begun. Default 64 MiB.
@@ -170,15 +173,6 @@ pub enum AuditStatements {
     Read,
     /// Everything, also BEGIN, SET and the like.
     All,
-}
-
-/// One of `audit.tables`: `"name"`, in whatever schema, or `"schema.name"`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AuditTable {
-    /// None: any.
-    pub schema: Option<String>,
-    /// As PostgreSQL keeps it: unquoted names are in lower case.
-    pub name: String,
 }
 
 /// What `audit.text` takes.
@@ -415,6 +409,8 @@ pub struct Database {
 pub struct Shard {
     /// Unique; a label in metrics: letters, digits, `-`, `_`, `.`. Default `main`.
     pub name: String,
+    /// Its share of the keys beside the other shards', when buckets are given out. Default 1; 1 to 1000.
+    pub weight: u32,
     /// At least one; addresses are unique over the whole file.
     pub nodes: Vec<Node>,
     /// The monitor's own account; needs `pg_monitor`. Default `pgsluice`.
@@ -444,4 +440,24 @@ pub struct Node {
     pub port: u16,
     /// Share of the reads beside the other replicas'. Default 1; 1 to 1000.
     pub weight: u32,
+}
+
+/// One of `[[tables]]`: on which shards a table's rows are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// Unique.
+    pub name: TableName,
+    /// Where its rows are.
+    pub placement: Placement,
+}
+
+/// Where a table's rows are: one of `tables.shard_key`, `tables.reference` and `tables.shard`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placement {
+    /// Each row on the shard that the values of these columns hash to; names as PostgreSQL keeps them.
+    Key(Vec<String>),
+    /// All of them on every shard.
+    Reference,
+    /// All of them on this shard.
+    Shard(String),
 }

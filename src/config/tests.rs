@@ -86,6 +86,7 @@ fn the_reference_loads_and_shows_the_defaults() {
     least.shards[0].sslrootcert = reference.shards[0].sslrootcert.clone();
     least.shards[0].sslcert = reference.shards[0].sslcert.clone();
     least.shards[0].sslkey = reference.shards[0].sslkey.clone();
+    least.tables = reference.tables.clone();
     assert_eq!(least, reference);
 }
 
@@ -192,6 +193,15 @@ fn probes() -> Vec<(&'static str, &'static str, Probe)> {
         ("shards.sslcert", "'c.crt'\nsslkey = 'x'", |c| {
             c.shards[0].sslcert == Some(PathBuf::from("/etc/pgsluice/c.crt"))
         }),
+        ("shards.weight", "7", |c| c.shards[0].weight == 7),
+        ("tables.name", "'s.t'\nreference = true", |c| c.tables.iter().any(|t| t.name.to_string() == "s.t")),
+        ("tables.shard_key", "['A', '\"B\"']\nname = 't'", |c| {
+            c.tables.iter().any(|t| t.placement == Placement::Key(vec!["a".to_owned(), "B".to_owned()]))
+        }),
+        ("tables.reference", "true\nname = 't'", |c| c.tables.iter().any(|t| t.placement == Placement::Reference)),
+        ("tables.shard", "'main'\nname = 't'", |c| {
+            c.tables.iter().any(|t| t.placement == Placement::Shard("main".to_owned()))
+        }),
         ("shards.sslkey", "'c.key'\nsslcert = 'x'", |c| {
             c.shards[0].sslkey == Some(PathBuf::from("/etc/pgsluice/c.key"))
         }),
@@ -226,7 +236,7 @@ fn document(key: &str, value: &str) -> String {
     }
     for (table, keys) in tables {
         let header = match table {
-            "auth.users" | "auth.rules" | "databases" | "shards" | "shards.nodes" => format!("[[{table}]]"),
+            "auth.users" | "auth.rules" | "databases" | "shards" | "shards.nodes" | "tables" => format!("[[{table}]]"),
             _ => format!("[{table}]"),
         };
         text.push_str(&format!("{header}\n"));
