@@ -71,6 +71,7 @@ impl Facts {
             changes_settings: self.changes_settings || updates_settings,
             databases: [].into(),
             two_part_names: [].into(),
+            uses: None,
         }
     }
 }
