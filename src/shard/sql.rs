@@ -1,7 +1,6 @@
 //! The same in PostgreSQL: functions that say where a row belongs, and the tables that hold the bucket map.
 //!
-//! Texts only; whoever holds a connection sends them. Keys in the text are hashed as [`super::hash`] does, which
-//! `tests/placement.rs` holds them to.
+//! Texts only; whoever holds a connection sends them. `tests/placement.rs` holds the functions to [`super::hash`].
 
 /// Makes all of it, in the schema `pgsluice`. Idempotent; several statements, for one simple query: a transaction.
 pub const INSTALL: &str = include_str!("install.sql");
@@ -19,4 +18,14 @@ pub const STORE_MAP: &str = "INSERT INTO pgsluice.bucket_map (version, hash_vers
 
 /// Stores the pins of version `$1`: arrays of digests, shards and labels. In the transaction of [`STORE_MAP`].
 pub const STORE_PINS: &str = "INSERT INTO pgsluice.pinned_key (version, digest, shard, label) \
-                              SELECT $1, pin.* FROM pg_catalog.unnest($2::bytea[], $3::text[], $4::text[]) AS pin";
+                              SELECT $1, pin.* FROM unnest($2::bytea[], $3::text[], $4::text[]) AS pin";
+
+/// The bucket of a row, NULL where one of the columns is, as an expression over its key columns. These are given as
+/// they stand in SQL: quoted where they need it. Several times faster over many rows than `pgsluice.key_bucket`, since
+/// PostgreSQL inlines all of it.
+#[must_use]
+pub fn bucket_expression<S: AsRef<str>>(columns: &[S]) -> String {
+    let framed: Vec<_> =
+        columns.iter().map(|column| format!("pgsluice.framed(pgsluice.shard_key({}))", column.as_ref())).collect();
+    format!("pgsluice.digest_bucket(pg_catalog.sha256({}))", framed.join(" OPERATOR(pg_catalog.||) "))
+}
