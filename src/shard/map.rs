@@ -474,7 +474,8 @@ mod tests {
 
     #[test]
     fn damaged_maps() {
-        let cases: [(&dyn Fn(&mut MapParts), &str); 11] = [
+        type Case<'a> = (&'a dyn Fn(&mut MapParts), &'a str);
+        let cases: [Case<'_>; 11] = [
             (&|parts| parts.version = 0, "versions count from 1"),
             (&|parts| parts.weights.truncate(2), "3 shards have 2 weights"),
             (&|parts| parts.weights[1] = -1, "the weight of shard \"b\" is -1"),
