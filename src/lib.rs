@@ -14,6 +14,7 @@ pub mod pool;
 pub mod proxy;
 pub mod route;
 pub mod session;
+pub mod shard;
 pub mod sql;
 pub mod statistics;
 pub mod takeover;
