@@ -47,6 +47,14 @@ async fn a_database_that_its_clients_have_left_can_be_dropped() {
             assert_eq!(refused, "database \"third\" is being accessed by other users");
             third.batch_execute("SELECT * FROM mine").await.unwrap();
         }
+        let idle = connect(&at("third")).await;
+        if mode == "transaction" {
+            // The connection of this one is kept for it in case that it asks for `currval`, and until it is in the way.
+            idle.batch_execute("CREATE SEQUENCE numbers").await.unwrap();
+            idle.batch_execute("SELECT nextval('numbers')").await.unwrap();
+        } else {
+            drop(idle);
+        }
         owner.batch_execute("DROP DATABASE third").await.unwrap();
         owner.batch_execute("DROP DATABASE second").await.unwrap();
         stand.stop().await;
@@ -107,6 +115,26 @@ async fn sql_finds_protocol_level_statements_in_the_extended_protocol() {
     clients[1].exchange(&[close_statement("run"), sync()].concat()).await;
     assert_eq!(clients[1].value("EXECUTE mine (2)").await, "3");
     stand.stop().await;
+}
+
+/// A long pipeline is sent on while it comes, as soon as nothing that comes can change its way: its error is there
+/// before its end, as on a direct connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_pipeline_fails_before_its_end() {
+    for mode in ["transaction", "session"] {
+        let stand = Stand::start(1, &format!("[pool]\nmode = \"{mode}\"")).await;
+        let mut client = stand.raw().await;
+        client.query("CREATE TABLE many (a text, b int PRIMARY KEY)").await;
+        let long = "x".repeat(20_000);
+        let row = |b: &str| [bind("", "", &[&long, b]), execute("", 0)].concat();
+        client.send(&[parse("", "INSERT INTO many VALUES ($1, $2)"), row("1"), row("1"), row("2")].concat()).await;
+        let said = client.until(b'E', 1).await;
+        assert_eq!((raw::tags(&said).as_str(), raw::sqlstates(&said)), ("12C2E", vec!["23505".to_owned()]), "{mode}");
+        let rest = client.exchange(&[row("3"), sync()].concat()).await;
+        assert_eq!(raw::tags(&rest), "Z", "{mode}");
+        assert_eq!(client.value("SELECT count(*) FROM many").await, "0", "{mode}");
+        stand.stop().await;
+    }
 }
 
 /// In session mode a client is told the process ID of its own backend, and is disconnected together with it.

@@ -62,8 +62,8 @@ class Target:
 class Stand:
     """A cluster, and for two of the sides pgsluice in front of it. A context manager."""
 
-    def __init__(self, pgsluice, side, folder):
-        self.pgsluice, self.side, self.folder = pgsluice, side, Path(folder)
+    def __init__(self, pgsluice, side, folder, users=()):
+        self.pgsluice, self.side, self.folder, self.users = pgsluice, side, Path(folder), users
         self.processes = []
 
     def __enter__(self):
@@ -112,7 +112,7 @@ class Stand:
         nodes = json.dumps([server["address"] for server in self.cluster["servers"]])
         users = "".join(
             f"[[auth.users]]\nname = {json.dumps(user['user'])}\npassword = {json.dumps(user['password'])}\n\n"
-            for user in (self.cluster["superuser"], self.cluster["app"])
+            for user in (self.cluster["superuser"], self.cluster["app"], *({"user": user, "password": "password"} for user in self.users))
         )
         config = self.folder / "pgsluice.toml"
         config.write_text(
