@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::exchange::{Purpose, Sent};
 use super::prepared::{Held, Prepared, SERVER_NAME_PREFIX};
 use super::relay::{Outcome, Until};
+use super::relocate::opens;
 use super::{Audience, Fault, Session};
 use crate::pool::Settings;
 use crate::sql::{Analysis, Kind, Pin, unread};
@@ -143,8 +144,8 @@ impl Session {
             self.expect(Sent::Query, Audience::Client);
             self.put(|out| out.extend_from_slice(frame.bytes));
         }
-        let is_lone_begin = matches!(&*analysis.statements, [statement] if matches!(statement.kind, Kind::Begin(_)));
-        self.opening.sent = is_lone_begin.then(|| text.into());
+        let is_lone_opening = matches!(&*analysis.statements, [statement] if opens(statement));
+        self.opening.sent = is_lone_opening.then(|| text.into());
         self.tail = self.tracked.tail(&analysis).over(&self.tail);
         self.note_query(&analysis, text);
         self.executed.push(analysis);
