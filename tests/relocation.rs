@@ -27,7 +27,10 @@ async fn a_transaction_moves_before_its_first_statement() {
         (&["BEGIN READ ONLY", "SELECT pg_advisory_xact_lock(1)"], false),
         (&["BEGIN", "SET TRANSACTION READ ONLY", "SELECT pg_export_snapshot()"], false),
         (&["BEGIN", "SET TRANSACTION READ ONLY", "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"], true),
-        (&["BEGIN", "SET TRANSACTION READ ONLY", "SET TRANSACTION READ WRITE", "SET TRANSACTION READ ONLY"], true),
+        // A standby refuses READ WRITE and SERIALIZABLE, also where they are taken back at once.
+        (&["BEGIN", "SET TRANSACTION READ ONLY", "SET TRANSACTION READ WRITE", "SET TRANSACTION READ ONLY"], false),
+        (&["BEGIN READ WRITE", "SET TRANSACTION READ ONLY"], false),
+        (&["BEGIN ISOLATION LEVEL SERIALIZABLE", "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"], false),
         (&["BEGIN", "SET TRANSACTION READ ONLY", "SELECT 1", "SELECT pg_export_snapshot()"], true),
     ] {
         for sql in script {

@@ -32,7 +32,8 @@ pub(super) struct Opening {
     pub(super) sent: Option<Box<[u8]>>,
     /// The texts that have begun the transaction: BEGIN, and those that have set modes. None, where it is too late.
     begun: Vec<Box<[u8]>>,
-    serializable: bool,
+    /// One of the texts asks for what a standby refuses (SERIALIZABLE, READ WRITE), whatever the others say.
+    primary_only: bool,
 }
 
 /// Whether it can be repeated elsewhere as a part of a transaction's beginning.
@@ -43,6 +44,11 @@ pub(super) fn opens(statement: &Statement) -> bool {
         Kind::SetTransaction(_) => statement.primary.is_none(),
         _ => false,
     }
+}
+
+/// "cannot set transaction read-write mode during recovery", "cannot use serializable mode in a hot standby".
+fn is_refused_by_standby(modes: TransactionModes) -> bool {
+    modes.read_only == Some(false) || modes.serializable == Some(true)
 }
 
 impl Opening {
@@ -57,11 +63,11 @@ impl Opening {
             match (&statement.kind, &sent) {
                 (Kind::Begin(modes), Some(text)) => {
                     self.begun = vec![text.clone()];
-                    self.serializable = modes.serializable == Some(true);
+                    self.primary_only = is_refused_by_standby(*modes);
                 }
                 (Kind::SetTransaction(modes), Some(text)) if (1..MAX_TEXTS).contains(&self.begun.len()) => {
                     self.begun.push(text.clone());
-                    self.serializable = modes.serializable.unwrap_or(self.serializable);
+                    self.primary_only |= is_refused_by_standby(*modes);
                 }
                 _ => *self = Self::default(),
             }
@@ -111,14 +117,11 @@ impl Session {
         let to_primary = Some(Demand::Primary(Reason::Transaction));
         match (role, modes, understood.demand) {
             (Role::Primary, Some(TransactionModes { read_only: Some(true), serializable }), _) => {
-                let is_serializable =
-                    self.opening.serializable || serializable == Some(true) || self.is_serializable_by_default();
-                (!is_serializable).then_some(Demand::Replica(Reason::ReadOnlyTransaction))
+                let stays =
+                    self.opening.primary_only || serializable == Some(true) || self.is_serializable_by_default();
+                (!stays).then_some(Demand::Replica(Reason::ReadOnlyTransaction))
             }
-            (Role::Replica, Some(modes), _) => {
-                let moves = modes.read_only == Some(false) || modes.serializable == Some(true);
-                to_primary.filter(|_| moves)
-            }
+            (Role::Replica, Some(modes), _) => to_primary.filter(|_| is_refused_by_standby(modes)),
             (Role::Replica, None, Demand::Primary(Reason::Statement(_))) => to_primary,
             _ => None,
         }
