@@ -117,6 +117,32 @@ async fn sql_finds_protocol_level_statements_in_the_extended_protocol() {
     stand.stop().await;
 }
 
+/// In session mode a statement that is closed is closed, and the others are not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_statement_is_gone_from_the_server() {
+    let stand = Stand::start(0, "[pool]\nmode = \"session\"").await;
+    let mut client = stand.raw().await;
+    let made = [parse("one", "SELECT 1"), parse("same", "SELECT 1"), parse("two", "SELECT 2"), sync()].concat();
+    assert_eq!(raw::tags(&client.exchange(&made).await), "111Z");
+    let count = "SELECT count(*) FROM pg_prepared_statements";
+    client.exchange(&[close_statement("two"), sync()].concat()).await;
+    assert_eq!(client.value(count).await, "1");
+    // The text of these two is one statement on the server.
+    client.exchange(&[close_statement("one"), sync()].concat()).await;
+    assert_eq!(client.value(count).await, "1");
+    assert_eq!(raw::rows(&client.exchange(&[raw::run_prepared("same", &[]), sync()].concat()).await), [["1"]]);
+    // A Close behind an error is not carried out, but the client may say it again.
+    let failed = [parse("", "SELECT 1/0"), bind("", "", &[]), execute("", 0), close_statement("same"), sync()].concat();
+    client.exchange(&failed).await;
+    client.exchange(&[close_statement("same"), sync()].concat()).await;
+    let again = [parse("same", "SELECT 1"), sync(), parse("two", "SELECT 2"), sync()].concat();
+    client.send(&again).await;
+    let said = client.until_ready(2).await;
+    assert_eq!(raw::tags(&said), "1Z1Z", "{said:?}");
+    assert_eq!(raw::rows(&client.exchange(&[raw::run_prepared("two", &[]), sync()].concat()).await), [["2"]]);
+    stand.stop().await;
+}
+
 /// A long pipeline is sent on while it comes, as soon as nothing that comes can change its way: its error is there
 /// before its end, as on a direct connection.
 #[tokio::test(flavor = "multi_thread")]

@@ -73,7 +73,7 @@ def run_suite(suite, options, tools):
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir(parents=True)
             print(f"== {suite.name}, {side}", file=sys.stderr, flush=True)
-            with Stand(options.pgsluice, side, scratch, suite.users) as stand:
+            with Stand(options.pgsluice, side, scratch) as stand:
                 suite.prepare(stand)
                 started = time.monotonic()
                 outcomes[side] = suite.run(stand.target, Work(tools, out, options.select))

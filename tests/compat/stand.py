@@ -62,8 +62,8 @@ class Target:
 class Stand:
     """A cluster, and for two of the sides pgsluice in front of it. A context manager."""
 
-    def __init__(self, pgsluice, side, folder, users=()):
-        self.pgsluice, self.side, self.folder, self.users = pgsluice, side, Path(folder), users
+    def __init__(self, pgsluice, side, folder):
+        self.pgsluice, self.side, self.folder = pgsluice, side, Path(folder)
         self.processes = []
 
     def __enter__(self):
@@ -112,12 +112,16 @@ class Stand:
         nodes = json.dumps([server["address"] for server in self.cluster["servers"]])
         users = "".join(
             f"[[auth.users]]\nname = {json.dumps(user['user'])}\npassword = {json.dumps(user['password'])}\n\n"
-            for user in (self.cluster["superuser"], self.cluster["app"], *({"user": user, "password": "password"} for user in self.users))
+            for user in (self.cluster["superuser"], self.cluster["app"])
         )
+        # The suites make users of their own.
+        self.sql(f'GRANT SELECT ON pg_catalog.pg_authid TO "{monitor["user"]}"', database="postgres")
+        query = "SELECT rolname, rolpassword, rolvaliduntil FROM pg_catalog.pg_authid WHERE rolname = $1 AND rolcanlogin"
         config = self.folder / "pgsluice.toml"
         config.write_text(
             '[listen]\naddress = "127.0.0.1:0"\n\n[http]\naddress = "127.0.0.1:0"\n\n'
-            f'[pool]\nmode = "{mode}"\nsize = 100\n\n{users}'
+            f'[pool]\nmode = "{mode}"\nsize = 100\n\n'
+            f'[auth]\nquery = {json.dumps(query)}\nquery_database = "postgres"\n\n{users}'
             f'[[shards]]\nname = "main"\nnodes = {nodes}\n'
             f'user = {json.dumps(monitor["user"])}\npassword = {json.dumps(monitor["password"])}\n'
         )

@@ -17,12 +17,11 @@ TEST_TIMEOUT = 120
 
 
 class Suite:
-    """One suite. `prepare` runs on the primary before it, in `database`; `run` returns test name to Outcome. pgsluice is told of
-    `users` who have the password "password"."""
+    """One suite. `prepare` runs on the primary before it, in `database`; `run` returns test name to Outcome."""
 
-    def __init__(self, name, title, run, statements=(), database=None, users=()):
+    def __init__(self, name, title, run, statements=(), database=None):
         self.name, self.title, self.run = name, title, run
-        self.statements, self.database, self.users = statements, database, users
+        self.statements, self.database = statements, database
 
     def prepare(self, stand):
         for statement in self.statements:
@@ -234,6 +233,6 @@ SUITES = [
     Suite("sqlalchemy-postgresql", "SQLAlchemy 2.0: its PostgreSQL tests, with psycopg 3", sqlalchemy("postgresql+psycopg", "test/dialect/postgresql"), SQLALCHEMY),
     Suite("django", "Django 5.2: its database tests, with psycopg 3", django),
     Suite("node-postgres", "node-postgres 8.16: a script after its documentation", transcript("node_postgres")),
-    Suite("tokio-postgres", "tokio-postgres 0.7: its own tests", rust_tests.run, rust_tests.STATEMENTS, "postgres", rust_tests.USERS),
+    Suite("tokio-postgres", "tokio-postgres 0.7: its own tests", rust_tests.run, rust_tests.STATEMENTS, "postgres"),
     Suite("jdbc", "PostgreSQL's JDBC driver 42.5: a program after its documentation", jdbc),
 ]
