@@ -196,7 +196,7 @@ impl Asker {
         while self.count() < statements {
             round += 1;
             let id = i32::try_from(round % 100).expect("a number");
-            match round % 16 {
+            match round % 18 {
                 0 => {
                     self.ask(READ, 1).await;
                     self.client.query(&prepared, &[&id]).await.expect("a read");
@@ -261,7 +261,21 @@ impl Asker {
                 }
                 // It is kept on its connection, and what comes goes there.
                 13 => self.run_all(&["LISTEN news", "SELECT 1", "UNLISTEN *", "SELECT 1"]).await,
-                14 => self.run_all(&["BEGIN ISOLATION LEVEL SERIALIZABLE", "SELECT 1", "COMMIT"]).await,
+                14 => self.run_all(&["PREPARE p AS SELECT 1", "EXECUTE p", "SELECT 1", "DEALLOCATE p"]).await,
+                15 => {
+                    self.run_all(&[
+                        "SET default_transaction_isolation = 'serializable'",
+                        "SELECT 1",
+                        "RESET default_transaction_isolation",
+                        "SET default_transaction_read_only = on",
+                        "BEGIN",
+                        "SELECT 1",
+                        "COMMIT",
+                        "RESET default_transaction_read_only",
+                    ])
+                    .await;
+                }
+                16 => self.run_all(&["BEGIN ISOLATION LEVEL SERIALIZABLE", "SELECT 1", "COMMIT"]).await,
                 _ => self.run_all(&["BEGIN", "SET TRANSACTION READ ONLY", "SELECT 1", "COMMIT"]).await,
             }
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::audit_log::{lines, of};
-use support::{DEADLINE, Stand, try_connect};
+use support::{DEADLINE, Stand, connect, try_connect};
 
 async fn wait_for(what: &str, path: &Path, is_so: impl Fn(&[Value]) -> bool) -> Vec<Value> {
     let start = Instant::now();
@@ -120,5 +120,91 @@ async fn what_happens_is_told() {
     for secret in ["hush", "4711", "wrong-password", "another-secret", &stand.cluster.options().app.password] {
         assert!(!whole.contains(secret), "{secret}: {whole}");
     }
+    stand.cluster.shutdown().await.unwrap();
+}
+
+/// How many clients were sent away for this.
+async fn cut(stand: &Stand, cause: &str) -> Option<f64> {
+    stand.proxy.metric("pgsluice_clients_cut_total", &[&format!("cause=\"{cause}\"")]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_to_a_limit_is_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("audit.log");
+    let limits = "statement_timeout = \"300ms\"\nidle_in_transaction_session_timeout = \"300ms\"\n\
+        idle_session_timeout = \"2s\"\ndrain_timeout = \"1s\"\nstatements_per_second = 1000000";
+    let pool = "[pool]\nsize = 1\ncheckout_timeout = \"200ms\"";
+    let sections = format!("[limits]\n{limits}\n{pool}\n[audit]\nfile = {log:?}\nevents = [\"refusals\"]\n");
+    let mut stand = Stand::start(0, &sections).await;
+
+    let mut raw = stand.raw().await;
+    raw.query("SELECT pg_sleep(60) /* hush */").await;
+    // The only connection is taken.
+    raw.query("BEGIN").await;
+    let mut other = stand.raw().await;
+    assert_eq!(support::raw::sqlstates(&other.query("SELECT 1").await), ["53300"]);
+    assert_eq!(raw.read().await.field(b'C').as_deref(), Some("25P03"));
+    assert_eq!(other.read().await.field(b'C').as_deref(), Some("57P05"));
+
+    // Killed while idle, and while it is being answered.
+    let admin_url = format!("{}/pgsluice", stand.superuser_url().rsplit_once('/').unwrap().0);
+    let admin = connect(&admin_url).await;
+    let mut killed = stand.raw().await;
+    let clients = admin.simple_query("SHOW CLIENTS").await.unwrap();
+    let pid = clients.iter().find_map(|message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get("pid").map(str::to_owned),
+        _ => None,
+    });
+    admin.batch_execute(&format!("KILL {}", pid.expect("a client"))).await.unwrap();
+    assert_eq!(killed.read().await.field(b'C').as_deref(), Some("57P01"));
+    // Of no type that there is; and longer than any message may be.
+    for nonsense in [support::raw::frame(b'?', b""), [&b"Q"[..], &u32::MAX.to_be_bytes()].concat()] {
+        let mut raw = stand.raw().await;
+        raw.send(&nonsense).await;
+        assert_eq!(raw.read().await.field(b'C').as_deref(), Some("08P01"));
+    }
+    for (cause, count) in [
+        ("idle_session_timeout", 1.0),
+        ("idle_in_transaction_session_timeout", 1.0),
+        ("kill", 1.0),
+        ("protocol", 2.0),
+        ("shutdown", 0.0),
+        ("server", 0.0),
+    ] {
+        assert_eq!(cut(&stand, cause).await, Some(count), "{cause}");
+    }
+    assert_eq!(stand.proxy.metric("pgsluice_checkout_timeouts_total", &[]).await, Some(1.0));
+
+    // Who is idle goes at once; whose transaction does not end, in the end.
+    let idle = stand.client().await;
+    let mut busy = stand.raw().await;
+    stand.proxy.rewrite_config(|text| text.replace("statement_timeout = \"300ms\"", "statement_timeout = \"0s\""));
+    stand.proxy.wait_for_metric("pgsluice_config_reloads_total", &["outcome=\"applied\""], |count| count > 0.0).await;
+    busy.send(&support::raw::query("SELECT pg_sleep(60)")).await;
+    stand.proxy.wait_for_metric("pgsluice_clients", &["state=\"active\""], |count| count == 1.0).await;
+    stand.proxy.signal(Signal::SIGTERM);
+    assert_eq!(stand.proxy.wait().await, Some(0), "{}", stand.proxy.log_text());
+    drop((idle, busy));
+
+    let lines = lines(&log);
+    let timed_out = &of(&lines, "statement_timed_out")[0];
+    assert_eq!((&timed_out["limit_seconds"], &timed_out["text"]), (&0.3.into(), &"SELECT pg_sleep($1)".into()));
+    assert_eq!(timed_out["node"], stand.cluster.primary().address());
+    assert_eq!(of(&lines, "statement_refused")[0]["sqlstate"], "53300");
+    let cut: Vec<(String, String)> = (of(&lines, "client_cut").iter())
+        .inspect(|line| assert!(line["client"].is_string() && line["user"] == "app" && line["database"] == "app"))
+        .map(|line| (line["cause"].as_str().unwrap().to_owned(), line["sqlstate"].as_str().unwrap().to_owned()))
+        .collect();
+    let expected = [
+        ("idle_in_transaction_session_timeout", "25P03"),
+        ("idle_session_timeout", "57P05"),
+        ("kill", "57P01"),
+        ("protocol", "08P01"),
+        ("protocol", "08P01"),
+        ("shutdown", "57P01"),
+        ("drain_timeout", "57P01"),
+    ];
+    assert_eq!(cut, expected.map(|(cause, sqlstate)| (cause.to_owned(), sqlstate.to_owned())));
     stand.cluster.shutdown().await.unwrap();
 }
