@@ -103,8 +103,7 @@ async fn each_statement_has_its_own_time() {
         assert_eq!(sqlstates(&raw.query(insert).await), none, "{insert}");
     }
     assert_eq!(sqlstates(&raw.query("COMMIT").await), none);
-    assert_eq!(sqlstates(&raw.exchange(&[run("INSERT INTO t VALUES (1)", &[]), sync()].concat()).await), none);
-    assert_eq!(raw.value("SELECT count(*) FROM t").await, "3");
+    assert_eq!(raw.value("SELECT count(*) FROM t").await, "2");
     assert_eq!(stand.proxy.metric("pgsluice_statement_timeouts_total", &[]).await, Some(1.0));
     stand.stop().await;
 }

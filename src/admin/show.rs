@@ -6,7 +6,7 @@ use super::table::{Cell, Column, Kind, Row};
 use crate::pool::PoolView;
 use crate::proxy::Proxy;
 use crate::route::Reason;
-use crate::takeover::{NoAnswer, ShownClient};
+use crate::takeover::ShownClient;
 use crate::topology::{Admission, Member, Role, Shard};
 
 /// One table.
@@ -28,14 +28,7 @@ impl Show {
         if self.name != CLIENTS_TABLE {
             return (self.rows)(proxy);
         }
-        let (shown, no_answer) = proxy.clients.shown().await;
-        if let Some(NoAnswer { process }) = no_answer {
-            tracing::warn!(
-                process,
-                "SHOW CLIENTS: the process that was taken over from does not answer; its clients are not shown"
-            );
-        }
-        shown.into_iter().map(client).collect()
+        proxy.clients.shown().await.into_iter().map(client).collect()
     }
 }
 

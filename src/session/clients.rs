@@ -153,22 +153,22 @@ impl Clients {
         }
     }
 
-    /// All of them, here and in the process that was taken over from, as operators see them; and whether that one did not
-    /// answer.
-    pub async fn shown(&self) -> (Vec<ShownClient>, Option<NoAnswer>) {
+    /// All of them, here and in the process that was taken over from, as operators see them.
+    pub async fn shown(&self) -> Vec<ShownClient> {
         let mut shown: Vec<ShownClient> = self.view().into_iter().map(ShownClient::from).collect();
         let predecessor = lock(&self.predecessor).clone();
-        let elsewhere = match predecessor {
-            Some(predecessor) => Box::pin(predecessor.list()).await,
-            None => Ok(Vec::new()),
-        };
-        match elsewhere {
-            Ok(elsewhere) => {
-                shown.extend(elsewhere);
-                (shown, None)
+        if let Some(predecessor) = predecessor {
+            match Box::pin(predecessor.list()).await {
+                Ok(elsewhere) => shown.extend(elsewhere),
+                Err(NoAnswer { process }) => {
+                    tracing::warn!(
+                        process,
+                        "the process that was taken over from does not answer; its clients are not shown"
+                    );
+                }
             }
-            Err(no_answer) => (shown, Some(no_answer)),
         }
+        shown
     }
 
     /// All that are here, by process ID.

@@ -72,7 +72,7 @@ fn short(name: &str) -> String {
 #[derive(Debug)]
 pub(super) enum Request {
     Cancel(CancelKey, oneshot::Sender<()>),
-    Kill(i32, oneshot::Sender<bool>),
+    Kill(i32, oneshot::Sender<Result<bool, NoAnswer>>),
     List(oneshot::Sender<Vec<ShownClient>>),
 }
 
@@ -106,9 +106,9 @@ impl Predecessor {
     /// Ends a client's session there, or where that process has taken over from; false when there is none.
     ///
     /// # Errors
-    /// It does not answer.
+    /// It does not answer; or the one before it does not.
     pub async fn kill(&self, pid: i32) -> Result<bool, NoAnswer> {
-        Ok(self.ask(|answer| Request::Kill(pid, answer)).await?.unwrap_or(false))
+        self.ask(|answer| Request::Kill(pid, answer)).await?.unwrap_or(Ok(false))
     }
 
     /// Its clients, and those of the process that it has taken over from.
@@ -166,8 +166,8 @@ async fn answer(line: &mut Line, request: Request) -> Option<()> {
         }
         Request::Kill(pid, answer) => {
             line.send(&Message::Kill { pid }, &[]).await.ok()?;
-            let (Message::Killed { found }, _) = line.receive().await.ok()? else { return None };
-            let _ = answer.send(found);
+            let (Message::Killed { found, silent }, _) = line.receive().await.ok()? else { return None };
+            let _ = answer.send(silent.map_or(Ok(found), |process| Err(NoAnswer { process })));
         }
         Request::List(answer) => {
             line.send(&Message::List, &[]).await.ok()?;
@@ -195,8 +195,9 @@ pub(super) async fn answer_all(mut line: Line, clients: &Clients) {
                 line.send(&Message::Cancelled, &[]).await
             }
             Message::Kill { pid } => {
-                let found = clients.kill(pid).await.unwrap_or(false);
-                line.send(&Message::Killed { found }, &[]).await
+                let killed = clients.kill(pid).await;
+                let (found, silent) = killed.map_or_else(|silent| (false, Some(silent.process)), |found| (found, None));
+                line.send(&Message::Killed { found, silent }, &[]).await
             }
             Message::List => list(&line, clients).await,
             _ => return,
@@ -208,7 +209,7 @@ pub(super) async fn answer_all(mut line: Line, clients: &Clients) {
 }
 
 async fn list(line: &Line, clients: &Clients) -> std::io::Result<()> {
-    for client in clients.shown().await.0 {
+    for client in clients.shown().await {
         line.send(&Message::Client(Box::new(client)), &[]).await?;
     }
     line.send(&Message::Listed, &[]).await

@@ -37,8 +37,8 @@ pub(super) enum Message {
     Cancelled,
     /// New to old: an operator wants this client ended.
     Kill { pid: i32 },
-    /// Old to new: whether it was there.
-    Killed { found: bool },
+    /// Old to new: whether it was there, or which process could not be asked.
+    Killed { found: bool, silent: Option<i32> },
     /// New to old: an operator wants to see your clients.
     List,
     /// Old to new: one of them.
