@@ -7,24 +7,22 @@ use crate::config::Config;
 /// Listeners, logs, the monitor's connections, and what the runtime and libraries need.
 const OTHERS: u64 = 128;
 
-/// Raises the limit as far as this process may by itself, and says how many it may open from now on.
+/// Raises the limit as far as this process may by itself.
 ///
 /// The soft limit is mostly 1024 still, for the sake of programs that use `select`; who does not is meant to raise it:
 /// <https://0pointer.net/blog/file-descriptor-limits.html>
-pub(super) fn raise_limit() -> Option<u64> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-        Ok(()) => Some(hard),
-        Err(error) => {
-            tracing::warn!(%error, soft, hard, "the limit of open files stays as it is");
-            Some(soft)
-        }
+pub(super) fn raise_limit() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 
 /// Warns where the config allows more than the limit.
-pub(super) fn check(config: &Config, limit: Option<u64>) {
-    if let Some(warning) = limit.and_then(|limit| shortage(config, limit)) {
+pub(super) fn check(config: &Config) {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).ok();
+    if let Some(warning) = limit.and_then(|(soft, _)| shortage(config, soft)) {
         tracing::warn!("{warning}");
     }
 }

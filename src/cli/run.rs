@@ -40,8 +40,8 @@ pub fn run(path: &Path, takeover: bool) -> anyhow::Result<()> {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
-        let open_files = descriptors::raise_limit();
-        descriptors::check(&config, open_files);
+        descriptors::raise_limit();
+        descriptors::check(&config);
         let given = if takeover { succession::ask(&config).await? } else { None };
         let server = Server::start(config, given).await?;
         server.run(path, watcher, &logs, end_signal()?).await
@@ -211,6 +211,7 @@ async fn reload(
         tracing::error!(cause, %error, "the new config is refused, the old one stays");
         error.to_string()
     })?;
+    descriptors::check(&proxy.config.load());
     tracing::info!(cause, "the config was reloaded");
     Ok(())
 }
