@@ -50,7 +50,8 @@ mod tests {
     #[test]
     fn what_the_config_promises_is_reckoned_up() {
         let text = "[listen]\nmax_clients = 1000\nmax_logins = 500\n[pool]\nsize = 20\n[[shards]]\nname = \"a\"\n\
-                    nodes = [\"10.0.0.1:5432\", \"10.0.0.2:5432\"]\nuser = \"u\"\npassword = \"p\"\n";
+                    nodes = [\"10.0.0.1:5432\", \"10.0.0.2:5432\"]\nuser = \"u\"\npassword = \"p\"\n\
+                    [[auth.users]]\nname = \"u\"\npassword = \"p\"\n";
         let config = Config::parse(text, Path::new("/"), "test.toml").unwrap_or_else(|errors| panic!("{errors}"));
         let needed = 1000 + 500 + 2 * 20 + OTHERS;
         assert_eq!(shortage(&config, needed), None);

@@ -404,7 +404,6 @@ mod tests {
     #[test]
     fn a_connection_takes_little() {
         let size = size_of_future(accept);
-        println!("{size} bytes");
         assert!(size <= 2048, "{size}");
     }
 }

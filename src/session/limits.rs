@@ -124,7 +124,7 @@ impl Session {
 
     /// From now on the time of what is sent runs: of so many statements.
     pub(super) fn start_clock(&mut self, statements: usize) {
-        self.deadline = self.limits.deadline(statements + self.ledger.unanswered());
+        self.deadline = self.limits.statement.and_then(|_| self.limits.deadline(statements + self.ledger.unanswered()));
         if let Some(server) = &mut self.server {
             server.is_timed_out = false;
         }
