@@ -181,7 +181,7 @@ async fn p99(stand: &Stand, time: Duration) -> Duration {
 }
 
 /// What a stranger may cost the proxy, in bytes. docs/users.md says so.
-const PER_STRANGER: u64 = 10 * 1024;
+const PER_STRANGER: u64 = 8 * 1024;
 
 async fn flood(count: usize, most: usize, rate: u64, time: Duration) -> (Duration, Duration) {
     let stand =
