@@ -108,7 +108,7 @@ async fn operators_reach_clients_that_stayed() {
     assert_eq!(shown(&admin, "process", &first_pid, "user").await, ["app", "app"]);
     assert_eq!(shown(&admin, "process", &second_pid, "user").await, ["app"]);
     assert_eq!(shown(&admin, "process", &third_pid, "user").await, ["app"]);
-    assert_eq!(shown(&admin, "pinned", "listen", "process").await, [first_pid.clone()]);
+    assert_eq!(shown(&admin, "pinned", "listen", "process").await, [&*first_pid]);
 
     let pid = shown(&admin, "pinned", "listen", "pid").await.remove(0);
     admin.batch_execute(&format!("KILL {pid}")).await.unwrap();
