@@ -13,8 +13,8 @@ use pgsluice::admin::{ACTIONS, SHOWS};
 use pgsluice::audit::{Event, Line};
 use pgsluice::route::Reason;
 use pgsluice::telemetry::metrics::{
-    self, CausalOutcome, ClientState, NodeMetrics, PollOutcome, PoolMetrics, ProxyMetrics, ReloadOutcome, ServerState,
-    ShardMetrics,
+    self, AcceptFailure, CausalOutcome, ClientState, CutCause, HandshakeFailure, LoginOutcome, NodeMetrics, PinCause,
+    PollOutcome, PoolMetrics, ProxyMetrics, ReloadOutcome, ServerState, ShardMetrics,
 };
 use pgsluice::topology::{Admission, EjectReason, Node, Role};
 
@@ -155,6 +155,11 @@ fn metrics() {
     let server_states = all(ServerState::ALL.iter().map(|state| state.name()).collect());
     let causal = all(CausalOutcome::ALL.iter().map(|outcome| outcome.name()).collect());
     let reloads = all(ReloadOutcome::ALL.iter().map(|outcome| outcome.name()).collect());
+    let logins = all(LoginOutcome::ALL.iter().map(|outcome| outcome.name()).collect());
+    let cuts = all(CutCause::ALL.iter().map(|cause| cause.name()).collect());
+    let accepts = all(AcceptFailure::ALL.iter().map(|cause| cause.name()).collect());
+    let handshakes = all(HandshakeFailure::ALL.iter().map(|cause| cause.name()).collect());
+    let pins = all(PinCause::ALL.iter().map(|cause| cause.name()).collect());
     let polls = all(PollOutcome::ALL.iter().map(|outcome| outcome.name()).collect());
     for (label, of, values) in [
         ("role", "all", &roles),
@@ -162,6 +167,11 @@ fn metrics() {
         ("reason", "`pgsluice_replica_ejected`, `pgsluice_replica_ejections_total`", &eject_reasons),
         ("state", "`pgsluice_clients`", &client_states),
         ("state", "`pgsluice_server_connections`", &server_states),
+        ("cause", "`pgsluice_clients_cut_total`", &cuts),
+        ("cause", "`pgsluice_accept_failures_total`", &accepts),
+        ("cause", "`pgsluice_tls_handshake_failures_total`", &handshakes),
+        ("cause", "`pgsluice_pinned_clients`", &pins),
+        ("outcome", "`pgsluice_logins_total`", &logins),
         ("outcome", "`pgsluice_causal_waits_total`", &causal),
         ("outcome", "`pgsluice_config_reloads_total`", &reloads),
         ("outcome", "`pgsluice_monitor_polls_total`", &polls),

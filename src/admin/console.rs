@@ -186,7 +186,10 @@ impl Handler {
             return Err(told("42501", message, Some("Only users in admin.admins may do that.".to_owned())));
         }
         match command {
-            Command::Show(name) => show(name).map(|show| Answer::Rows(show.columns, (show.rows)(&self.proxy))),
+            Command::Show(name) => {
+                let show = show(name)?;
+                Ok(Answer::Rows(show.columns, show.all_rows(&self.proxy).await))
+            }
             Command::ExplainRoute { database, sql } => {
                 let identity = Identity { user: Arc::clone(&self.operator.user), database: database.as_str().into() };
                 let rows = explain_new_session(&self.proxy, identity, sql);

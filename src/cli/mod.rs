@@ -2,5 +2,6 @@
 
 pub mod check;
 pub mod demo;
+mod descriptors;
 pub mod run;
 mod succession;
