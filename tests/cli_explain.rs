@@ -202,6 +202,7 @@ async fn a_terminal_is_drawn_and_left_as_it_was() {
     proxy.stop().await;
     terminal.order("wait reconnecting").await;
     let proxy = ProxyProcess::start_with_config(&text).await;
+    proxy.wait_for_metric("pgsluice_node_up", &["role=\"primary\""], |value| value == 1.0).await;
     let client = support::connect(&url).await;
     client.batch_execute("SELECT 'somebody is back'").await.expect("it answers");
     terminal.order("wait $1").await;
