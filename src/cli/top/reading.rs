@@ -239,7 +239,7 @@ impl Reading {
             waiting: line.count("waiting"),
         };
         let mut pools: Vec<Pool> = tables.lines("pools").map(pool).collect();
-        pools.sort_by(|one, other| (other.waiting, other.used).cmp(&(one.waiting, one.used)));
+        pools.sort_by_key(|pool| std::cmp::Reverse((pool.waiting, pool.used)));
         let statement = |line: Line<'_>| Statement {
             fingerprint: line.text("fingerprint").to_owned(),
             text: line.text("statement").to_owned(),

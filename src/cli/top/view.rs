@@ -88,6 +88,15 @@ pub(super) struct Hot<'a> {
     pub(super) load: Option<f64>,
 }
 
+/// What is kept of the reading before.
+#[derive(Debug)]
+struct Before {
+    at: Instant,
+    /// Calls and total time of each, by its fingerprint.
+    statements: HashMap<String, (u64, f64)>,
+    routes: [u64; 2],
+}
+
 /// What the screen shows.
 #[derive(Debug)]
 pub(super) struct View {
@@ -98,8 +107,7 @@ pub(super) struct View {
     /// New readings are not shown.
     pub(super) is_frozen: bool,
     pub(super) reading: Option<Reading>,
-    /// Of each statement: calls and total time at the reading before.
-    before: Option<(Instant, HashMap<String, (u64, f64)>, [u64; 2])>,
+    before: Option<Before>,
     history: HashMap<String, VecDeque<(Instant, Seen)>>,
 }
 
@@ -136,7 +144,7 @@ impl View {
         self.before = self.reading.take().map(|old| {
             let statements =
                 old.statements.into_iter().map(|statement| (statement.fingerprint, (statement.calls, statement.total)));
-            (old.at, statements.collect(), old.routes)
+            Before { at: old.at, statements: statements.collect(), routes: old.routes }
         });
         self.reading = Some(reading);
     }
@@ -188,9 +196,10 @@ impl View {
 
     /// Statements a second on primaries and on replicas.
     pub(super) fn rates(&self) -> Option<[f64; 2]> {
-        let (reading, (at, _, routes)) = (self.reading.as_ref()?, self.before.as_ref()?);
-        let seconds = reading.at.saturating_duration_since(*at).as_secs_f64();
-        let rate = |index: usize| reading.routes[index].checked_sub(routes[index]).map(|count| count as f64 / seconds);
+        let (reading, before) = (self.reading.as_ref()?, self.before.as_ref()?);
+        let seconds = reading.at.saturating_duration_since(before.at).as_secs_f64();
+        let rate =
+            |index: usize| reading.routes[index].checked_sub(before.routes[index]).map(|count| count as f64 / seconds);
         (seconds > 0.0).then_some([rate(0)?, rate(1)?])
     }
 
@@ -213,10 +222,10 @@ impl View {
     }
 
     fn hot<'a>(&self, reading: &Reading, statement: &'a Statement) -> Hot<'a> {
-        let since = self.before.as_ref().and_then(|(at, statements, _)| {
-            let seconds = reading.at.saturating_duration_since(*at).as_secs_f64();
+        let since = self.before.as_ref().and_then(|before| {
+            let seconds = reading.at.saturating_duration_since(before.at).as_secs_f64();
             // One that was not there before is new, or its place was another's.
-            let (calls, total) = statements.get(&statement.fingerprint).copied().unwrap_or_default();
+            let (calls, total) = before.statements.get(&statement.fingerprint).copied().unwrap_or_default();
             let calls = statement.calls.checked_sub(calls)?;
             (seconds > 0.0).then(|| (calls as f64 / seconds, (statement.total - total).max(0.0) / seconds))
         });
