@@ -65,7 +65,7 @@ use relay::Tally;
 use tracked::Tracked;
 
 use crate::audit::Who;
-use crate::pool::{Checkout, Identity, Reported, Settings};
+use crate::pool::{Checkout, Identity, NodePool, Reported, Settings};
 use crate::proxy::{ClientSlot, Database, Proxy};
 use crate::route::{Horizon, Reason, SessionKey};
 use crate::sql::{Analysis, Pin};
@@ -151,6 +151,13 @@ struct Parked {
     checkout: Checkout,
     /// When its pool would close it.
     until: Instant,
+}
+
+impl Parked {
+    /// By which its pool tells that it is to be given back; see [`NodePool::wanted`].
+    fn place(&self) -> (Arc<NodePool>, u64) {
+        (Arc::clone(self.checkout.pool()), self.checkout.vacated)
+    }
 }
 
 /// A server connection in a session's hands.

@@ -17,7 +17,7 @@ use bytes::{Buf, BytesMut};
 use super::exchange::{Event, Sent, Verdict};
 use super::limits::timed_out;
 use super::prepared::{ClientStatements, SERVER_NAME_PREFIX};
-use super::{Attached, Audience, Fault, Session};
+use super::{Attached, Audience, Fault, Parked, Session};
 use crate::pool::{NodePool, Reported, note_parameter};
 use crate::topology::{Lsn, Role};
 use crate::wire::backend::{self, TransactionStatus, tag};
@@ -131,7 +131,7 @@ impl Session {
             }
             let deadline = self.deadline;
             let lost_life = self.server.as_ref().filter(|server| server.holding).map(Attached::watch_life);
-            let parked = self.parked.as_ref().map(|parked| Arc::clone(parked.checkout.pool()));
+            let parked = self.parked.as_ref().map(Parked::place);
             tokio::select! {
                 biased;
                 is_client_there = poll_fn(|cx| self.poll_io(cx)) => {
@@ -140,7 +140,7 @@ impl Session {
                     }
                 }
                 () = wait_for_end(lost_life) => return Ok(Outcome::ServerLost(None)),
-                () = wait_until_wanted(parked.as_ref()) => self.unpark(),
+                () = wait_until_wanted(parked) => self.unpark(),
                 () = sleep_until(deadline) => self.time_out(),
             }
         }
@@ -232,7 +232,7 @@ impl Session {
             tokio::select! {
                 biased;
                 came = self.client.fill(limit) => return Ok(came.unwrap_or(false)),
-                () = wait_until_wanted(self.parked.as_ref().map(|parked| parked.checkout.pool())) => {}
+                () = wait_until_wanted(self.parked.as_ref().map(Parked::place)) => {}
                 () = sleep_until(self.parked.as_ref().map(|parked| parked.until)) => {}
             }
             self.unpark();
@@ -488,10 +488,10 @@ async fn sleep_until(moment: Option<Instant>) {
     }
 }
 
-/// Returns when somebody else has to wait for a connection like the one that is kept.
-async fn wait_until_wanted(pool: Option<&Arc<NodePool>>) {
-    match pool {
-        Some(pool) => pool.wanted().await,
+/// Returns when the connection that is kept is to be given back, for somebody else's sake.
+async fn wait_until_wanted(parked: Option<(Arc<NodePool>, u64)>) {
+    match parked {
+        Some((pool, vacated)) => pool.wanted(vacated).await,
         None => std::future::pending().await,
     }
 }

@@ -4,6 +4,7 @@ Each check is a function that returns what there was to see. Directly it passes 
 it runs and shows the same.
 """
 
+import difflib
 import os
 import pty
 import re
@@ -333,8 +334,9 @@ def restored(t, *command):
     """What is restored into a new database is what was dumped."""
     t.run("createdb", "again")
     t.run(*command)
-    again = dump(t, database="again")
-    assert again == dump(t), "the restored database is another one"
+    again, original = dump(t, database="again"), dump(t)
+    lines = difflib.unified_diff(original.splitlines(), again.splitlines(), "dumped", "restored", lineterm="", n=1)
+    assert again == original, "the restored database is another one:\n" + "\n".join(list(lines)[:40])
     t.run("dropdb", "again")
     return again
 
