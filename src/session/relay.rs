@@ -310,6 +310,7 @@ impl Session {
         let server = self.server.as_mut()?;
         let mut worth_another = None;
         let mut refused = Vec::new();
+        let mut is_further = false;
         for event in server.exchange.take_events() {
             let connection = &mut *server.checkout;
             match event {
@@ -353,8 +354,12 @@ impl Session {
                 Event::Completed { rows } => {
                     self.tally.completed += 1;
                     self.ledger.answered(rows);
+                    is_further = true;
                 }
-                Event::Answered => self.ledger.answered(0),
+                Event::Answered => {
+                    self.ledger.answered(0);
+                    is_further = true;
+                }
                 Event::Undone => self.ledger.reopen(),
                 Event::Ready(status) => {
                     self.status = status;
@@ -366,6 +371,9 @@ impl Session {
                     }
                 }
             }
+        }
+        if is_further && (self.deadline.is_some() || server.is_timed_out) {
+            self.deadline = self.limits.deadline(self.ledger.unanswered());
         }
         refused.iter().for_each(|reply| self.note_refusal(reply));
         worth_another

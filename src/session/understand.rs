@@ -238,6 +238,8 @@ impl Session {
             | Kind::Listen => Demand::Primary(Reason::Statement(PrimaryCause::SessionState)),
             Kind::ExplainRoute | Kind::ShowOwn { .. } => match statement.primary {
                 Some(cause) => Demand::Primary(Reason::Statement(cause)),
+                // A server says the answer, in a transaction of its own.
+                None if self.is_serializable_by_default() => Demand::Primary(Reason::Serializable),
                 None => Demand::Replica(Reason::FreshReplica),
             },
             Kind::Query | Kind::Write | Kind::Ddl | Kind::Utility => match judge(statement, catalog) {

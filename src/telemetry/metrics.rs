@@ -35,6 +35,10 @@ pub mod names {
     pub const CLIENTS: &str = "pgsluice_clients";
     /// Logins, by what came of them.
     pub const LOGINS_TOTAL: &str = "pgsluice_logins_total";
+    /// Connections of clients that could not be accepted.
+    pub const ACCEPT_FAILURES_TOTAL: &str = "pgsluice_accept_failures_total";
+    /// TLS handshakes with clients that have failed.
+    pub const TLS_HANDSHAKE_FAILURES_TOTAL: &str = "pgsluice_tls_handshake_failures_total";
     /// Connections to servers.
     pub const SERVER_CONNECTIONS: &str = "pgsluice_server_connections";
     /// How long a client waited for a server connection.
@@ -45,6 +49,8 @@ pub mod names {
     pub const PINNED_CLIENTS: &str = "pgsluice_pinned_clients";
     /// Statements that waited for their user's turn.
     pub const RATE_LIMITED_STATEMENTS_TOTAL: &str = "pgsluice_rate_limited_statements_total";
+    /// Clients that were sent away.
+    pub const CLIENTS_CUT_TOTAL: &str = "pgsluice_clients_cut_total";
     /// Statements that took too long.
     pub const STATEMENT_TIMEOUTS_TOTAL: &str = "pgsluice_statement_timeouts_total";
     /// Reads that waited for a replica to catch up.
@@ -115,6 +121,58 @@ label_set! {
         Unavailable = "unavailable",
         /// It hung up.
         Gone = "gone",
+    }
+}
+
+label_set! {
+    /// `cause` of `pgsluice_clients_cut_total`.
+    CutCause {
+        /// Idle for longer than `limits.idle_session_timeout`.
+        IdleSession = "idle_session_timeout",
+        /// Idle in a transaction for longer than `limits.idle_in_transaction_session_timeout`.
+        IdleInTransaction = "idle_in_transaction_session_timeout",
+        /// KILL.
+        Killed = "kill",
+        /// The process ends, and the client was idle or came to be.
+        Shutdown = "shutdown",
+        /// The process ends, and the client's transaction did not in `limits.drain_timeout`.
+        DrainTimeout = "drain_timeout",
+        /// It does not speak the protocol.
+        Protocol = "protocol",
+        /// Its server connection was lost with state of the client's in it, or could not be made what it has to be.
+        Server = "server",
+    }
+}
+
+label_set! {
+    /// `cause` of `pgsluice_accept_failures_total`.
+    AcceptFailure {
+        /// No descriptor is left: of the process, or of the machine.
+        Descriptors = "descriptors",
+        /// No memory is left for it.
+        Memory = "memory",
+        /// The connection itself was gone already, or a firewall is against it.
+        Connection = "connection",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
+label_set! {
+    /// `cause` of `pgsluice_tls_handshake_failures_total`.
+    HandshakeFailure {
+        /// The client hung up in the middle of it.
+        Gone = "gone",
+        /// The client did not accept this side: its certificate above all.
+        RefusedByClient = "refused_by_client",
+        /// The client's certificate is not valid, or of none of the authorities.
+        Certificate = "certificate",
+        /// There is no version, cipher suite or protocol that both sides know.
+        NothingInCommon = "nothing_in_common",
+        /// `listen.tls = "off"`, and the client began with a handshake.
+        NotOffered = "not_offered",
+        /// What came is not TLS.
+        Invalid = "invalid",
     }
 }
 
@@ -220,6 +278,8 @@ fn describe() {
     histogram!(names::PROXY_OVERHEAD_SECONDS, Unit::Seconds, "Time that a statement spent in pgsluice alone");
     gauge!(names::CLIENTS, Unit::Count, "Clients");
     counter!(names::LOGINS_TOTAL, Unit::Count, "Logins by what came of them; cancel requests are none");
+    counter!(names::ACCEPT_FAILURES_TOTAL, Unit::Count, "Connections of clients that could not be accepted, by why");
+    counter!(names::TLS_HANDSHAKE_FAILURES_TOTAL, Unit::Count, "TLS handshakes with clients that have failed, by why");
     gauge!(names::SERVER_CONNECTIONS, Unit::Count, "Connections to servers");
     histogram!(names::POOL_WAIT_SECONDS, Unit::Seconds, "How long a client waited for a server connection");
     counter!(names::CHECKOUT_TIMEOUTS_TOTAL, Unit::Count, "Times that no server connection was free in time");
@@ -229,6 +289,7 @@ fn describe() {
         "Clients that keep a server connection, by what for; one can have several causes"
     );
     counter!(names::RATE_LIMITED_STATEMENTS_TOTAL, Unit::Count, "Statements that waited for the pace of their user");
+    counter!(names::CLIENTS_CUT_TOTAL, Unit::Count, "Clients that were sent away, by why");
     counter!(names::STATEMENT_TIMEOUTS_TOTAL, Unit::Count, "Statements that were cancelled because they took too long");
     counter!(names::CAUSAL_WAITS_TOTAL, Unit::Count, "Reads that waited for a replica to catch up");
     counter!(names::HEALED_STATEMENTS_TOTAL, Unit::Count, "Statements that a standby refused and the primary then ran");
@@ -242,6 +303,9 @@ fn describe() {
 pub struct ProxyMetrics {
     clients: Vec<Gauge>,
     logins: Vec<Counter>,
+    clients_cut: Vec<Counter>,
+    accept_failures: Vec<Counter>,
+    handshake_failures: Vec<Counter>,
     pinned_clients: Vec<Gauge>,
     causal_waits: Vec<Counter>,
     config_reloads: Vec<Counter>,
@@ -284,6 +348,15 @@ impl ProxyMetrics {
             logins: (LoginOutcome::ALL.iter())
                 .map(|outcome| counter(names::LOGINS_TOTAL, "outcome", outcome.name()))
                 .collect(),
+            accept_failures: (AcceptFailure::ALL.iter())
+                .map(|cause| counter(names::ACCEPT_FAILURES_TOTAL, "cause", cause.name()))
+                .collect(),
+            handshake_failures: (HandshakeFailure::ALL.iter())
+                .map(|cause| counter(names::TLS_HANDSHAKE_FAILURES_TOTAL, "cause", cause.name()))
+                .collect(),
+            clients_cut: (CutCause::ALL.iter())
+                .map(|cause| counter(names::CLIENTS_CUT_TOTAL, "cause", cause.name()))
+                .collect(),
             causal_waits: (CausalOutcome::ALL.iter())
                 .map(|outcome| counter(names::CAUSAL_WAITS_TOTAL, "outcome", outcome.name()))
                 .collect(),
@@ -314,6 +387,21 @@ impl ProxyMetrics {
     /// `pgsluice_logins_total{outcome}`
     pub fn logins(&self, outcome: LoginOutcome) -> &Counter {
         &self.logins[outcome as usize]
+    }
+
+    /// `pgsluice_accept_failures_total{cause}`
+    pub fn accept_failures(&self, cause: AcceptFailure) -> &Counter {
+        &self.accept_failures[cause as usize]
+    }
+
+    /// `pgsluice_tls_handshake_failures_total{cause}`
+    pub fn handshake_failures(&self, cause: HandshakeFailure) -> &Counter {
+        &self.handshake_failures[cause as usize]
+    }
+
+    /// `pgsluice_clients_cut_total{cause}`
+    pub fn clients_cut(&self, cause: CutCause) -> &Counter {
+        &self.clients_cut[cause as usize]
     }
 
     /// `pgsluice_causal_waits_total{outcome}`
