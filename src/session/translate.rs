@@ -397,7 +397,9 @@ impl Session {
         }
         let shape = self.server.as_ref().and_then(|server| server.checkout.prepared.get(&statement.id).copied());
         if shape.is_some_and(|shape| shape != 0 && shape != held.shape) {
-            self.refuse_in_place(ErrorReply::error("0A000", "cached plan must not change result type"));
+            // asyncpg and JDBC prepare anew, and say nothing, where an error comes from this function.
+            let changed = ErrorReply::error("0A000", "cached plan must not change result type");
+            self.refuse_in_place(changed.routine("RevalidateCachedQuery"));
         }
         Ok(Ok(()))
     }

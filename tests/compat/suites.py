@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -211,7 +212,8 @@ def jdbc(target, work):
     steps = {}
     for block in (work.out / "output.log").read_text().split("== ")[1:]:
         name, _, text = block.partition("\n")
-        steps[name] = text
+        # The driver tells functions apart by their OIDs, which depend on what the server did before.
+        steps[name] = re.sub(r"_\d{5,}\b", "_OID", text)
     outcomes = work.judged("jdbc", target, steps, lambda text: "the step failed" not in text)
     outcomes["exit status"] = Outcome(PASSED) if status == 0 else Outcome(FAILED, work.tail())
     return outcomes
