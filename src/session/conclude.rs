@@ -166,6 +166,8 @@ impl Session {
         }
         if changed_catalog {
             self.proxy.monitor.catalog_changed(&self.identity.database);
+            // A role may have another password now, or be another one of the same name.
+            self.proxy.users.clear();
         }
     }
 
