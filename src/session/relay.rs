@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
+use super::conclude::touches_rows;
 use super::exchange::{Event, Sent, Verdict};
 use super::limits::timed_out;
 use super::prepared::{ClientStatements, SERVER_NAME_PREFIX};
@@ -368,6 +369,14 @@ impl Session {
                     let has_ddl = self.changed_catalog || self.executed.iter().any(|analysis| analysis.has_ddl());
                     if status == TransactionStatus::Idle && has_ddl {
                         self.database.note_catalog_change(Instant::now());
+                    }
+                    let mut run = self.executed.iter().flat_map(|analysis| &analysis.statements);
+                    if status == TransactionStatus::Idle
+                        && server.role == Role::Primary
+                        && let Some(key) = self.shared
+                        && (self.saw_rows || run.any(touches_rows))
+                    {
+                        self.proxy.session_keys.horizon(key).saw_primary(Instant::now(), None);
                     }
                 }
             }
