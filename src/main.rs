@@ -44,6 +44,27 @@ enum Command {
     /// Start a local PostgreSQL cluster with pgsluice in front; Ctrl-C stops and removes all of it.
     #[command(after_help = "Example:\n  pgsluice demo --replicas 3")]
     Demo(cli::demo::Options),
+    /// Say where a statement would go, and why.
+    #[command(
+        after_help = "Examples:\n  pgsluice explain \"SELECT * FROM accounts WHERE id = 42\" -c pgsluice.toml\n  \
+                      pgsluice explain \"SELECT next_invoice()\" --connect postgresql://alice@127.0.0.1:6432/shop\n  \
+                      pgsluice explain - --json -c pgsluice.toml < report.sql\n\nWith --config alone it connects to \
+                      nothing, and says what it cannot know. With --connect or --live the running pgsluice answers, for a \
+                      session that has seen and set nothing; the database in the connection string is the statement's. \
+                      Passwords: PGPASSWORD, ~/.pgpass, the connection string, or else the config's own.\n\nExit codes: \
+                      0 explained; 1 the statement could not be parsed, would be refused or has nowhere to go, or nobody \
+                      answered; 2 usage."
+    )]
+    Explain(cli::explain::Options),
+    /// Show nodes, lag, pools, clients and the hottest statements of a running pgsluice, live.
+    #[command(after_help = "Examples:\n  pgsluice top -c /etc/pgsluice/pgsluice.toml\n  \
+                      pgsluice top --connect postgresql://alice@127.0.0.1:6432\n  \
+                      pgsluice top --json --connect postgresql://alice@127.0.0.1:6432 | jq .lag\n\nKeys: q quits; s goes \
+                      through the orders of statements, and l, c, m, t, f choose load, calls, mean, total, failures; + \
+                      and - change the interval; space freezes. Without a terminal it prints one reading. Passwords: \
+                      PGPASSWORD, ~/.pgpass, the connection string, or else the config's own.\n\nExit codes: 0 shown, 1 \
+                      nobody answered, 2 usage.")]
+    Top(cli::top::Options),
 }
 
 fn main() -> ExitCode {
@@ -51,9 +72,15 @@ fn main() -> ExitCode {
         Command::Run { config, takeover } => cli::run::run(&config, takeover),
         Command::Check { config, json } => return cli::check::run(&config, json),
         Command::Demo(options) => cli::demo::run(&options),
+        Command::Top(options) => cli::top::run(&options),
+        Command::Explain(options) => return code(cli::explain::run(&options)),
     };
+    code(result.map(|()| ExitCode::SUCCESS))
+}
+
+fn code(result: anyhow::Result<ExitCode>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("pgsluice: {error:#}");
             ExitCode::FAILURE

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::monitor::{Catalogs, Monitor, MonitorHandle, UserLookup};
 use crate::pool::{Pools, Reported, Settings};
 use crate::route::{Horizon, Reason, SessionKeys};
-use crate::session::{Clients, Crowd, Gate, Quotas, Statements, Throttle, Verifiers, accept};
+use crate::session::{Clients, Crowd, Gate, Quotas, Shortage, Statements, Throttle, Verifiers, accept};
 use crate::sql::AnalysisCache;
 use crate::statistics::StatementTable;
 use crate::telemetry::metrics::{ClientState, PoolMetrics, ProxyMetrics, ReloadOutcome, ServerState, ShardMetrics};
@@ -30,12 +30,6 @@ pub type ReloadRequest = oneshot::Sender<Result<(), String>>;
 
 /// How often the gauges of clients and pools are set, and unused things are swept away.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-
-/// After an `accept` that failed for want of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// How many of those that are not logged in have to go then.
-const MAKE_ROOM: usize = 100;
 
 /// What all sessions share. Handed to each; there is no other global state.
 pub struct Proxy {
@@ -158,17 +152,17 @@ impl Proxy {
         let mut shutdown = self.shutdown_signal();
         let mut retired = ShutdownSignal(self.retired.subscribe());
         let mut sessions = JoinSet::new();
+        let mut shortage = Shortage::default();
         loop {
             tokio::select! {
                 () = shutdown.wait() => break,
                 () = retired.wait() => break,
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => self.greet(stream, peer, &mut sessions),
-                    Err(error) => {
-                        tracing::error!(%error, "a connection could not be accepted");
-                        self.logins.thin_out(MAKE_ROOM);
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    Ok((stream, peer)) => {
+                        shortage.accepted();
+                        self.greet(stream, peer, &mut sessions);
                     }
+                    Err(error) => shortage.failed(&self, &error).await,
                 },
                 Some(ended) = sessions.join_next() => note_end(ended),
             }
@@ -191,7 +185,8 @@ impl Proxy {
         sessions.spawn(accept(Arc::clone(self), stream, peer));
     }
 
-    /// Serves those who are there until they leave of themselves, or long enough.
+    /// Serves those who are there until they leave of themselves, or long enough; and stays for as long as the process
+    /// before this one has clients, which are reached through this one.
     async fn linger(&self, sessions: &mut JoinSet<()>, shutdown: &mut ShutdownSignal) {
         let limit = self.config.load().limits.takeover_timeout;
         let mut over = std::pin::pin!(tokio::time::sleep(limit));
@@ -204,9 +199,14 @@ impl Proxy {
                 }
                 ended = sessions.join_next() => match ended {
                     Some(ended) => note_end(ended),
-                    None => return,
+                    None => break,
                 },
             }
+        }
+        tokio::select! {
+            () = shutdown.wait() => {}
+            () = &mut over => {}
+            () = self.clients.predecessor_gone() => {}
         }
     }
 
@@ -219,6 +219,7 @@ impl Proxy {
             }
         };
         if tokio::time::timeout(limit, all).await.is_err() {
+            self.note_all_cut();
             tracing::warn!(clients = sessions.len(), "cut off what did not end within limits.drain_timeout");
         }
         self.monitor.shutdown().await;

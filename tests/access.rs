@@ -10,6 +10,7 @@ use support::unruly::{Raw, V3, startup};
 use support::{DEADLINE, Stand, connect, try_connect};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio_postgres::Client;
 use tokio_postgres::error::DbError;
 
 async fn refusal(url: &str) -> DbError {
@@ -162,10 +163,9 @@ impl Flood {
     }
 }
 
-/// The 99th percentile of a statement's time, with 16 clients at work for so long.
-async fn p99(stand: &Stand, time: Duration) -> Duration {
-    let worker = || async {
-        let client = stand.client().await;
+/// The 99th percentile of a statement's time, with these clients at work for so long.
+async fn p99(clients: &[Client], time: Duration) -> Duration {
+    let worker = async |client: &Client| {
         let (start, mut times) = (Instant::now(), Vec::new());
         while start.elapsed() < time {
             let asked = Instant::now();
@@ -175,23 +175,24 @@ async fn p99(stand: &Stand, time: Duration) -> Duration {
         }
         times
     };
-    let mut times = futures_util::future::join_all((0..16).map(|_| worker())).await.concat();
+    let mut times = futures_util::future::join_all(clients.iter().map(worker)).await.concat();
     times.sort_unstable();
     times[times.len() * 99 / 100]
 }
 
 /// What a stranger may cost the proxy, in bytes. docs/users.md says so.
-const PER_STRANGER: u64 = 10 * 1024;
+const PER_STRANGER: u64 = 8 * 1024;
 
 async fn flood(count: usize, most: usize, rate: u64, time: Duration) -> (Duration, Duration) {
     let stand =
         Stand::start_listening(0, &format!("max_logins = {most}\n"), "[limits]\nlogin_timeout = \"10min\"\n").await;
-    let before = p99(&stand, time).await;
+    let clients = futures_util::future::join_all((0..16).map(|_| stand.client())).await;
+    let before = p99(&clients, time).await;
     stand.proxy.reset_peak_memory();
     let memory = stand.proxy.memory();
     let address = stand.proxy.address.clone();
     let flooding = tokio::spawn(async move { Flood::start(&address, count, rate).await });
-    let during = p99(&stand, time).await;
+    let during = p99(&clients, time).await;
     let flood = flooding.await.expect("the flood");
     // A newcomer gets in past all of them.
     stand.client().await.query_one("SELECT 1", &[]).await.expect("it works");
@@ -215,6 +216,49 @@ async fn flood(count: usize, most: usize, rate: u64, time: Duration) -> (Duratio
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_of_strangers_is_bounded_and_keeps_nobody_out() {
     flood(1500, 300, 1000, Duration::from_secs(2)).await;
+}
+
+/// Descriptors that the proxy may have: this many more than it has now.
+fn leave_descriptors(stand: &Stand, more: usize) {
+    let pid = stand.proxy.pid();
+    let now = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").count();
+    // The soft one: an unprivileged test may not raise a hard one again.
+    let limit = format!("--nofile={}:", now + more);
+    let status = std::process::Command::new("prlimit").args(["--pid", &pid.to_string(), &limit]).status();
+    assert!(status.expect("prlimit runs").success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_descriptors_strangers_make_room_and_nothing_spins() {
+    let stand = Stand::start(0, "").await;
+    let client = stand.client().await;
+    client.query_one("SELECT 1", &[]).await.unwrap();
+    let raised = std::fs::read_to_string(format!("/proc/{}/limits", stand.proxy.pid())).unwrap();
+    let line: Vec<&str> =
+        raised.lines().find(|line| line.starts_with("Max open files")).unwrap().split_whitespace().collect();
+    assert_eq!(line[3], line[4], "the soft limit is the hard one: {line:?}");
+
+    leave_descriptors(&stand, 5);
+    let start = Instant::now();
+    let mut strangers = Vec::new();
+    for _ in 0..30 {
+        strangers.push(TcpStream::connect(&stand.proxy.address).await.unwrap());
+    }
+    let newcomer = tokio::time::timeout(DEADLINE, stand.client()).await.expect("a newcomer gets in past all of them");
+    newcomer.query_one("SELECT 1", &[]).await.unwrap();
+    client.query_one("SELECT 1", &[]).await.unwrap();
+    let cause = ["cause=\"descriptors\""];
+    let failures = stand.proxy.wait_for_metric("pgsluice_accept_failures_total", &cause, |count| count > 0.0).await;
+    let seconds = start.elapsed().as_secs_f64();
+    assert!(failures <= 10.0 * seconds + 1.0, "{failures} in {seconds} s");
+    let log = stand.proxy.log_text();
+    let lines = log.lines().filter(|line| line.contains("connections cannot be accepted")).count();
+    assert!(lines >= 1 && lines as f64 <= 1.0 + seconds / 10.0, "{seconds} s: {log}");
+
+    drop(strangers);
+    leave_descriptors(&stand, 1000);
+    stand.client().await.query_one("SELECT 1", &[]).await.unwrap();
+    stand.stop().await;
 }
 
 /// `scripts/flood`

@@ -2,14 +2,26 @@
 
 mod support;
 
+use std::time::Instant;
+
 use support::raw::{self, bind, close_statement, describe_statement, execute, parse, sync};
-use support::{Stand, connect};
+use support::{DEADLINE, Stand, connect};
 
 /// What a statement says, in full.
 async fn error_of(client: &tokio_postgres::Client, sql: &str) -> String {
     match client.batch_execute(sql).await {
         Ok(()) => "no error".to_owned(),
         Err(error) => error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned()),
+    }
+}
+
+/// Runs what wants a database for itself. A server waits five seconds for the others to leave it; on a busy machine
+/// they take longer.
+async fn alone(client: &tokio_postgres::Client, sql: &str) {
+    let start = Instant::now();
+    while let Err(error) = client.batch_execute(sql).await {
+        let is_in_use = error.code() == Some(&tokio_postgres::error::SqlState::OBJECT_IN_USE);
+        assert!(is_in_use && start.elapsed() < DEADLINE, "{sql}: {error:?}");
     }
 }
 
@@ -33,11 +45,7 @@ async fn a_database_that_its_clients_have_left_can_be_dropped() {
             }
             drop(clients);
             let next = ["CREATE DATABASE second TEMPLATE first", "ALTER DATABASE first RENAME TO third"];
-            if round == 0 {
-                owner.batch_execute(next[0]).await.unwrap();
-            } else {
-                owner.batch_execute(next[1]).await.unwrap();
-            }
+            alone(&owner, next[round]).await;
         }
         if mode == "session" {
             // A client that is connected is in the way, as it is on a direct connection.
@@ -47,8 +55,16 @@ async fn a_database_that_its_clients_have_left_can_be_dropped() {
             assert_eq!(refused, "database \"third\" is being accessed by other users");
             third.batch_execute("SELECT * FROM mine").await.unwrap();
         }
-        owner.batch_execute("DROP DATABASE third").await.unwrap();
-        owner.batch_execute("DROP DATABASE second").await.unwrap();
+        let idle = connect(&at("third")).await;
+        if mode == "transaction" {
+            // The connection of this one is kept for it in case that it asks for `currval`, and until it is in the way.
+            idle.batch_execute("CREATE SEQUENCE numbers").await.unwrap();
+            idle.batch_execute("SELECT nextval('numbers')").await.unwrap();
+        } else {
+            drop(idle);
+        }
+        alone(&owner, "DROP DATABASE third").await;
+        alone(&owner, "DROP DATABASE second").await;
         stand.stop().await;
     }
 }
@@ -107,6 +123,54 @@ async fn sql_finds_protocol_level_statements_in_the_extended_protocol() {
     clients[1].exchange(&[close_statement("run"), sync()].concat()).await;
     assert_eq!(clients[1].value("EXECUTE mine (2)").await, "3");
     stand.stop().await;
+}
+
+/// In session mode a statement that is closed is closed, and the others are not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_statement_is_gone_from_the_server() {
+    let stand = Stand::start(0, "[pool]\nmode = \"session\"").await;
+    let mut client = stand.raw().await;
+    let made = [parse("one", "SELECT 1"), parse("same", "SELECT 1"), parse("two", "SELECT 2"), sync()].concat();
+    assert_eq!(raw::tags(&client.exchange(&made).await), "111Z");
+    let count = "SELECT count(*) FROM pg_prepared_statements";
+    client.exchange(&[close_statement("two"), sync()].concat()).await;
+    assert_eq!(client.value(count).await, "1");
+    // The text of these two is one statement on the server.
+    client.exchange(&[close_statement("one"), sync()].concat()).await;
+    assert_eq!(client.value(count).await, "1");
+    assert_eq!(raw::rows(&client.exchange(&[raw::run_prepared("same", &[]), sync()].concat()).await), [["1"]]);
+    // A Close behind an error is not carried out, but the client may say it again.
+    let failed = [parse("", "SELECT 1/0"), bind("", "", &[]), execute("", 0), close_statement("same"), sync()].concat();
+    client.exchange(&failed).await;
+    client.exchange(&[close_statement("same"), sync()].concat()).await;
+    let again = [parse("same", "SELECT 1"), sync(), parse("two", "SELECT 2"), sync()].concat();
+    client.send(&again).await;
+    let said = client.until_ready(2).await;
+    assert_eq!(raw::tags(&said), "1Z1Z", "{said:?}");
+    assert_eq!(raw::rows(&client.exchange(&[raw::run_prepared("two", &[]), sync()].concat()).await), [["2"]]);
+    stand.stop().await;
+}
+
+/// A long pipeline is sent on while it comes, as soon as nothing that comes can change its way: its error is there
+/// before its end, as on a direct connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_pipeline_fails_before_its_end() {
+    for mode in ["transaction", "session"] {
+        let stand = Stand::start(1, &format!("[pool]\nmode = \"{mode}\"")).await;
+        let mut client = stand.raw().await;
+        client.query("CREATE TABLE many (a text, b int PRIMARY KEY)").await;
+        let long = "x".repeat(20_000);
+        let row = |b: &str| [bind("", "", &[&long, b]), execute("", 0)].concat();
+        // Behind the row that fails there is more than is held back of a pipeline that is under way.
+        let rows = ["1", "1", "2", "3", "4", "5"].map(row).concat();
+        client.send(&[parse("", "INSERT INTO many VALUES ($1, $2)"), rows].concat()).await;
+        let said = client.until(b'E', 1).await;
+        assert_eq!((raw::tags(&said).as_str(), raw::sqlstates(&said)), ("12C2E", vec!["23505".to_owned()]), "{mode}");
+        let rest = client.exchange(&[row("6"), sync()].concat()).await;
+        assert_eq!(raw::tags(&rest), "Z", "{mode}");
+        assert_eq!(client.value("SELECT count(*) FROM many").await, "0", "{mode}");
+        stand.stop().await;
+    }
 }
 
 /// In session mode a client is told the process ID of its own backend, and is disconnected together with it.

@@ -243,6 +243,14 @@ async fn roles_follow_a_promotion_and_timelines_part() {
     let watched = Watched::start(ClusterOptions::with_replicas(2)).await;
     let (old, promoted, left) =
         (watched.cluster.primary(), &watched.cluster.replicas()[0], &watched.cluster.replicas()[1]);
+    // What the old primary writes after the switch, if only of itself, nobody who is to follow the new one may have.
+    left.sql("ALTER SYSTEM SET primary_conninfo = ''").await.unwrap();
+    left.sql("SELECT pg_reload_conf()").await.unwrap();
+    let start = Instant::now();
+    while !left.sql("SELECT 1 FROM pg_stat_wal_receiver").await.unwrap().is_empty() {
+        assert!(start.elapsed() < DEADLINE, "its receiver goes on");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let life = watched.node(promoted).incarnation();
     promoted.sql("SELECT pg_promote(true, 60)").await.unwrap();
     watched.until("the promoted one is the primary", |w| w.role(promoted) == Role::Primary).await;

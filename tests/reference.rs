@@ -11,10 +11,11 @@ use std::time::SystemTime;
 
 use pgsluice::admin::{ACTIONS, SHOWS};
 use pgsluice::audit::{Event, Line};
-use pgsluice::route::Reason;
+use pgsluice::config::Config;
+use pgsluice::route::{Reason, Refusal};
 use pgsluice::telemetry::metrics::{
-    self, CausalOutcome, ClientState, NodeMetrics, PollOutcome, PoolMetrics, ProxyMetrics, ReloadOutcome, ServerState,
-    ShardMetrics,
+    self, AcceptFailure, CausalOutcome, ClientState, CutCause, HandshakeFailure, LoginOutcome, NodeMetrics, PinCause,
+    PollOutcome, PoolMetrics, ProxyMetrics, ReloadOutcome, ServerState, ShardMetrics,
 };
 use pgsluice::topology::{Admission, EjectReason, Node, Role};
 
@@ -155,6 +156,11 @@ fn metrics() {
     let server_states = all(ServerState::ALL.iter().map(|state| state.name()).collect());
     let causal = all(CausalOutcome::ALL.iter().map(|outcome| outcome.name()).collect());
     let reloads = all(ReloadOutcome::ALL.iter().map(|outcome| outcome.name()).collect());
+    let logins = all(LoginOutcome::ALL.iter().map(|outcome| outcome.name()).collect());
+    let cuts = all(CutCause::ALL.iter().map(|cause| cause.name()).collect());
+    let accepts = all(AcceptFailure::ALL.iter().map(|cause| cause.name()).collect());
+    let handshakes = all(HandshakeFailure::ALL.iter().map(|cause| cause.name()).collect());
+    let pins = all(PinCause::ALL.iter().map(|cause| cause.name()).collect());
     let polls = all(PollOutcome::ALL.iter().map(|outcome| outcome.name()).collect());
     for (label, of, values) in [
         ("role", "all", &roles),
@@ -162,6 +168,11 @@ fn metrics() {
         ("reason", "`pgsluice_replica_ejected`, `pgsluice_replica_ejections_total`", &eject_reasons),
         ("state", "`pgsluice_clients`", &client_states),
         ("state", "`pgsluice_server_connections`", &server_states),
+        ("cause", "`pgsluice_clients_cut_total`", &cuts),
+        ("cause", "`pgsluice_accept_failures_total`", &accepts),
+        ("cause", "`pgsluice_tls_handshake_failures_total`", &handshakes),
+        ("cause", "`pgsluice_pinned_clients`", &pins),
+        ("outcome", "`pgsluice_logins_total`", &logins),
         ("outcome", "`pgsluice_causal_waits_total`", &causal),
         ("outcome", "`pgsluice_config_reloads_total`", &reloads),
         ("outcome", "`pgsluice_monitor_polls_total`", &polls),
@@ -258,4 +269,78 @@ fn audit() {
         write!(page, "\n## `{name}`\n\n{}\n\n```json\n{value}\n```\n", names.join(", ")).unwrap();
     }
     holds("audit.md", &page.replace(&format!("\"version\":\"{}\"", env!("CARGO_PKG_VERSION")), "\"version\":\"…\""));
+}
+
+fn pages(folder: &str) -> Vec<(PathBuf, String)> {
+    let entries = std::fs::read_dir(root().join(folder)).expect("a folder").map(|entry| entry.unwrap().path());
+    let pages = entries.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    pages.map(|path| (path.clone(), std::fs::read_to_string(path).expect("a page"))).collect()
+}
+
+/// Every reason has its line in the page that explains them.
+#[test]
+fn every_reason_is_explained() {
+    let page = std::fs::read_to_string(root().join("docs/why-primary.md")).expect("the page");
+    let refusals = [Refusal::NoPrimary, Refusal::NoReplica, Refusal::NoFreshReplica].map(Refusal::name);
+    for name in Reason::all().map(Reason::name).chain(refusals) {
+        let lines = page.lines().filter(|line| line.starts_with(&format!("| `{name}` |"))).count();
+        assert_eq!(lines, 1, "{name} in docs/why-primary.md");
+    }
+}
+
+/// Links between the pages lead to a file, and to a heading in it.
+#[test]
+fn links_lead_somewhere() {
+    let anchor = |heading: &str| {
+        let kept = heading.to_lowercase();
+        let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect::<String>()
+    };
+    let mut all = pages("docs");
+    all.extend(pages("docs/reference"));
+    all.extend(pages("docs/decisions"));
+    all.extend(pages(""));
+    let mut count = 0;
+    for (path, text) in &all {
+        for (at, _) in text.match_indices("](") {
+            let target = text[at + 2..].split(')').next().unwrap_or_default();
+            if target.contains("://") || target.contains(char::is_whitespace) {
+                continue;
+            }
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let file = if file.is_empty() { path.clone() } else { path.parent().unwrap().join(file) };
+            assert!(file.exists(), "{target} in {}", path.display());
+            if !heading.is_empty() {
+                let there = std::fs::read_to_string(&file).expect("a page");
+                let mut headings = there.lines().filter(|line| line.starts_with('#'));
+                let is_there = headings.any(|line| anchor(line.trim_start_matches('#').trim()) == heading);
+                assert!(is_there, "{target} in {}", path.display());
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 50, "{count} links");
+}
+
+/// The whole configs in the pages of tasks are valid ones.
+#[test]
+fn configs_in_the_pages_are_valid() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut count = 0;
+    for (path, text) in pages("docs") {
+        for block in text.split("```toml\n").skip(1) {
+            let block = block.split("```").next().unwrap_or_default();
+            // Others are parts of one.
+            if !block.contains("[auth]") || !block.contains("[[shards]]") {
+                continue;
+            }
+            let file = folder.path().join("pgsluice.toml");
+            // Secrets are not there.
+            std::fs::write(&file, block.replace("\"env:", "\"")).expect("written");
+            let loaded = Config::load(&file);
+            assert!(loaded.is_ok(), "{}: {}", path.display(), loaded.unwrap_err());
+            count += 1;
+        }
+    }
+    assert!(count > 0);
 }

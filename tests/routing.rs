@@ -262,6 +262,7 @@ async fn reads_and_what_looks_like_reads() {
         ("SELECT * FROM v_volatile", Primary, "volatile_function"),
         ("SELECT * FROM v_over", Primary, "volatile_function"),
         ("SELECT count(*) FROM v_stat", Primary, "server_relation"),
+        ("SELECT last_value FROM s", Primary, "server_relation"),
         ("SELECT * FROM u", Primary, "unlogged"),
         ("SELECT * FROM v_unlogged", Primary, "unlogged"),
         ("COPY u TO STDOUT", Primary, "unlogged"),

@@ -416,6 +416,7 @@ async fn a_changed_table_changes_plans_as_on_a_connection_of_its_own() {
             assert_eq!(raw::sqlstates(&messages), ["0A000"], "direct: {is_direct}, {messages:?}");
             let message = messages.iter().find(|message| message.tag == b'E').unwrap();
             assert_eq!(message.field(b'M').as_deref(), Some("cached plan must not change result type"));
+            assert_eq!(message.field(b'R').as_deref(), Some("RevalidateCachedQuery"));
         }
         // As drivers do: away with it, and once more.
         let again = [close_statement("all"), prepare, run].concat();

@@ -35,6 +35,7 @@ fn catalog() -> Catalog {
         .function("public", "Quoted", Stable)
         .relation("public", "hits", RelationKind::Unlogged)
         .relation("public", "Odd", RelationKind::Unlogged)
+        .relation("public", "numbers", RelationKind::Sequence)
         .view("public", "v_plain", "SELECT a, lower(b) FROM t;")
         .view("public", "v_writes", "SELECT writes() AS w")
         .view("public", "v_deep", "SELECT * FROM v_mid")
@@ -184,6 +185,7 @@ fn queries_and_writes() {
         ("SELECT 1 UNION (TABLE pg_locks)", Some(P::ServerRelation)),
         ("WITH pg_locks AS (SELECT 1) SELECT * FROM pg_locks", None),
         ("SELECT * FROM pg_temp.t", Some(P::SessionState)),
+        ("SELECT last_value FROM numbers", Some(P::ServerRelation)),
         ("SELECT * FROM hits", Some(P::Unlogged)),
         ("SELECT * FROM public.hits", Some(P::Unlogged)),
         ("SELECT * FROM ONLY hits", Some(P::Unlogged)),

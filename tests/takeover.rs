@@ -79,6 +79,64 @@ async fn clients_stay_and_new_ones_are_served_by_the_next() {
     cluster.shutdown().await.unwrap();
 }
 
+/// Column `wanted` of the rows of `SHOW CLIENTS` in which column `key` has this value.
+async fn shown(admin: &Client, key: &str, value: &str, wanted: &str) -> Vec<String> {
+    let messages = admin.simple_query("SHOW CLIENTS").await.unwrap();
+    let rows = messages.iter().filter_map(|message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) if row.get(key) == Some(value) => {
+            row.get(wanted).map(str::to_owned)
+        }
+        _ => None,
+    });
+    rows.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_reach_clients_that_stayed() {
+    let (stand, _folder) = stand("").await;
+    let idle = stand.client().await;
+    let mut raw = stand.raw().await;
+    raw.query("LISTEN news").await;
+    // A chain of two takeovers: the last process asks the second, and that one the first.
+    let second = stand.proxy.take_over("second.log").await;
+    let between = stand.client().await;
+    let third = second.take_over("third.log").await;
+    let fresh = stand.client().await;
+    let admin = connect(&format!("{}/pgsluice", stand.superuser_url().rsplit_once('/').unwrap().0)).await;
+
+    let [first_pid, second_pid, third_pid] = [&stand.proxy, &second, &third].map(|process| process.pid().to_string());
+    assert_eq!(shown(&admin, "process", &first_pid, "user").await, ["app", "app"]);
+    assert_eq!(shown(&admin, "process", &second_pid, "user").await, ["app"]);
+    assert_eq!(shown(&admin, "process", &third_pid, "user").await, ["app"]);
+    assert_eq!(shown(&admin, "pinned", "listen", "process").await, [&*first_pid]);
+
+    let pid = shown(&admin, "pinned", "listen", "pid").await.remove(0);
+    admin.batch_execute(&format!("KILL {pid}")).await.unwrap();
+    assert_eq!(raw.read().await.field(b'C').as_deref(), Some("57P01"));
+    wait_until("it is gone", async || shown(&admin, "process", &first_pid, "pid").await.len() == 1).await;
+    let error = admin.batch_execute(&format!("KILL {pid}")).await.unwrap_err();
+    assert_eq!(error.code().map(|code| code.code()), Some("42704"));
+    one(&idle).await.unwrap();
+    // The second has no client left, and stays as the way to the first.
+    let pid = shown(&admin, "process", &second_pid, "pid").await.remove(0);
+    admin.batch_execute(&format!("KILL {pid}")).await.unwrap();
+    wait_until("the second has none", async || shown(&admin, "process", &second_pid, "pid").await.is_empty()).await;
+    // The first ends with its last client, and then the second.
+    let pid = shown(&admin, "process", &first_pid, "pid").await.remove(0);
+    admin.batch_execute(&format!("KILL {pid}")).await.unwrap();
+    let Stand { cluster, mut proxy } = stand;
+    assert_eq!(proxy.wait().await, Some(0), "{}", proxy.log_text());
+    wait_until("the client knows it", async || idle.is_closed()).await;
+    let mut second = second;
+    assert_eq!(second.wait().await, Some(0), "{}", second.log_text());
+    assert_eq!(shown(&admin, "user", "app", "process").await, [third_pid]);
+    let error = admin.batch_execute("KILL 1").await.unwrap_err();
+    assert_eq!(error.code().map(|code| code.code()), Some("42704"));
+    drop((between, fresh, admin));
+    third.stop().await;
+    cluster.shutdown().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_stays_too_long_is_sent_away() {
     let (stand, _folder) = stand("[limits]\ntakeover_timeout = \"300ms\"\n").await;

@@ -51,10 +51,19 @@ impl Tls {
 
     /// Waits until a change of the files has been taken up.
     async fn reload(&self, change: impl FnOnce()) {
-        let applied = ["outcome=\"applied\""];
-        let before = self.stand.proxy.metric("pgsluice_config_reloads_total", &applied).await.unwrap_or(0.0);
+        self.look_at_files("applied", change).await;
+    }
+
+    /// Waits until a change of the files has been refused.
+    async fn refused(&self, change: impl FnOnce()) {
+        self.look_at_files("refused", change).await;
+    }
+
+    async fn look_at_files(&self, outcome: &str, change: impl FnOnce()) {
+        let (name, label) = ("pgsluice_config_reloads_total", format!("outcome=\"{outcome}\""));
+        let before = self.stand.proxy.metric(name, &[&label]).await.unwrap_or(0.0);
         change();
-        self.stand.proxy.wait_for_metric("pgsluice_config_reloads_total", &applied, |count| count > before).await;
+        self.stand.proxy.wait_for_metric(name, &[&label], |count| count > before).await;
     }
 
     /// `sslmode` and what goes with it, in a connection string.
@@ -233,13 +242,18 @@ async fn logins_are_bound_to_the_certificate() {
     tls.stand.stop().await;
 }
 
-/// What a client hears that begins with a handshake, with this protocol by ALPN.
-async fn begin_directly(tls: &Tls, alpn: &[&[u8]]) -> Result<Vec<u8>, String> {
+/// Of a client that believes this authority and shows no certificate.
+fn rustls_config(tls: &Tls) -> rustls::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(tls.authority.pem.as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    builder.with_root_certificates(roots).with_no_client_auth()
+}
+
+/// What a client hears that begins with a handshake, with this protocol by ALPN.
+async fn begin_directly(tls: &Tls, alpn: &[&[u8]]) -> Result<Vec<u8>, String> {
+    let mut config = rustls_config(tls);
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     let tcp = TcpStream::connect(&tls.stand.proxy.address).await.unwrap();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
@@ -271,6 +285,110 @@ async fn a_client_may_begin_with_the_handshake() {
     tls.change("tls = \"require\"", "tls = \"off\"").await;
     begin_directly(&tls, &[b"postgresql"]).await.unwrap_err();
     succeeds(&tls.url("sslmode=disable")).await;
+    tls.stand.stop().await;
+}
+
+/// The certificate that the proxy shows; some tests' authority must have signed it.
+async fn shown(tls: &Tls) -> Vec<u8> {
+    let mut config = rustls_config(tls);
+    config.alpn_protocols = vec![b"postgresql".to_vec()];
+    let tcp = TcpStream::connect(&tls.stand.proxy.address).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let connecting = connector.connect(ServerName::try_from("localhost").unwrap(), tcp);
+    let stream = tokio::time::timeout(DEADLINE, connecting).await.expect("an answer").expect("a handshake");
+    stream.get_ref().1.peer_certificates().expect("a certificate")[0].to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_read_again_on_sighup_and_when_they_change() {
+    let tls = Tls::start("prefer").await;
+    let outside = tempfile::tempdir().unwrap();
+    let at = |name: &str| outside.path().join(name);
+    let made: Vec<_> = (0..4).map(|n| tls.authority.sign(&format!("proxy {n}"), &["localhost"])).collect();
+    let der = |n: usize| CertificateDer::from_pem_slice(made[n].cert.as_bytes()).unwrap().to_vec();
+    for (version, n) in [("a", 0), ("b", 1), ("c", 2)] {
+        std::fs::create_dir(at(version)).unwrap();
+        made[n].write(&at(version), "server");
+    }
+    // Turning a link in the middle of the path is nothing that a watch on the files' directory sees.
+    let turn = |version: &str| {
+        std::os::unix::fs::symlink(version, at("new")).unwrap();
+        std::fs::rename(at("new"), at("live")).unwrap();
+    };
+    turn("a");
+    let (from, to) = (tls.path().join("server.").display().to_string(), at("live/server.").display().to_string());
+    tls.change(&from, &to).await;
+    assert_eq!(shown(&tls).await, der(0));
+
+    tls.reload(|| {
+        turn("b");
+        tls.stand.proxy.signal(nix::sys::signal::Signal::SIGHUP);
+    })
+    .await;
+    assert_eq!(shown(&tls).await, der(1));
+    let log = tls.stand.proxy.log_text();
+    assert!(log.contains("the config was reloaded cause=\"SIGHUP\""), "{log}");
+
+    // Without a signal: first one that is none, then one that is.
+    tls.refused(|| write(&at("b/server.crt"), "-----BEGIN CERTIFICATE-----\nnone\n-----END CERTIFICATE-----\n")).await;
+    assert_eq!(shown(&tls).await, der(1));
+    let log = tls.stand.proxy.log_text();
+    assert!(log.contains("the new config is refused, the old one stays") && log.contains("server.crt"), "{log}");
+    assert!(log.contains("cause=\"a file has changed\""), "{log}");
+    tls.reload(|| drop(made[3].write(&at("b"), "server"))).await;
+    assert_eq!(shown(&tls).await, der(3));
+
+    // The same with a signal: a key of another certificate.
+    write(&at("c/server.key"), &made[0].key);
+    tls.refused(|| {
+        turn("c");
+        tls.stand.proxy.signal(nix::sys::signal::Signal::SIGHUP);
+    })
+    .await;
+    assert_eq!(shown(&tls).await, der(3));
+    assert!(tls.stand.proxy.log_text().contains("does not hold the private key of the certificate in"));
+    tls.reload(|| write(&at("c/server.key"), &made[2].key)).await;
+    assert_eq!(shown(&tls).await, der(2));
+    tls.stand.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_handshakes_are_counted_by_cause() {
+    let tls = Tls::start("verify-client").await;
+    let address = tls.stand.proxy.address.clone();
+    let asking = async || {
+        let mut raw = support::unruly::Raw::connect(&address).await;
+        raw.send(&support::unruly::SSL_REQUEST).await;
+        assert_eq!(raw.byte().await, Some(b'S'));
+        raw
+    };
+    drop(asking().await);
+    let mut raw = asking().await;
+    raw.send(b"GET / HTTP/1.1\r\n\r\n").await;
+    raw.drain().await;
+    let stranger = Authority::new("stranger");
+    fails(&tls.with(&stranger.sign("app", &[]).write(tls.path(), "stranger")), "unknown ca").await;
+    let root = tls.path().join("stranger-root.crt");
+    write(&root, &stranger.pem);
+    fails(&tls.url(&format!("sslmode=verify-ca&sslrootcert={}", root.display())), "certificate verify failed").await;
+    begin_directly(&tls, &[b"h2"]).await.unwrap_err();
+    let counts = [
+        ("gone", 1.0),
+        ("invalid", 1.0),
+        ("certificate", 1.0),
+        ("refused_by_client", 1.0),
+        ("nothing_in_common", 1.0),
+        ("not_offered", 0.0),
+    ];
+    for (cause, count) in counts {
+        let label = format!("cause=\"{cause}\"");
+        let name = "pgsluice_tls_handshake_failures_total";
+        tls.stand.proxy.wait_for_metric(name, &[&label], |now| now == count).await;
+    }
+    tls.change("tls = \"verify-client\"", "tls = \"off\"").await;
+    begin_directly(&tls, &[b"postgresql"]).await.unwrap_err();
+    let label = ["cause=\"not_offered\""];
+    tls.stand.proxy.wait_for_metric("pgsluice_tls_handshake_failures_total", &label, |now| now == 1.0).await;
     tls.stand.stop().await;
 }
 

@@ -110,12 +110,19 @@ async fn a_role_of_the_servers_logs_in_with_no_word_of_it_in_the_config() {
     until_it_logs_in(&stand, "newcomer", "second").await;
     assert_eq!(refusal(&stand, "newcomer", "first").await.code().code(), "28P01");
 
+    // Where it was changed through pgsluice, no login has to fail.
+    let client = until_it_logs_in(&stand, "newcomer", "second").await;
+    client.batch_execute("ALTER ROLE newcomer PASSWORD 'third'").await.unwrap();
+    // Answered after the change was taken note of.
+    client.batch_execute("SELECT 1").await.unwrap();
+    try_connect(&url(&stand, "newcomer", "third")).await.expect("the new password");
+
     // The file comes first: its user has another password on the servers now, and is not asked for that one.
     let app = &stand.cluster.options().app;
     admin.batch_execute(&format!("ALTER ROLE {} PASSWORD 'other'", app.user)).await.unwrap();
     assert_eq!(refusal(&stand, &app.user, "other").await.code().code(), "28P01");
 
-    for secret in ["first", "second", "SCRAM-SHA-256$"] {
+    for secret in ["first", "second", "third", "SCRAM-SHA-256$"] {
         assert!(!stand.proxy.log_text().contains(secret), "{secret}");
     }
     stand.stop().await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::command::Command;
 use crate::proxy::Proxy;
+use crate::takeover::NoAnswer;
 use crate::topology::{Node, Role};
 
 /// How often a node that is being drained is looked at.
@@ -44,11 +45,22 @@ pub async fn act(proxy: &Proxy, command: &Command) -> Result<(), Refused> {
             }
             Ok(())
         }
-        Command::Kill(pid) if proxy.clients.kill(*pid) => Ok(()),
-        Command::Kill(pid) => {
-            Err(refused("42704", format!("there is no client with pid {pid}"), "SHOW CLIENTS lists them."))
-        }
+        Command::Kill(pid) => kill(*pid, proxy).await,
         other => Err(refused("0A000", format!("{} is no action", other.name()), "SHOW HELP lists what there is.")),
+    }
+}
+
+async fn kill(pid: i32, proxy: &Proxy) -> Result<(), Refused> {
+    match proxy.clients.kill(pid).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(refused("42704", format!("there is no client with pid {pid}"), "SHOW CLIENTS lists them.")),
+        Err(NoAnswer { process }) => Err(Refused {
+            sqlstate: "55000",
+            message: format!(
+                "client {pid} is not here, and process {process}, which may still have it, does not answer"
+            ),
+            hint: Some(format!("Try again; or end all that stayed with that process: kill -TERM {process}.")),
+        }),
     }
 }
 

@@ -46,6 +46,10 @@ const MAX_MESSAGE: usize = 64 * 1024;
 /// How long a client may take to read an answer's part.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long an explanation waits for the catalog of a database that nobody has used yet, and how often it looks.
+const CATALOG_LIMIT: Duration = Duration::from_secs(2);
+const CATALOG_POLL: Duration = Duration::from_millis(20);
+
 /// What somebody may do here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rank {
@@ -186,10 +190,14 @@ impl Handler {
             return Err(told("42501", message, Some("Only users in admin.admins may do that.".to_owned())));
         }
         match command {
-            Command::Show(name) => show(name).map(|show| Answer::Rows(show.columns, (show.rows)(&self.proxy))),
+            Command::Show(name) => {
+                let show = show(name)?;
+                Ok(Answer::Rows(show.columns, show.all_rows(&self.proxy).await))
+            }
             Command::ExplainRoute { database, sql } => {
                 let identity = Identity { user: Arc::clone(&self.operator.user), database: database.as_str().into() };
-                let rows = explain_new_session(&self.proxy, identity, sql);
+                self.await_catalog(database).await;
+                let rows = explain_new_session(&self.proxy, identity, sql, None);
                 Ok(Answer::Rows(ROUTE, rows.into_iter().map(route_row).collect()))
             }
             Command::Select(Select::One) => Ok(Answer::Rows(ONE, vec![vec![1.into()]])),
@@ -205,6 +213,19 @@ impl Handler {
                     .map_err(|Refused { sqlstate, message, hint }| told(sqlstate, message, hint))
             }
         }
+    }
+}
+
+impl Handler {
+    /// What views and functions do is known as soon as a database's catalog has been read, which begins when it is
+    /// first asked for. There need be no such database: then it never is.
+    async fn await_catalog(&self, database: &str) {
+        let known = async {
+            while self.proxy.catalogs().get(database).is_none() {
+                tokio::time::sleep(CATALOG_POLL).await;
+            }
+        };
+        let _ = tokio::time::timeout(CATALOG_LIMIT, known).await;
     }
 }
 

@@ -1,11 +1,12 @@
 //! What `SHOW` shows: one entry a table, with its columns. The docs are made from this list.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
 use super::table::{Cell, Column, Kind, Row};
 use crate::pool::PoolView;
 use crate::proxy::Proxy;
 use crate::route::Reason;
+use crate::takeover::ShownClient;
 use crate::topology::{Admission, Member, Role, Shard};
 
 /// One table.
@@ -21,6 +22,19 @@ pub struct Show {
     pub rows: fn(&Proxy) -> Vec<Row>,
 }
 
+impl Show {
+    /// Its rows, as of now; of clients also those that another process has.
+    pub async fn all_rows(&self, proxy: &Proxy) -> Vec<Row> {
+        if self.name != CLIENTS_TABLE {
+            return (self.rows)(proxy);
+        }
+        proxy.clients.shown().await.into_iter().map(client).collect()
+    }
+}
+
+/// The table that is more than what this process knows.
+const CLIENTS_TABLE: &str = "clients";
+
 const fn column(name: &'static str, kind: Kind, meaning: &'static str) -> Column {
     Column { name, kind, meaning }
 }
@@ -32,7 +46,7 @@ pub const SHOWS: &[Show] = &[
     Show { name: "lag", meaning: "How far the replicas are behind.", columns: LAG, rows: lag },
     Show { name: "pools", meaning: "The pools of server connections.", columns: POOLS, rows: pools },
     Show { name: "servers", meaning: "The server connections.", columns: SERVERS, rows: servers },
-    Show { name: "clients", meaning: "The clients, and what they are doing.", columns: CLIENTS, rows: clients },
+    Show { name: CLIENTS_TABLE, meaning: "The clients, and what they are doing.", columns: CLIENTS, rows: clients },
     Show { name: "routes", meaning: "How many statements went where, and why.", columns: ROUTES, rows: routes },
     Show {
         name: "statements",
@@ -113,6 +127,11 @@ const CLIENTS: &[Column] = &[
     column("backend_pid", Kind::Int, "process ID of the backend there"),
     column("pinned", Kind::Text, "what keeps it on that connection"),
     column("age_seconds", Kind::Float, "seconds since it logged in"),
+    column(
+        "process",
+        Kind::Int,
+        "process ID of the pgsluice that serves it: after a takeover, many stay with the old one",
+    ),
 ];
 
 const ROUTES: &[Column] = &[
@@ -278,24 +297,23 @@ fn servers(proxy: &Proxy) -> Vec<Row> {
 }
 
 fn clients(proxy: &Proxy) -> Vec<Row> {
-    let now = SystemTime::now();
-    let row = |client: crate::session::ClientView| {
-        let pins: Vec<&str> = client.pins.iter().map(|pin| pin.name()).collect();
-        let (node, pid) = client.server.map_or((None, None), |(node, pid)| (Some(node.to_string()), Some(pid)));
-        vec![
-            client.pid.into(),
-            (&*client.who.identity.user).into(),
-            (&*client.who.identity.database).into(),
-            client.who.address.map(|address| address.to_string()).into(),
-            client.who.is_encrypted.into(),
-            client.activity.name().into(),
-            node.into(),
-            pid.into(),
-            (!pins.is_empty()).then(|| pins.join(", ")).into(),
-            now.duration_since(client.since).unwrap_or(Duration::ZERO).as_secs_f64().into(),
-        ]
-    };
-    proxy.clients.view().into_iter().map(row).collect()
+    proxy.clients.view().into_iter().map(|known| client(known.into())).collect()
+}
+
+fn client(client: ShownClient) -> Row {
+    vec![
+        client.pid.into(),
+        (&*client.user).into(),
+        (&*client.database).into(),
+        client.address.into(),
+        client.tls.into(),
+        (&*client.state).into(),
+        client.node.into(),
+        client.backend_pid.into(),
+        client.pinned.into(),
+        client.age_seconds.into(),
+        client.process.into(),
+    ]
 }
 
 fn routes(proxy: &Proxy) -> Vec<Row> {

@@ -134,6 +134,31 @@ pub enum Event {
         /// What it was told.
         message: String,
     },
+    /// A statement took longer than `limits.statement_timeout`, or its user's own, and was cancelled.
+    StatementTimedOut {
+        /// Whose.
+        #[serde(flatten)]
+        who: Who,
+        /// Where it ran.
+        node: Name,
+        /// The limit.
+        limit_seconds: f64,
+        /// The statement.
+        #[serde(flatten)]
+        text: StatementText,
+    },
+    /// A client was sent away.
+    ClientCut {
+        /// It.
+        #[serde(flatten)]
+        who: Who,
+        /// As in `pgsluice_clients_cut_total`.
+        cause: &'static str,
+        /// What it was told, where there was a place for it.
+        sqlstate: &'static str,
+        /// Likewise.
+        message: String,
+    },
     /// A client wanted to keep a server connection for itself, and too many do already.
     PinLimit {
         /// It.
@@ -249,7 +274,7 @@ pub enum Event {
 
 impl Event {
     /// How many variants there are; [`Event::number`] keeps it true.
-    pub const COUNT: usize = 16;
+    pub const COUNT: usize = 18;
 
     /// Of this variant, from 0: a variant that is new is missed here by the compiler, and then in the tests.
     pub fn number(&self) -> usize {
@@ -260,15 +285,17 @@ impl Event {
             Self::Login { .. } => 3,
             Self::LoginRefused { .. } => 4,
             Self::StatementRefused { .. } => 5,
-            Self::PinLimit { .. } => 6,
-            Self::ConfigChanged { .. } => 7,
-            Self::ConfigRefused { .. } => 8,
-            Self::ReplicaEjected { .. } => 9,
-            Self::ReplicaReturned { .. } => 10,
-            Self::RoleChanged { .. } => 11,
-            Self::OperatorAction { .. } => 12,
-            Self::Heal { .. } => 13,
-            Self::Statement { .. } => 14,
+            Self::StatementTimedOut { .. } => 6,
+            Self::ClientCut { .. } => 7,
+            Self::PinLimit { .. } => 8,
+            Self::ConfigChanged { .. } => 9,
+            Self::ConfigRefused { .. } => 10,
+            Self::ReplicaEjected { .. } => 11,
+            Self::ReplicaReturned { .. } => 12,
+            Self::RoleChanged { .. } => 13,
+            Self::OperatorAction { .. } => 14,
+            Self::Heal { .. } => 15,
+            Self::Statement { .. } => 16,
             Self::Lost { .. } => Self::COUNT - 1,
         }
     }
@@ -278,7 +305,10 @@ impl Event {
         Some(match self {
             Self::Started { .. } | Self::HandedOver { .. } | Self::Ended {} => AuditEvents::Process,
             Self::Login { .. } | Self::LoginRefused { .. } => AuditEvents::Logins,
-            Self::StatementRefused { .. } | Self::PinLimit { .. } => AuditEvents::Refusals,
+            Self::StatementRefused { .. }
+            | Self::StatementTimedOut { .. }
+            | Self::ClientCut { .. }
+            | Self::PinLimit { .. } => AuditEvents::Refusals,
             Self::ConfigChanged { .. } | Self::ConfigRefused { .. } => AuditEvents::Config,
             Self::ReplicaEjected { .. } | Self::ReplicaReturned { .. } | Self::RoleChanged { .. } => AuditEvents::Nodes,
             Self::OperatorAction { .. } => AuditEvents::Operators,
@@ -292,11 +322,11 @@ impl Event {
         let of = |text: &StatementText| text.text.as_ref().map_or(0, |text| text.len());
         let all = |texts: &[String]| texts.iter().map(String::len).sum();
         match self {
-            Self::Statement { text, .. } | Self::Heal { text, .. } => of(text),
+            Self::Statement { text, .. } | Self::Heal { text, .. } | Self::StatementTimedOut { text, .. } => of(text),
             Self::LoginRefused { message, user, database, .. } => {
                 message.len() + [user, database].into_iter().flatten().map(|name| name.len()).sum::<usize>()
             }
-            Self::StatementRefused { message, .. } => message.len(),
+            Self::StatementRefused { message, .. } | Self::ClientCut { message, .. } => message.len(),
             Self::OperatorAction { command, .. } => command.len(),
             Self::ConfigChanged { changes, .. } => all(changes),
             Self::ConfigRefused { mistakes } => all(mistakes),
@@ -333,6 +363,13 @@ impl Event {
                 who: who(),
                 sqlstate: "57P03",
                 message: "no primary is known for this shard".to_owned(),
+            },
+            Self::StatementTimedOut { who: who(), node: "10.0.0.2:5432".into(), limit_seconds: 30.0, text: text() },
+            Self::ClientCut {
+                who: who(),
+                cause: "idle_in_transaction_session_timeout",
+                sqlstate: "25P03",
+                message: "terminating connection due to idle-in-transaction timeout".to_owned(),
             },
             Self::PinLimit { who: who(), pin: "listen", sqlstate: "57P05" },
             Self::ConfigChanged {

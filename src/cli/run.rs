@@ -7,7 +7,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::succession;
+use super::{descriptors, succession};
 use crate::admin::http::{self, HttpState};
 use crate::audit::Event;
 use crate::config::{Config, ConfigErrors, ConfigWatcher};
@@ -40,6 +40,8 @@ pub fn run(path: &Path, takeover: bool) -> anyhow::Result<()> {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
+        descriptors::raise_limit();
+        descriptors::check(&config);
         let given = if takeover { succession::ask(&config).await? } else { None };
         let server = Server::start(config, given).await?;
         server.run(path, watcher, &logs, end_signal()?).await
@@ -196,6 +198,7 @@ async fn reload(
     cause: &str,
 ) -> Result<(), String> {
     let loaded = Config::load(path).and_then(|config| follow_certificates(config, path, watcher));
+    watcher.refresh();
     let config = loaded.map_err(|mistakes| {
         proxy.refuse_config(mistakes.mistakes().iter().map(ToString::to_string).collect());
         tracing::error!(cause, "the new config is refused, the old one stays:\n{mistakes}");
@@ -208,6 +211,7 @@ async fn reload(
         tracing::error!(cause, %error, "the new config is refused, the old one stays");
         error.to_string()
     })?;
+    descriptors::check(&proxy.config.load());
     tracing::info!(cause, "the config was reloaded");
     Ok(())
 }

@@ -7,7 +7,7 @@
 //!
 //! Files that passwords are in (`file:PATH`) are not watched; SIGHUP reads them again.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -52,7 +52,8 @@ pub struct ConfigWatcher {
     /// Whose content counts as well; see [`follow`](Self::follow).
     others: Vec<PathBuf>,
     watcher: RecommendedWatcher,
-    watched: BTreeSet<PathBuf>,
+    /// Directories as they are named, and where that led to when the watch began.
+    watched: BTreeMap<PathBuf, Option<PathBuf>>,
     events: mpsc::Receiver<()>,
     /// An event has come, and the content has not been looked at since: kept here, so that dropping
     /// the future of [`changed`](Self::changed) loses nothing.
@@ -77,7 +78,7 @@ impl ConfigWatcher {
             path: path.to_owned(),
             others: Vec::new(),
             watcher,
-            watched: BTreeSet::new(),
+            watched: BTreeMap::new(),
             events,
             pending: false,
             seen: (0, 0),
@@ -99,6 +100,12 @@ impl ConfigWatcher {
         self.follow_links();
         self.seen.1 = hash(&self.others).unwrap_or_default();
         true
+    }
+
+    /// All has been read again for another reason than an event: what is watched is what the paths lead to now. A link
+    /// in the middle of a path makes no event in any directory that is watched when it is turned.
+    pub fn refresh(&mut self) {
+        self.follow_links();
     }
 
     fn content(&self) -> io::Result<(u64, u64)> {
@@ -147,39 +154,42 @@ impl ConfigWatcher {
     /// Watches the directories that the paths are in, and those that they lead to in the end, which may have become
     /// other ones.
     fn follow_links(&mut self) {
-        let mut wanted = BTreeSet::new();
+        let mut wanted = BTreeMap::new();
         for path in std::iter::once(&self.path).chain(&self.others) {
             let here = directory(path).to_owned();
             if let Ok(target) = std::fs::canonicalize(path) {
                 let there = directory(&target).to_owned();
                 if !std::fs::canonicalize(&here).is_ok_and(|here| here == there) {
-                    wanted.insert(there);
+                    wanted.insert(there.clone(), Some(there));
                 }
+                wanted.insert(here.clone(), std::fs::canonicalize(&here).ok());
             } else {
                 // It is being replaced, perhaps: what is watched stays.
-                wanted.extend(self.watched.iter().cloned());
+                wanted.extend(self.watched.clone());
+                wanted.entry(here).or_default();
             }
-            wanted.insert(here);
         }
-        let left: Vec<PathBuf> = self.watched.difference(&wanted).cloned().collect();
+        let is_wanted = |(path, place): &(&PathBuf, &Option<PathBuf>)| wanted.get(*path) == Some(*place);
+        let left: Vec<PathBuf> =
+            self.watched.iter().filter(|known| !is_wanted(known)).map(|(path, _)| path.clone()).collect();
         for old in left {
             // It fails where the directory is gone, and its watch with it.
             let _ = self.watcher.unwatch(&old);
             self.watched.remove(&old);
         }
-        for directory in wanted {
-            if let Err(error) = self.watch(&directory) {
+        for directory in wanted.keys() {
+            if let Err(error) = self.watch(directory) {
                 tracing::warn!(%error, "changes of the config may go unnoticed; use SIGHUP to reload");
             }
         }
     }
 
     fn watch(&mut self, directory: &Path) -> Result<(), WatchError> {
-        if self.watched.insert(directory.to_owned())
-            && let Err(source) = self.watcher.watch(directory, RecursiveMode::NonRecursive)
-        {
-            self.watched.remove(directory);
-            return Err(WatchError::Watch { path: directory.to_owned(), source });
+        if !self.watched.contains_key(directory) {
+            let failed = |source| WatchError::Watch { path: directory.to_owned(), source };
+            let place = std::fs::canonicalize(directory).ok();
+            self.watcher.watch(directory, RecursiveMode::NonRecursive).map_err(failed)?;
+            self.watched.insert(directory.to_owned(), place);
         }
         Ok(())
     }
@@ -326,6 +336,24 @@ mod tests {
         assert!(watcher.follow(Vec::new()));
         fs::write(&config, "other").expect("write");
         expect_only_this(&mut watcher, &config, "other").await;
+    }
+
+    /// `live -> 1`, and the file is `live/server.crt`: turning the link makes no event in `live`.
+    #[tokio::test]
+    async fn a_link_in_the_middle_is_followed_when_told_to() {
+        let dir = tempfile::tempdir().expect("dir");
+        let at = |name: &str| dir.path().join(name);
+        for version in ["1", "2"] {
+            fs::create_dir(at(version)).expect("mkdir");
+            fs::write(at(version).join("file"), version).expect("write");
+        }
+        symlink("1", at("live")).expect("link");
+        let mut watcher = ConfigWatcher::new(&at("live/file")).expect("watcher");
+        symlink("2", at("new")).expect("link");
+        fs::rename(at("new"), at("live")).expect("swap");
+        watcher.refresh();
+        fs::write(at("2/file"), "two").expect("write");
+        expect_only_this(&mut watcher, &at("live/file"), "two").await;
     }
 
     #[test]

@@ -45,7 +45,7 @@ SELECT 'pg_catalog.pg_proc'::pg_catalog.text AS part, pg_catalog.count(*) AS row
 UNION ALL
 SELECT 'pg_catalog.pg_class', pg_catalog.count(*),
        COALESCE(pg_catalog.sum(pg_catalog.hashint8(xmin::pg_catalog.text::pg_catalog.int8 << 32 | oid::pg_catalog.int8)), 0)::pg_catalog.int8
-  FROM pg_catalog.pg_class WHERE relkind = 'v' OR relpersistence = 'u' OR relrowsecurity
+  FROM pg_catalog.pg_class WHERE relkind IN ('v', 'S') OR relpersistence = 'u' OR relrowsecurity
 UNION ALL
 SELECT 'pg_catalog.pg_rewrite', pg_catalog.count(*),
        COALESCE(pg_catalog.sum(pg_catalog.hashint8(xmin::pg_catalog.text::pg_catalog.int8 << 32 | oid::pg_catalog.int8)), 0)::pg_catalog.int8
@@ -70,6 +70,12 @@ const UNLOGGED: &str = "\
 SELECT n.nspname, c.relname
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relpersistence = 'u' AND c.relkind IN ('r', 'p', 'm', 'S')";
+
+/// Relations that a standby shows with other values. Temporary ones are read where they were made.
+const SEQUENCES: &str = "\
+SELECT n.nspname, c.relname
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relpersistence = 'p' AND c.relkind = 'S'";
 
 /// Views of users and extensions. Materialised ones are read as tables.
 const VIEWS: &str = "\
@@ -108,6 +114,9 @@ pub(super) async fn load(client: &Client) -> Result<Catalog, LoadError> {
     }
     for row in client.query(UNLOGGED, &[]).await? {
         builder.relation(row.try_get(0)?, row.try_get(1)?, RelationKind::Unlogged);
+    }
+    for row in client.query(SEQUENCES, &[]).await? {
+        builder.relation(row.try_get(0)?, row.try_get(1)?, RelationKind::Sequence);
     }
     for row in client.query(VIEWS, &[]).await? {
         // A view that was dropped meanwhile has no definition any more; the fingerprint has changed with it.

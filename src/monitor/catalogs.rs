@@ -1,5 +1,5 @@
 //! Which catalogs the data plane may know: per database, what the planner of routes needs of `pg_proc`,
-//! views, unlogged relations and row-security policies.
+//! views, unlogged relations, sequences and row-security policies.
 //!
 //! [`Catalogs::get`] is a lookup without a lock; asking for a database is what makes it wanted. The loader
 //! ([`load_forever`]) fetches a wanted database's catalog from the primary (from a replica that answers, while there is none),

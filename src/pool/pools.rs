@@ -189,6 +189,8 @@ impl Pools {
         for (_, pool) in pools.iter().filter(|((_, identity), _)| *identity.database == *database) {
             pool.pool.manager().vacated.fetch_add(1, Ordering::Relaxed);
             closed.extend(pool.pool.retain(|_, _| false).removed);
+            // Those that sessions keep without using them.
+            pool.pressure.notify_waiters();
         }
         drop(pools);
         if !closed.is_empty() {
@@ -351,9 +353,14 @@ impl NodePool {
         self.pool.status().waiting > 0
     }
 
-    /// Returns when somebody has to wait for a connection: whoever keeps one unused is to give it back.
-    pub async fn wanted(&self) {
-        self.pressure.notified().await;
+    /// Returns when somebody has to wait for a connection, or when all are to leave the database that one was made in
+    /// at this count of [`Pools::vacate`]: whoever keeps it unused is to give it back.
+    pub async fn wanted(&self, vacated: u64) {
+        // It hears of whatever is told from here on, so nothing is missed between the two.
+        let notified = self.pressure.notified();
+        if self.pool.manager().vacated.load(Ordering::Relaxed) == vacated {
+            notified.await;
+        }
     }
 
     /// A place among those who keep a connection for themselves.

@@ -60,8 +60,12 @@ pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream, peer: SocketAddr) {
     let mut link = Link::new(Stream::Plain(stream), BytesMut::new());
     let limit = config.limits.login_timeout;
     let counted = LoggingIn::new(&proxy);
-    let login = tokio::time::timeout(limit, log_in(&proxy, &mut link, &mut attempt));
-    let (outcome, reply) = match place.unless_crowded_out(login).await {
+    let outcome = {
+        // Pinned here, and lent: to move a future into another one is to keep room for it in both.
+        let mut login = std::pin::pin!(tokio::time::timeout(limit, log_in(&proxy, &mut link, &mut attempt)));
+        place.unless_crowded_out(login.as_mut()).await
+    };
+    let (outcome, reply) = match outcome {
         Ok(Ok(Ok(admitted))) => {
             drop((counted, place, config));
             let Some(admitted) = admitted else { return };
@@ -385,5 +389,21 @@ impl Session {
             changed_catalog: false,
             _slot: slot,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<F: Future>(_: fn(Arc<Proxy>, TcpStream, SocketAddr) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// It is what a stranger takes, and every client keeps it for as long as it stays: docs/users.md.
+    #[test]
+    fn a_connection_takes_little() {
+        let size = size_of_future(accept);
+        assert!(size <= 2048, "{size}");
     }
 }

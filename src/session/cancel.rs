@@ -53,6 +53,14 @@ impl Clients {
     pub fn follow(&self, predecessor: Predecessor) {
         *lock(&self.predecessor) = Some(predecessor);
     }
+
+    /// Returns when that one has ended, if there is one.
+    pub async fn predecessor_gone(&self) {
+        let predecessor = lock(&self.predecessor).clone();
+        if let Some(predecessor) = predecessor {
+            predecessor.gone().await;
+        }
+    }
 }
 
 impl Client {

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::cancel::Target;
 use crate::pool::Identity;
 use crate::sql::Pin;
-use crate::takeover::Predecessor;
+use crate::takeover::{NoAnswer, Predecessor, ShownClient};
 use crate::wire::startup::CancelKey;
 
 /// All clients that are logged in, by the process ID that they were told.
@@ -136,16 +136,42 @@ impl Clients {
         lock(&self.by_pid).get(&pid).map(Arc::clone)
     }
 
-    /// Ends that client's session; false when there is none.
-    pub fn kill(&self, pid: i32) -> bool {
-        let client = self.get(pid).filter(|client| client.who.is_some());
-        client.is_some_and(|client| {
+    /// Ends that client's session, here or in the process that was taken over from; false when there is none.
+    ///
+    /// # Errors
+    /// It is not here, and that process does not answer.
+    pub async fn kill(&self, pid: i32) -> Result<bool, NoAnswer> {
+        if let Some(client) = self.get(pid).filter(|client| client.who.is_some()) {
             client.killed.send_replace(true);
-            true
-        })
+            return Ok(true);
+        }
+        let predecessor = lock(&self.predecessor).clone();
+        match predecessor {
+            // In a box: that one may have to ask its own.
+            Some(predecessor) => Box::pin(predecessor.kill(pid)).await,
+            None => Ok(false),
+        }
     }
 
-    /// All of them, by process ID.
+    /// All of them, here and in the process that was taken over from, as operators see them.
+    pub async fn shown(&self) -> Vec<ShownClient> {
+        let mut shown: Vec<ShownClient> = self.view().into_iter().map(ShownClient::from).collect();
+        let predecessor = lock(&self.predecessor).clone();
+        if let Some(predecessor) = predecessor {
+            match Box::pin(predecessor.list()).await {
+                Ok(elsewhere) => shown.extend(elsewhere),
+                Err(NoAnswer { process }) => {
+                    tracing::warn!(
+                        process,
+                        "the process that was taken over from does not answer; its clients are not shown"
+                    );
+                }
+            }
+        }
+        shown
+    }
+
+    /// All that are here, by process ID.
     pub fn view(&self) -> Vec<ClientView> {
         let clients: Vec<Arc<Client>> = lock(&self.by_pid).values().map(Arc::clone).collect();
         let mut views: Vec<ClientView> = clients.iter().filter_map(|client| client.view()).collect();

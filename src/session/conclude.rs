@@ -11,6 +11,14 @@ use crate::sql::{Analysis, Discard, Kind, Pin, PrimaryCause, Statement};
 use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
 
+/// Whether it may have read or written rows.
+pub(super) fn touches_rows(statement: &Statement) -> bool {
+    matches!(
+        statement.kind,
+        Kind::Query | Kind::Write | Kind::Ddl | Kind::Utility | Kind::Execute { .. } | Kind::TwoPhase
+    )
+}
+
 impl Session {
     /// Takes note of what was answered, and lets the connection go when nothing holds it.
     pub(super) async fn conclude(&mut self, understood: &Understood) -> Result<(), Fault> {
@@ -85,14 +93,12 @@ impl Session {
         if touches && let Some(server) = &mut self.server {
             server.checkout.touched_by = Some(self.registration.key().pid);
         }
+        self.saw_rows |= touches_rows(statement);
         match statement.kind {
-            Kind::Query => self.saw_rows = true,
-            Kind::Write | Kind::Utility | Kind::Execute { .. } | Kind::TwoPhase => self.saw_rows = true,
             Kind::Ddl if may_have_worked => {
                 for database in &statement.databases {
                     self.proxy.database(&Arc::from(&**database)).note_catalog_change(Instant::now());
                 }
-                self.saw_rows = true;
                 self.changed_catalog = true;
             }
             Kind::Discard(Discard::All) if !failed => {
@@ -156,16 +162,15 @@ impl Session {
             let position = lsn.filter(|_| node.incarnation() == incarnation).and_then(|lsn| node.position_at(lsn));
             match server.role {
                 Role::Replica => self.horizon.saw_replica(node, incarnation, now, position),
-                _ => {
-                    self.horizon.saw_primary(now, position);
-                    if let Some(key) = self.shared {
-                        self.proxy.session_keys.horizon(key).saw_primary(now, position);
-                    }
-                }
+                // Those who share its key were told before the client was, of the moment alone: what this connection says
+                // of its position may not cover what another of them has written meanwhile.
+                _ => self.horizon.saw_primary(now, position),
             }
         }
         if changed_catalog {
             self.proxy.monitor.catalog_changed(&self.identity.database);
+            // A role may have another password now, or be another one of the same name.
+            self.proxy.users.clear();
         }
     }
 

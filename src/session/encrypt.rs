@@ -2,12 +2,14 @@
 //!
 //! <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL>
 
+use std::io;
 use std::sync::Arc;
 
 use super::auth::Rejection;
 use super::serve::GOODBYE_LIMIT;
 use crate::config::TlsMode;
 use crate::proxy::Proxy;
+use crate::telemetry::metrics::HandshakeFailure;
 use crate::tls::{ALPN, ClientCertificate, EndPoint, Inbound};
 use crate::wire::{ErrorReply, Link};
 
@@ -31,10 +33,11 @@ pub(super) async fn negotiate_directly(proxy: &Proxy, link: &mut Link) -> Result
         return Ok(None);
     }
     let Some(inbound) = proxy.config.load().listen.inbound.clone() else {
+        proxy.metrics.handshake_failures(HandshakeFailure::NotOffered).increment(1);
         tracing::info!("refused a client that began with a TLS handshake: listen.tls is \"off\"");
         return Err(Rejection::Gone);
     };
-    let encryption = shake_hands(link, inbound).await?;
+    let encryption = Box::pin(shake_hands(proxy, link, inbound)).await?;
     // Without it, a client of another protocol could be led here (as in the ALPACA attack).
     let is_postgresql = link.tls().is_some_and(|stream| stream.get_ref().1.alpn_protocol() == Some(ALPN));
     if !is_postgresql {
@@ -61,12 +64,16 @@ pub(super) async fn answer_request(
     };
     link.output.extend_from_slice(b"S");
     link.flush().await.map_err(|_| Rejection::Gone)?;
-    shake_hands(link, inbound).await.map(Some)
+    // In a box, so that who says nothing takes no room for it.
+    Box::pin(shake_hands(proxy, link, inbound)).await.map(Some)
 }
 
-async fn shake_hands(link: &mut Link, inbound: Arc<Inbound>) -> Result<Encryption, Rejection> {
+async fn shake_hands(proxy: &Proxy, link: &mut Link, inbound: Arc<Inbound>) -> Result<Encryption, Rejection> {
     if let Err(error) = link.encrypt(inbound.acceptor()).await {
-        tracing::info!(%error, "TLS handshake failed");
+        let cause = failure(&error);
+        proxy.metrics.handshake_failures(cause).increment(1);
+        let address = link.peer_address().map(|address| address.ip());
+        tracing::info!(%error, cause = cause.name(), ?address, "TLS handshake failed");
         // What is wrong was said in an alert.
         let _ = tokio::time::timeout(GOODBYE_LIMIT, link.hear_out(LONGEST_HANDSHAKE)).await;
         return Err(Rejection::Gone);
@@ -74,6 +81,20 @@ async fn shake_hands(link: &mut Link, inbound: Arc<Inbound>) -> Result<Encryptio
     let shown = link.tls().and_then(|stream| stream.get_ref().1.peer_certificates()?.first());
     let certificate = shown.map(ClientCertificate::read);
     Ok(Encryption { inbound, certificate })
+}
+
+/// What a failed handshake counts as.
+fn failure(error: &io::Error) -> HandshakeFailure {
+    use rustls::Error::{
+        AlertReceived, InvalidCertificate, NoApplicationProtocol, NoCertificatesPresented, PeerIncompatible,
+    };
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        None => HandshakeFailure::Gone,
+        Some(AlertReceived(_)) => HandshakeFailure::RefusedByClient,
+        Some(InvalidCertificate(_) | NoCertificatesPresented) => HandshakeFailure::Certificate,
+        Some(PeerIncompatible(_) | NoApplicationProtocol) => HandshakeFailure::NothingInCommon,
+        Some(_) => HandshakeFailure::Invalid,
+    }
 }
 
 /// Holds a client to `listen.tls`.

@@ -11,6 +11,10 @@ use crate::wire::{BUFFER_SIZE, FrameError, Header, header};
 /// Bytes of a pipeline that are looked at together before it is sent on in parts.
 const MAX_BATCH: usize = 256 * 1024;
 
+/// Bytes of a pipeline after which it is sent on in parts already if no more of it can change its way. So its answers,
+/// an error among them, come while the rest of it is still being sent, as on a direct connection.
+const ENOUGH: usize = BUFFER_SIZE;
+
 /// Some of a client's messages.
 #[derive(Debug)]
 pub enum Gathered {
@@ -43,10 +47,16 @@ impl Session {
     /// unasked is passed on meanwhile.
     pub(super) async fn gather(&mut self) -> Result<Gathered, super::Fault> {
         let limit = self.longest_message().max(MAX_BATCH) + BUFFER_SIZE;
-        let mut scanned = 0;
+        let (mut scanned, mut is_asked) = (0, false);
         loop {
             if let Some(gathered) = self.scan_batch(&mut scanned, limit)? {
                 return Ok(gathered);
+            }
+            if scanned > 0 && self.client.input.len() >= ENOUGH && !is_asked {
+                is_asked = true;
+                if self.is_decided(&self.client.input[..scanned])? {
+                    return Ok(self.part(scanned));
+                }
             }
             if self.client.input.is_empty() {
                 self.client.shrink();

@@ -12,7 +12,7 @@ use super::prepared::Prepared;
 use super::{Attached, Session};
 use crate::audit::{Event, Name, StatementText};
 use crate::config::AuditText;
-use crate::sql::{Analysis, unread};
+use crate::sql::{Analysis, Kind, Statement, unread};
 use crate::statistics::{NOT_READ, Occurrence};
 use crate::topology::Role;
 use crate::wire::ErrorReply;
@@ -120,6 +120,17 @@ impl Ledger {
         // Of one statement alone the end is known anyway.
         let at = (self.runs.len() > 1 || *statements > 1).then(Instant::now);
         self.outcomes.push(Outcome { run, statement, rows, at, sqlstate });
+    }
+
+    /// How many statements have not been answered, commits aside.
+    pub(super) fn unanswered(&self) -> usize {
+        let is_commit = |statement: &Statement| matches!(statement.kind, Kind::Commit { .. } | Kind::TwoPhase);
+        let (first, answered) = self.next;
+        let left = self.runs.iter().skip(first).enumerate().map(|(index, run)| {
+            let from = if index == 0 { answered } else { 0 };
+            (from..run.statements).filter(|at| !run.analysis.statements.get(*at).is_some_and(is_commit)).count()
+        });
+        left.sum()
     }
 
     /// Those of which nothing was heard.
@@ -267,6 +278,12 @@ impl Session {
         });
     }
 
+    /// The text of the statement whose answer is next.
+    pub(super) fn text_under_way(&self) -> StatementText {
+        let (run, statement) = self.ledger.next;
+        self.ledger.runs.get(run).map(|run| self.text_of(run, statement)).unwrap_or_default()
+    }
+
     /// As much of it as `audit.text` allows.
     fn text_of(&self, run: &Run, statement: usize) -> StatementText {
         let label = self.proxy.statistics.label(&run.analysis, statement).filter(|_| run.is_read);
@@ -357,6 +374,18 @@ mod tests {
         unread.answered(2);
         unread.failed(*b"22012");
         assert_eq!(outcomes(&unread), [(0, 0, 3, true)]);
+    }
+
+    #[test]
+    fn what_is_left_but_for_commits() {
+        let mut left = Vec::new();
+        let mut texts = ledger(&[("BEGIN; INSERT INTO t VALUES (1); COMMIT; SELECT 1", true), ("SELECT 2", false)]);
+        for _ in 0..5 {
+            left.push(texts.unanswered());
+            texts.answered(0);
+        }
+        assert_eq!(left, [4, 3, 2, 2, 1]);
+        assert_eq!(texts.unanswered(), 0, "the Sync is left, which may commit");
     }
 
     #[test]

@@ -6,9 +6,11 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::Session;
 use super::attach::cancelled;
-use super::{Fault, Session};
+use crate::audit::Event;
 use crate::config::Config;
+use crate::telemetry::metrics::CutCause;
 use crate::wire::ErrorReply;
 use crate::wire::backend::TransactionStatus;
 
@@ -37,22 +39,35 @@ impl SessionLimits {
             per_second: (per_second > 0).then_some(per_second),
         }
     }
+
+    /// When the time of so many statements is over, if they begin now.
+    ///
+    /// As PostgreSQL's own `statement_timeout`: each statement of one text, and each `Execute` of a pipeline, has the whole
+    /// time. But a server tells what it has done when it has done all, or when its buffer is full, so it is all of
+    /// them together that are timed. A commit has no limit: to cancel one that waits for a synchronous standby would not undo
+    /// it, and would only give up what the standby is there for.
+    /// <https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-STATEMENT-TIMEOUT>
+    pub(super) fn deadline(&self, statements: usize) -> Option<Instant> {
+        let time = self.statement?.checked_mul(u32::try_from(statements).ok().filter(|count| *count > 0)?)?;
+        Instant::now().checked_add(time)
+    }
 }
 
 /// How long a client may be silent, and what it is told when it was for longer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
     limit: Duration,
+    cause: CutCause,
     sqlstate: &'static str,
     message: &'static str,
 }
 
 impl Patience {
     /// Returns when it is over; never, where there is no limit.
-    pub(super) async fn end(patience: Option<Self>) -> Fault {
-        let Some(Self { limit, sqlstate, message }) = patience else { return std::future::pending().await };
+    pub(super) async fn end(patience: Option<Self>) -> (CutCause, ErrorReply) {
+        let Some(Self { limit, cause, sqlstate, message }) = patience else { return std::future::pending().await };
         tokio::time::sleep(limit).await;
-        Fault::Fatal(ErrorReply::fatal(sqlstate, message))
+        (cause, ErrorReply::fatal(sqlstate, message))
     }
 }
 
@@ -71,16 +86,18 @@ impl Session {
         if self.in_batch {
             return None;
         }
-        let of = |limit: Option<Duration>, sqlstate, message| limit.map(|limit| Patience { limit, sqlstate, message });
+        let of = |limit: Option<Duration>, cause, sqlstate, message| {
+            limit.map(|limit| Patience { limit, cause, sqlstate, message })
+        };
         match self.status {
             TransactionStatus::Idle => {
-                of(self.limits.idle, "57P05", "terminating connection due to idle-session timeout")
+                let message = "terminating connection due to idle-session timeout";
+                of(self.limits.idle, CutCause::IdleSession, "57P05", message)
             }
-            _ => of(
-                self.limits.idle_in_transaction,
-                "25P03",
-                "terminating connection due to idle-in-transaction timeout",
-            ),
+            _ => {
+                let message = "terminating connection due to idle-in-transaction timeout";
+                of(self.limits.idle_in_transaction, CutCause::IdleInTransaction, "25P03", message)
+            }
         }
     }
 
@@ -105,9 +122,9 @@ impl Session {
         result
     }
 
-    /// From now on the time of what is sent runs.
-    pub(super) fn start_clock(&mut self) {
-        self.deadline = self.limits.statement.map(|limit| Instant::now() + limit);
+    /// From now on the time of what is sent runs: of so many statements.
+    pub(super) fn start_clock(&mut self, statements: usize) {
+        self.deadline = self.limits.statement.and_then(|_| self.limits.deadline(statements + self.ledger.unanswered()));
         if let Some(server) = &mut self.server {
             server.is_timed_out = false;
         }
@@ -125,11 +142,17 @@ impl Session {
     /// The time is over: the server is asked to cancel, and what it then says is put in other words.
     pub(super) fn time_out(&mut self) {
         self.deadline = None;
-        if let Some(server) = &mut self.server {
-            server.is_timed_out = true;
-            self.proxy.metrics.statement_timeouts.increment(1);
-            self.registration.cancel_statement();
-        }
+        let Some(server) = &mut self.server else { return };
+        server.is_timed_out = true;
+        let node = (&server.checkout.node.name).into();
+        self.proxy.metrics.statement_timeouts.increment(1);
+        self.proxy.audit.tell(Event::StatementTimedOut {
+            who: self.who(),
+            node,
+            limit_seconds: self.limits.statement.unwrap_or_default().as_secs_f64(),
+            text: self.text_under_way(),
+        });
+        self.registration.cancel_statement();
     }
 }
 

@@ -16,6 +16,7 @@ mod cancel;
 mod clients;
 mod conclude;
 mod crowd;
+mod cut;
 mod encrypt;
 mod exchange;
 mod gate;
@@ -33,6 +34,7 @@ mod relay;
 mod relocate;
 mod replication;
 mod serve;
+mod shortage;
 mod throttle;
 mod tracked;
 mod translate;
@@ -47,6 +49,7 @@ pub use gate::Gate;
 pub use own::explain_new_session;
 pub use prepared::Statements;
 pub use quota::{Membership, Quotas};
+pub use shortage::Shortage;
 pub use throttle::Throttle;
 
 use std::net::SocketAddr;
@@ -62,7 +65,7 @@ use relay::Tally;
 use tracked::Tracked;
 
 use crate::audit::Who;
-use crate::pool::{Checkout, Identity, Reported, Settings};
+use crate::pool::{Checkout, Identity, NodePool, Reported, Settings};
 use crate::proxy::{ClientSlot, Database, Proxy};
 use crate::route::{Horizon, Reason, SessionKey};
 use crate::sql::{Analysis, Pin};
@@ -150,6 +153,13 @@ struct Parked {
     until: Instant,
 }
 
+impl Parked {
+    /// By which its pool tells that it is to be given back; see [`NodePool::wanted`].
+    fn place(&self) -> (Arc<NodePool>, u64) {
+        (Arc::clone(self.checkout.pool()), self.checkout.vacated)
+    }
+}
+
 /// A server connection in a session's hands.
 #[derive(Debug)]
 struct Attached {
@@ -184,8 +194,12 @@ enum Fault {
     ServerFrame(FrameError),
     #[error("the server connection was lost")]
     ServerLost(Option<Box<[u8]>>),
+    /// Its server connection cannot serve it any longer.
     #[error("{}", .0.message)]
     Fatal(ErrorReply),
+    /// It was sent away; see [`Session::cut`].
+    #[error("{}", .0.message)]
+    Cut(ErrorReply),
 }
 
 impl From<FrameError> for Fault {

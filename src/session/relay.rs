@@ -14,10 +14,11 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
+use super::conclude::touches_rows;
 use super::exchange::{Event, Sent, Verdict};
 use super::limits::timed_out;
 use super::prepared::{ClientStatements, SERVER_NAME_PREFIX};
-use super::{Attached, Audience, Fault, Session};
+use super::{Attached, Audience, Fault, Parked, Session};
 use crate::pool::{NodePool, Reported, note_parameter};
 use crate::topology::{Lsn, Role};
 use crate::wire::backend::{self, TransactionStatus, tag};
@@ -131,7 +132,7 @@ impl Session {
             }
             let deadline = self.deadline;
             let lost_life = self.server.as_ref().filter(|server| server.holding).map(Attached::watch_life);
-            let parked = self.parked.as_ref().map(|parked| Arc::clone(parked.checkout.pool()));
+            let parked = self.parked.as_ref().map(Parked::place);
             tokio::select! {
                 biased;
                 is_client_there = poll_fn(|cx| self.poll_io(cx)) => {
@@ -140,7 +141,7 @@ impl Session {
                     }
                 }
                 () = wait_for_end(lost_life) => return Ok(Outcome::ServerLost(None)),
-                () = wait_until_wanted(parked.as_ref()) => self.unpark(),
+                () = wait_until_wanted(parked) => self.unpark(),
                 () = sleep_until(deadline) => self.time_out(),
             }
         }
@@ -232,7 +233,7 @@ impl Session {
             tokio::select! {
                 biased;
                 came = self.client.fill(limit) => return Ok(came.unwrap_or(false)),
-                () = wait_until_wanted(self.parked.as_ref().map(|parked| parked.checkout.pool())) => {}
+                () = wait_until_wanted(self.parked.as_ref().map(Parked::place)) => {}
                 () = sleep_until(self.parked.as_ref().map(|parked| parked.until)) => {}
             }
             self.unpark();
@@ -310,6 +311,7 @@ impl Session {
         let server = self.server.as_mut()?;
         let mut worth_another = None;
         let mut refused = Vec::new();
+        let mut is_further = false;
         for event in server.exchange.take_events() {
             let connection = &mut *server.checkout;
             match event {
@@ -353,8 +355,12 @@ impl Session {
                 Event::Completed { rows } => {
                     self.tally.completed += 1;
                     self.ledger.answered(rows);
+                    is_further = true;
                 }
-                Event::Answered => self.ledger.answered(0),
+                Event::Answered => {
+                    self.ledger.answered(0);
+                    is_further = true;
+                }
                 Event::Undone => self.ledger.reopen(),
                 Event::Ready(status) => {
                     self.status = status;
@@ -364,8 +370,19 @@ impl Session {
                     if status == TransactionStatus::Idle && has_ddl {
                         self.database.note_catalog_change(Instant::now());
                     }
+                    let mut run = self.executed.iter().flat_map(|analysis| &analysis.statements);
+                    if status == TransactionStatus::Idle
+                        && server.role == Role::Primary
+                        && let Some(key) = self.shared
+                        && (self.saw_rows || run.any(touches_rows))
+                    {
+                        self.proxy.session_keys.horizon(key).saw_primary(Instant::now(), None);
+                    }
                 }
             }
+        }
+        if is_further && (self.deadline.is_some() || server.is_timed_out) {
+            self.deadline = self.limits.deadline(self.ledger.unanswered());
         }
         refused.iter().for_each(|reply| self.note_refusal(reply));
         worth_another
@@ -480,10 +497,10 @@ async fn sleep_until(moment: Option<Instant>) {
     }
 }
 
-/// Returns when somebody else has to wait for a connection like the one that is kept.
-async fn wait_until_wanted(pool: Option<&Arc<NodePool>>) {
-    match pool {
-        Some(pool) => pool.wanted().await,
+/// Returns when the connection that is kept is to be given back, for somebody else's sake.
+async fn wait_until_wanted(parked: Option<(Arc<NodePool>, u64)>) {
+    match parked {
+        Some((pool, vacated)) => pool.wanted(vacated).await,
         None => std::future::pending().await,
     }
 }

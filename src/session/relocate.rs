@@ -3,7 +3,10 @@
 //! BEGIN must be answered at once, so it goes where its own modes say. When the next statement says
 //! otherwise (`SET TRANSACTION READ ONLY` on the primary, or something on a replica that only the
 //! primary can do), nothing has been read or locked yet: the transaction is begun anew on the
-//! other side by the client's own text, and nobody can tell the difference.
+//! other side by the client's own texts, and nobody can tell the difference.
+//!
+//! A snapshot is exported by the primary and imported there (`pg_export_snapshot`, `SET TRANSACTION SNAPSHOT`), so that
+//! those who share one meet on one server: the jobs of `pg_dump -j`, each with a read-only transaction of its own.
 
 use std::sync::Arc;
 
@@ -13,20 +16,39 @@ use super::understand::Understood;
 use super::{Audience, Fault, Session};
 use crate::config::PoolMode;
 use crate::route::{Demand, Reason, RouteSetting};
-use crate::sql::{Analysis, Kind, TransactionModes};
+use crate::sql::{Analysis, Kind, Statement, TransactionModes};
 use crate::topology::Role;
 use crate::wire::ErrorReply;
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::put_query;
 
+/// Texts that a transaction can have been opened with and still be begun anew.
+const MAX_TEXTS: usize = 8;
+
 /// How the open transaction was begun, for as long as nothing but its modes has followed.
 #[derive(Debug, Default)]
 pub(super) struct Opening {
-    /// The text that is under way, if that is a lone BEGIN.
+    /// The text that is under way, if that is a lone BEGIN or sets nothing but modes.
     pub(super) sent: Option<Box<[u8]>>,
-    /// The text that has begun the transaction.
-    begun: Option<Box<[u8]>>,
-    serializable: bool,
+    /// The texts that have begun the transaction: BEGIN, and those that have set modes. None, where it is too late.
+    begun: Vec<Box<[u8]>>,
+    /// One of the texts asks for what a standby refuses (SERIALIZABLE, READ WRITE), whatever the others say.
+    primary_only: bool,
+}
+
+/// Whether it can be repeated elsewhere as a part of a transaction's beginning.
+pub(super) fn opens(statement: &Statement) -> bool {
+    match statement.kind {
+        Kind::Begin(_) => true,
+        // Of a snapshot it cannot: it lives in one server.
+        Kind::SetTransaction(_) => statement.primary.is_none(),
+        _ => false,
+    }
+}
+
+/// "cannot set transaction read-write mode during recovery", "cannot use serializable mode in a hot standby".
+fn is_refused_by_standby(modes: TransactionModes) -> bool {
+    modes.read_only == Some(false) || modes.serializable == Some(true)
 }
 
 impl Opening {
@@ -38,12 +60,15 @@ impl Opening {
             return;
         }
         for statement in executed.iter().flat_map(|analysis| &analysis.statements) {
-            match statement.kind {
-                Kind::Begin(modes) => {
-                    self.begun.clone_from(&sent);
-                    self.serializable = modes.serializable == Some(true);
+            match (&statement.kind, &sent) {
+                (Kind::Begin(modes), Some(text)) => {
+                    self.begun = vec![text.clone()];
+                    self.primary_only = is_refused_by_standby(*modes);
                 }
-                // The modes would be lost with the first BEGIN.
+                (Kind::SetTransaction(modes), Some(text)) if (1..MAX_TEXTS).contains(&self.begun.len()) => {
+                    self.begun.push(text.clone());
+                    self.primary_only |= is_refused_by_standby(*modes);
+                }
                 _ => *self = Self::default(),
             }
         }
@@ -54,19 +79,21 @@ impl Session {
     /// Begins the open transaction anew elsewhere, where what comes needs that and nothing has been run.
     pub(super) async fn relocate_if_needed(&mut self, understood: &Understood) -> Result<(), Fault> {
         let Some(demand) = self.other_side(understood) else { return Ok(()) };
-        let Some(begin) = self.opening.begun.take() else { return Ok(()) };
+        let texts = std::mem::take(&mut self.opening.begun);
         self.run_own(b"ROLLBACK").await?;
         self.release().await;
         self.status = TransactionStatus::Idle;
         self.reach(demand).await?;
-        self.run_own(&begin).await?;
+        for text in &texts {
+            self.run_own(text).await?;
+        }
         self.status = TransactionStatus::Transaction;
-        self.opening.begun = Some(begin);
+        self.opening.begun = texts;
         Ok(())
     }
 
     fn other_side(&self, understood: &Understood) -> Option<Demand> {
-        self.opening.begun.as_ref()?;
+        self.opening.begun.first()?;
         let role = self.server.as_ref()?.role;
         if self.proxy.config.load().pool.mode == PoolMode::Session {
             return None;
@@ -78,24 +105,23 @@ impl Session {
         {
             return None;
         }
-        let modes =
-            understood.analyses.iter().flat_map(|analysis| &analysis.statements).find_map(|statement| match statement
-                .kind
-            {
-                Kind::SetTransaction(modes) => Some(modes),
-                _ => None,
-            });
+        let mut statements = understood.analyses.iter().flat_map(|analysis| &analysis.statements);
+        let imports = |statement: &Statement| matches!(statement.kind, Kind::SetTransaction(_)) && !opens(statement);
+        if statements.clone().any(imports) {
+            return (role == Role::Replica).then_some(Demand::Primary(Reason::Transaction));
+        }
+        let modes = statements.find_map(|statement| match statement.kind {
+            Kind::SetTransaction(modes) => Some(modes),
+            _ => None,
+        });
         let to_primary = Some(Demand::Primary(Reason::Transaction));
         match (role, modes, understood.demand) {
             (Role::Primary, Some(TransactionModes { read_only: Some(true), serializable }), _) => {
-                let is_serializable =
-                    self.opening.serializable || serializable == Some(true) || self.is_serializable_by_default();
-                (!is_serializable).then_some(Demand::Replica(Reason::ReadOnlyTransaction))
+                let stays =
+                    self.opening.primary_only || serializable == Some(true) || self.is_serializable_by_default();
+                (!stays).then_some(Demand::Replica(Reason::ReadOnlyTransaction))
             }
-            (Role::Replica, Some(modes), _) => {
-                let moves = modes.read_only == Some(false) || modes.serializable == Some(true);
-                to_primary.filter(|_| moves)
-            }
+            (Role::Replica, Some(modes), _) => to_primary.filter(|_| is_refused_by_standby(modes)),
             (Role::Replica, None, Demand::Primary(Reason::Statement(_))) => to_primary,
             _ => None,
         }

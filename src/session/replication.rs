@@ -10,10 +10,12 @@ use std::task::{Context, Poll};
 use super::attach::login_failed;
 use super::auth::Rejection;
 use super::clients::{Registration, Who};
+use super::cut::{note_cut, terminated};
 use super::{ClientSlot, Membership};
 use crate::config::{Config, ReplicationMode};
 use crate::pool::{Identity, ServerConnection};
 use crate::proxy::Proxy;
+use crate::telemetry::metrics::CutCause;
 use crate::topology::{Node, Role, Topology};
 use crate::wire::startup::Request;
 use crate::wire::{BUFFER_SIZE, ErrorReply, Link};
@@ -69,10 +71,15 @@ impl Passage {
     pub(super) async fn run(mut self, proxy: &Proxy, mut client: Link) {
         let mut shutdown = proxy.shutdown_signal();
         let mut killed = self.registration.killed();
-        tokio::select! {
-            () = poll_fn(|cx| poll_both(&mut client, &mut self.server.link, cx)) => {}
-            () = shutdown.wait() => {}
-            _ = killed.wait_for(|is_killed| *is_killed) => {}
+        let cause = tokio::select! {
+            () = poll_fn(|cx| poll_both(&mut client, &mut self.server.link, cx)) => None,
+            () = shutdown.wait() => Some(CutCause::Shutdown),
+            _ = killed.wait_for(|is_killed| *is_killed) => Some(CutCause::Killed),
+        };
+        if let Some(cause) = cause {
+            let (user, database) = ((&self.identity.user).into(), (&self.identity.database).into());
+            let who = crate::audit::Who { user, database, client: client.peer_address() };
+            note_cut(proxy, who, cause, &terminated());
         }
         self.registration.clear().await;
         tracing::debug!(user = ?self.identity.user, node = %self.server.node.name, "a replication connection has ended");

@@ -10,6 +10,7 @@ use super::attach::cancelled;
 use super::bring::Brought;
 use super::cancel::Cancelled;
 use super::clients::Activity;
+use super::cut::{note_cut, terminated};
 use super::exchange::{Audience, Purpose, Sent};
 use super::gather::Gathered;
 use super::ledger::End;
@@ -19,6 +20,7 @@ use super::understand::Understood;
 use super::{ClientFault, Fault, Session, Tally};
 use crate::config::PoolMode;
 use crate::route::{Demand, Reason};
+use crate::telemetry::metrics::CutCause;
 use crate::topology::{Node, Role};
 use crate::wire::backend::{self, TransactionStatus, put_ready_for_query};
 use crate::wire::frontend::{put_query, tag};
@@ -84,10 +86,8 @@ impl Session {
             let gathered = tokio::select! {
                 biased;
                 gathered = self.gather() => gathered?,
-                fault = Patience::end(patience) => return Err(fault),
-                () = shutdown.wait(), if is_idle => {
-                    return Err(Fault::Fatal(terminated()));
-                }
+                (cause, reply) = Patience::end(patience) => return Err(self.cut(cause, reply)),
+                () = shutdown.wait(), if is_idle => return Err(self.cut(CutCause::Shutdown, terminated())),
             };
             let work = match gathered {
                 Gathered::Batch(bytes) => Work::Messages { bytes, waits: true },
@@ -104,6 +104,7 @@ impl Session {
     /// An operator has ended this session, wherever it stands.
     async fn die(&mut self) -> Fault {
         self.registration.cancel_running().await;
+        let fault = self.cut(CutCause::Killed, terminated());
         let is_at_a_boundary = |server: &super::Attached| {
             let link = &server.checkout.link;
             link.ready == 0 && link.unread == 0
@@ -112,7 +113,7 @@ impl Session {
             // A message to the client is cut off, so there is no place for another.
             return Fault::ClientGone;
         }
-        Fault::Fatal(terminated())
+        fault
     }
 
     async fn serve(&mut self, work: &Work) -> Result<(), Fault> {
@@ -136,7 +137,7 @@ impl Session {
         let mut shutdown = self.proxy.shutdown_signal();
         tokio::select! {
             inside = self.registration.unless_cancelled(self.proxy.gate.enter()) => self.inside = inside.ok(),
-            () = shutdown.wait() => return Err(Fault::Fatal(terminated())),
+            () = shutdown.wait() => return Err(self.cut(CutCause::Shutdown, terminated())),
         }
         Ok(self.inside.is_some())
     }
@@ -214,7 +215,7 @@ impl Session {
     async fn execute(&mut self, work: &Work, understood: &Understood) -> Result<Outcome, Fault> {
         let statements = understood.analyses.iter().flat_map(|analysis| &analysis.statements);
         statements.flat_map(|statement| &statement.databases).for_each(|database| self.proxy.vacate(database));
-        self.start_clock();
+        self.start_clock(if understood.is_commit() { 0 } else { understood.runs.max(1) });
         let outcome = self.send_and_relay(work, understood).await;
         self.stop_clock().await;
         outcome
@@ -384,22 +385,26 @@ impl Session {
     /// Says goodbye to both sides.
     async fn finish(mut self, end: Result<(), Fault>) {
         self.account(End::Lost);
-        let farewell = match end {
-            Ok(()) | Err(Fault::ClientGone | Fault::Client(ClientFault::Io(_))) => None,
+        let (cause, farewell) = match end {
+            Ok(()) | Err(Fault::ClientGone | Fault::Client(ClientFault::Io(_))) => (None, None),
             Err(fault @ (Fault::Client(_) | Fault::Malformed(_))) => {
                 self.server = None;
-                Some(ErrorReply::fatal("08P01", fault.to_string()))
+                (Some(CutCause::Protocol), Some(ErrorReply::fatal("08P01", fault.to_string())))
             }
             Err(fault @ Fault::ServerFrame(_)) => {
                 self.server = None;
-                Some(ErrorReply::fatal("08P01", fault.to_string()))
+                (Some(CutCause::Server), Some(ErrorReply::fatal("08P01", fault.to_string())))
             }
             Err(Fault::ServerLost(words)) => {
                 let node = self.server.take().map(|server| Arc::clone(&server.checkout.node));
-                Some(lost_while_idle(node.as_deref(), words.as_deref()))
+                (Some(CutCause::Server), Some(lost_while_idle(node.as_deref(), words.as_deref())))
             }
-            Err(Fault::Fatal(reply)) => Some(reply),
+            Err(Fault::Fatal(reply)) => (Some(CutCause::Server), Some(reply)),
+            Err(Fault::Cut(reply)) => (None, Some(reply)),
         };
+        if let (Some(cause), Some(reply)) = (cause, &farewell) {
+            note_cut(&self.proxy, self.who(), cause, reply);
+        }
         if self.client.ready > 0 || self.client.unread > 0 {
             self.server = None;
         }
@@ -414,10 +419,6 @@ impl Session {
 /// Returns when it is, or when its sender is gone.
 async fn is_true(state: &mut watch::Receiver<bool>) {
     let _ = state.wait_for(|is_true| *is_true).await;
-}
-
-fn terminated() -> ErrorReply {
-    ErrorReply::fatal("57P01", "terminating connection due to administrator command")
 }
 
 /// What a client is told when the node that ran its statement is lost.

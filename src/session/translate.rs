@@ -8,7 +8,9 @@ use std::sync::Arc;
 use super::exchange::{Purpose, Sent};
 use super::prepared::{Held, Prepared, SERVER_NAME_PREFIX};
 use super::relay::{Outcome, Until};
+use super::relocate::opens;
 use super::{Audience, Fault, Session};
+use crate::config::PoolMode;
 use crate::pool::Settings;
 use crate::sql::{Analysis, Kind, Pin, unread};
 use crate::wire::frontend::{self, Bind, Parse, Target, put_bind, put_parse, put_query, put_statement_target, tag};
@@ -143,8 +145,8 @@ impl Session {
             self.expect(Sent::Query, Audience::Client);
             self.put(|out| out.extend_from_slice(frame.bytes));
         }
-        let is_lone_begin = matches!(&*analysis.statements, [statement] if matches!(statement.kind, Kind::Begin(_)));
-        self.opening.sent = is_lone_begin.then(|| text.into());
+        let is_lone_opening = matches!(&*analysis.statements, [statement] if opens(statement));
+        self.opening.sent = is_lone_opening.then(|| text.into());
         self.tail = self.tracked.tail(&analysis).over(&self.tail);
         self.note_query(&analysis, text);
         self.executed.push(analysis);
@@ -298,13 +300,25 @@ impl Session {
         self.in_batch = true;
         self.expect(Sent::Close, Audience::Client);
         match Target::read(frame.body, "Close")? {
-            Target::Statement(name) if !self.is_skipping() && self.statements.remove(name).is_some() => {
-                // The server keeps its statement for others who have the same; closing what is not there is no error.
-                self.put(|out| put_statement_target(out, tag::CLOSE, NO_STATEMENT));
+            Target::Statement(name) if !self.is_skipping() && self.statements.get(name).is_some() => {
+                let held = self.statements.remove(name);
+                let name = held.and_then(|held| self.server_name_to_close(&held));
+                // Closing what is not there is no error.
+                self.put(|out| put_statement_target(out, tag::CLOSE, name.as_deref().unwrap_or(NO_STATEMENT)));
             }
             _ => self.put(|out| out.extend_from_slice(frame.bytes)),
         }
         Ok(Outcome::Done)
+    }
+
+    /// What the client closes is closed on the server as well, and gone from `pg_prepared_statements`, where the connection
+    /// is its own and it has no other name for the same. Otherwise the server keeps it for others who have the same. The
+    /// connection goes on counting it among what is prepared there, in case that the Close is never carried out: a `Parse`
+    /// of the same closes it before.
+    fn server_name_to_close(&self, held: &Held) -> Option<Box<[u8]>> {
+        let is_own = self.proxy.config.load().pool.mode == PoolMode::Session;
+        let is_last = !held.statement.server_name.is_empty() && self.statements.name_of(held.statement.id).is_none();
+        (is_own && is_last).then(|| held.statement.server_name.as_bytes().into())
     }
 
     fn translate_other(&mut self, frame: &Frame<'_>) {
@@ -383,7 +397,9 @@ impl Session {
         }
         let shape = self.server.as_ref().and_then(|server| server.checkout.prepared.get(&statement.id).copied());
         if shape.is_some_and(|shape| shape != 0 && shape != held.shape) {
-            self.refuse_in_place(ErrorReply::error("0A000", "cached plan must not change result type"));
+            // asyncpg and JDBC prepare anew, and say nothing, where an error comes from this function.
+            let changed = ErrorReply::error("0A000", "cached plan must not change result type");
+            self.refuse_in_place(changed.routine("RevalidateCachedQuery"));
         }
         Ok(Ok(()))
     }

@@ -82,13 +82,7 @@ impl Session {
         match work {
             Work::Messages { bytes, waits } => {
                 understood.waits = *waits;
-                let mut parsed = HashSet::new();
-                for frame in Frames::new(bytes) {
-                    self.understand_message(&frame?, &mut understood, &mut parsed)?;
-                }
-                if !waits {
-                    understood.demand = Demand::Primary(Reason::TooLong);
-                }
+                self.understand_messages(bytes, &mut understood)?;
             }
             Work::Long(header) => {
                 understood.demand = Demand::Primary(Reason::TooLong);
@@ -98,7 +92,28 @@ impl Session {
         }
         understood.is_repeatable &= understood.waits;
         self.decide_demand(&mut understood, []);
+        if matches!((work, understood.demand), (Work::Messages { waits: false, .. }, Demand::Replica(_))) {
+            // What else the pipeline holds is not known yet.
+            understood.demand = Demand::Primary(Reason::TooLong);
+        }
         Ok(understood)
+    }
+
+    /// Whether these messages, the first of a pipeline or some in the middle of one, go where they go whatever follows.
+    pub(super) fn is_decided(&self, messages: &[u8]) -> Result<bool, Fault> {
+        if let Some(server) = &self.server {
+            return Ok(server.role == Role::Primary);
+        }
+        let mut understood = Understood::nothing(Demand::Replica(Reason::FreshReplica));
+        self.understand_messages(messages, &mut understood)?;
+        self.decide_demand(&mut understood, []);
+        Ok(matches!(understood.demand, Demand::Primary(_)))
+    }
+
+    fn understand_messages(&self, messages: &[u8], understood: &mut Understood) -> Result<(), Fault> {
+        let mut parsed = HashSet::new();
+        Frames::new(messages)
+            .try_for_each(|frame| self.understand_message(&frame.map_err(Fault::from)?, understood, &mut parsed))
     }
 
     /// What the texts need, where nothing else has decided that; `unread` has not been looked at yet.
@@ -223,6 +238,8 @@ impl Session {
             | Kind::Listen => Demand::Primary(Reason::Statement(PrimaryCause::SessionState)),
             Kind::ExplainRoute | Kind::ShowOwn { .. } => match statement.primary {
                 Some(cause) => Demand::Primary(Reason::Statement(cause)),
+                // A server says the answer, in a transaction of its own.
+                None if self.is_serializable_by_default() => Demand::Primary(Reason::Serializable),
                 None => Demand::Replica(Reason::FreshReplica),
             },
             Kind::Query | Kind::Write | Kind::Ddl | Kind::Utility => match judge(statement, catalog) {

@@ -23,13 +23,15 @@ pub enum Volatility {
     Volatile,
 }
 
-/// Relations that a standby cannot read.
+/// Relations that a standby cannot read, or shows otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RelationKind {
     /// `relpersistence = 'u'`
     Unlogged,
     /// `relpersistence = 't'`
     Temporary,
+    /// `relkind = 'S'`: logged ahead (`SEQ_LOG_VALS`), so a standby shows up to 32 values more than were taken.
+    Sequence,
 }
 
 type Names<V> = HashMap<Name, V, RandomState>;
@@ -123,10 +125,11 @@ impl CatalogBuilder {
         self
     }
 
-    /// A relation that standbys do not have.
+    /// A relation that standbys do not have, or not as the primary has it.
     pub fn relation(&mut self, schema: &str, name: &str, kind: RelationKind) -> &mut Self {
         let cause = match kind {
             RelationKind::Unlogged | RelationKind::Temporary => PrimaryCause::Unlogged,
+            RelationKind::Sequence => PrimaryCause::ServerRelation,
         };
         self.relations.add(qualified(schema, name), cause);
         self

@@ -321,7 +321,7 @@ pub enum PrimaryCause {
     AdvisoryLock,
     /// `currval`, `lastval`: only the server session that ran `nextval` knows.
     SequenceState,
-    /// A view about one server: `pg_stat_*`, `pg_locks` …
+    /// A view about one server (`pg_stat_*`, `pg_locks` …), or a sequence, which on a standby is ahead.
     ServerRelation,
     /// A temporary or an unlogged table: standbys do not have them.
     Unlogged,
@@ -383,7 +383,7 @@ impl PrimaryCause {
             Self::ServerFunction => "it asks about, or acts on, one server",
             Self::AdvisoryLock => "an advisory lock on a replica would hold up nobody",
             Self::SequenceState => "only the server session that ran nextval knows",
-            Self::ServerRelation => "it reads a view about one server",
+            Self::ServerRelation => "it reads a view about one server, or a sequence, which on a standby is ahead",
             Self::Unlogged => "standbys do not have temporary and unlogged tables",
             Self::SessionState => "it leaves state in the server session",
             Self::Unparsed => "the parser could not parse it",

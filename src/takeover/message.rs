@@ -12,13 +12,15 @@ use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
+use super::elsewhere::ShownClient;
+
 /// No message is longer, in bytes.
 const MAX_MESSAGE: usize = 4096;
 
 /// The PostgreSQL listener, and the HTTP listener.
 const DESCRIPTORS: usize = 2;
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Message {
     /// New to old: I would like to take over.
@@ -33,6 +35,16 @@ pub(super) enum Message {
     Cancel { pid: i32, secret: Vec<u8> },
     /// Old to new: that is done, or there was nothing to do.
     Cancelled,
+    /// New to old: an operator wants this client ended.
+    Kill { pid: i32 },
+    /// Old to new: whether it was there, or which process could not be asked.
+    Killed { found: bool, silent: Option<i32> },
+    /// New to old: an operator wants to see your clients.
+    List,
+    /// Old to new: one of them.
+    Client(Box<ShownClient>),
+    /// Old to new: that was all.
+    Listed,
 }
 
 /// One end of the conversation.

@@ -3,19 +3,22 @@
 //! The running process listens on a Unix socket (`listen.takeover`). The new one connects there and is given the
 //! listening sockets themselves, as descriptors, so that no connection is lost that waits to be accepted. When
 //! it serves it says so; the old one stops accepting and stays for the clients that it has. Their cancel
-//! requests now reach the new process, which passes them on over the same Unix connection for as long as both live.
+//! requests now reach the new process, which passes them on over the same Unix connection for as long as both live; and
+//! so it does with what its operators want to know of them, or do to them.
 //!
 //! Until the new process says that it serves nothing changes: whatever becomes of it, the old one goes on.
 //! See `docs/decisions/0009-takeover-by-descriptor.md`.
 
+mod elsewhere;
 mod message;
 mod offer;
 mod take;
 
 pub mod notify;
 
+pub use elsewhere::{NoAnswer, Predecessor, ShownClient};
 pub use offer::{HandOver, Offer, OfferError};
-pub use take::{Given, Predecessor, Serving, TakeError, fits};
+pub use take::{Given, Serving, TakeError, fits};
 
 use std::path::Path;
 

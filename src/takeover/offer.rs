@@ -11,9 +11,9 @@ use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
+use super::elsewhere::answer_all;
 use super::message::{Line, Message};
 use crate::session::Clients;
-use crate::wire::startup::CancelKey;
 
 /// How long the other process may take to get ready.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -142,17 +142,7 @@ impl Offer {
         // Sockets of which a copy stayed open here would go on to queue clients if the other process ended.
         drop((listener, http, socket));
         if line.send(&Message::Done, &[]).await.is_ok() {
-            pass_on_cancels(line, &clients).await;
-        }
-    }
-}
-
-/// The other process is asked by clients of this one; until it ends, or is taken over from and drains.
-async fn pass_on_cancels(mut line: Line, clients: &Clients) {
-    while let Ok((Message::Cancel { pid, secret }, _)) = line.receive().await {
-        clients.cancel(&CancelKey { pid, secret: secret.into() }).await;
-        if line.send(&Message::Cancelled, &[]).await.is_err() {
-            return;
+            answer_all(line, &clients).await;
         }
     }
 }

@@ -6,17 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
 
+use super::elsewhere::Predecessor;
 use super::message::{Line, Message};
 use super::offer::{own_pid, unexpected};
-use crate::wire::startup::CancelKey;
 
 /// How long the other process may take for an answer.
 const LIMIT: Duration = Duration::from_secs(30);
-
-/// Cancel requests that wait to be passed on.
-const MAX_WAITING: usize = 64;
 
 /// Why nothing can be taken over.
 #[derive(Debug, thiserror::Error)]
@@ -46,10 +42,6 @@ pub struct Given {
     line: Line,
     path: PathBuf,
 }
-
-/// The process that was taken over from. It has clients still, whose cancel requests come here.
-#[derive(Debug, Clone)]
-pub struct Predecessor(mpsc::Sender<(CancelKey, oneshot::Sender<()>)>);
 
 impl Given {
     /// Asks the process that listens at `path`; `None`: there is none.
@@ -102,30 +94,7 @@ impl Serving {
             }
         };
         in_time(told).await.map_err(|source| TakeError::Conversation { path: self.path, source })?;
-        let (sender, requests) = mpsc::channel(MAX_WAITING);
-        tokio::spawn(pass_on(self.line, requests));
-        Ok(Predecessor(sender))
-    }
-}
-
-impl Predecessor {
-    /// Passes a cancel request on; returns when it was dealt with, or cannot be.
-    pub async fn cancel(&self, key: &CancelKey) {
-        let (done, dealt_with) = oneshot::channel();
-        if self.0.try_send((key.clone(), done)).is_ok() {
-            let _ = tokio::time::timeout(LIMIT, dealt_with).await;
-        }
-    }
-}
-
-async fn pass_on(mut line: Line, mut requests: mpsc::Receiver<(CancelKey, oneshot::Sender<()>)>) {
-    while let Some((key, done)) = requests.recv().await {
-        let message = Message::Cancel { pid: key.pid, secret: key.secret.to_vec() };
-        if line.send(&message, &[]).await.is_err() || line.receive().await.is_err() {
-            // It has ended, and with it the clients that could be meant.
-            return;
-        }
-        let _ = done.send(());
+        Ok(Predecessor::new(self.from, self.line))
     }
 }
 

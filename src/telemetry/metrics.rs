@@ -1,14 +1,15 @@
 //! Every metric of pgsluice: names, units, label values, and handles.
 //!
 //! Names and labels are written here and nowhere else. A label's value comes from a closed set: a shard
-//! or node of the config, a role, or one of the `&'static str`s below. Handles are made once and kept by
-//! who counts; the hot path looks nothing up. Make them after [`install`], or they count for nobody.
+//! or node of the config, a role, or one of `labels`. Handles are made once and kept by who counts; the hot
+//! path looks nothing up. Make them after [`install`], or they count for nobody.
 
 use std::sync::{Mutex, PoisonError};
 
 use metrics::{Counter, Gauge, Histogram, Unit};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
+pub use super::labels::*;
 use crate::topology::{Admission, EjectReason, Node, Role};
 
 /// Names as Prometheus sees them.
@@ -35,6 +36,10 @@ pub mod names {
     pub const CLIENTS: &str = "pgsluice_clients";
     /// Logins, by what came of them.
     pub const LOGINS_TOTAL: &str = "pgsluice_logins_total";
+    /// Connections of clients that could not be accepted.
+    pub const ACCEPT_FAILURES_TOTAL: &str = "pgsluice_accept_failures_total";
+    /// TLS handshakes with clients that have failed.
+    pub const TLS_HANDSHAKE_FAILURES_TOTAL: &str = "pgsluice_tls_handshake_failures_total";
     /// Connections to servers.
     pub const SERVER_CONNECTIONS: &str = "pgsluice_server_connections";
     /// How long a client waited for a server connection.
@@ -45,6 +50,8 @@ pub mod names {
     pub const PINNED_CLIENTS: &str = "pgsluice_pinned_clients";
     /// Statements that waited for their user's turn.
     pub const RATE_LIMITED_STATEMENTS_TOTAL: &str = "pgsluice_rate_limited_statements_total";
+    /// Clients that were sent away.
+    pub const CLIENTS_CUT_TOTAL: &str = "pgsluice_clients_cut_total";
     /// Statements that took too long.
     pub const STATEMENT_TIMEOUTS_TOTAL: &str = "pgsluice_statement_timeouts_total";
     /// Reads that waited for a replica to catch up.
@@ -57,123 +64,6 @@ pub mod names {
     pub const AUDIT_LOST_TOTAL: &str = "pgsluice_audit_lost_total";
     /// Reloads of the config.
     pub const CONFIG_RELOADS_TOTAL: &str = "pgsluice_config_reloads_total";
-}
-
-/// A closed set of label values.
-macro_rules! label_set {
-    ($(#[$doc:meta])* $set:ident { $($(#[$value_doc:meta])* $value:ident = $label:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum $set { $($(#[$value_doc])* $value,)+ }
-
-        impl $set {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$value,)+];
-
-            /// Label value.
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$value => $label,)+ }
-            }
-        }
-    };
-}
-
-label_set! {
-    /// `state` of `pgsluice_clients`.
-    ClientState {
-        /// From accept to the end of authentication.
-        Login = "login",
-        /// Has nothing under way.
-        Idle = "idle",
-        /// Has a statement or a transaction under way.
-        Active = "active",
-        /// Waits for a server connection.
-        Waiting = "waiting",
-    }
-}
-
-label_set! {
-    /// `outcome` of `pgsluice_logins_total`.
-    LoginOutcome {
-        /// The client is in.
-        Ok = "ok",
-        /// It did not prove who it is.
-        Failed = "failed",
-        /// No rule lets it in.
-        Rejected = "rejected",
-        /// Its address has failed too often.
-        Throttled = "throttled",
-        /// There are as many clients as there may be.
-        TooMany = "too_many",
-        /// Too many were logging in, and it was the oldest.
-        CrowdedOut = "crowded_out",
-        /// It took too long.
-        Timeout = "timeout",
-        /// It did not speak the protocol, or asked for what is not there.
-        Invalid = "invalid",
-        /// The servers could not be reached, or refused it.
-        Unavailable = "unavailable",
-        /// It hung up.
-        Gone = "gone",
-    }
-}
-
-label_set! {
-    /// `state` of `pgsluice_server_connections`.
-    ServerState {
-        /// In the pool.
-        Idle = "idle",
-        /// Serves a client.
-        Active = "active",
-    }
-}
-
-label_set! {
-    /// `cause` of `pgsluice_pinned_clients`.
-    PinCause {
-        /// A temporary table, view or sequence.
-        Temporary = "temporary",
-        /// A cursor WITH HOLD.
-        HoldCursor = "hold_cursor",
-        /// LISTEN.
-        Listen = "listen",
-        /// A session-level advisory lock.
-        AdvisoryLock = "advisory_lock",
-        /// SQL-level PREPARE.
-        Prepare = "prepare",
-        /// LOAD, and what else cannot be carried over.
-        Library = "library",
-    }
-}
-
-label_set! {
-    /// `outcome` of `pgsluice_causal_waits_total`.
-    CausalOutcome {
-        /// A replica caught up in time.
-        CaughtUp = "caught_up",
-        /// None did: the read went to the primary.
-        Primary = "primary",
-    }
-}
-
-label_set! {
-    /// `outcome` of `pgsluice_config_reloads_total`.
-    ReloadOutcome {
-        /// The new config is in force.
-        Applied = "applied",
-        /// It was refused; the old one stays.
-        Refused = "refused",
-    }
-}
-
-label_set! {
-    /// `outcome` of `pgsluice_monitor_polls_total`.
-    PollOutcome {
-        /// Answered in time.
-        Answered = "answered",
-        /// Not.
-        Failed = "failed",
-    }
 }
 
 const STATEMENT_BUCKETS: &[f64] = &[
@@ -220,6 +110,8 @@ fn describe() {
     histogram!(names::PROXY_OVERHEAD_SECONDS, Unit::Seconds, "Time that a statement spent in pgsluice alone");
     gauge!(names::CLIENTS, Unit::Count, "Clients");
     counter!(names::LOGINS_TOTAL, Unit::Count, "Logins by what came of them; cancel requests are none");
+    counter!(names::ACCEPT_FAILURES_TOTAL, Unit::Count, "Connections of clients that could not be accepted, by why");
+    counter!(names::TLS_HANDSHAKE_FAILURES_TOTAL, Unit::Count, "TLS handshakes with clients that have failed, by why");
     gauge!(names::SERVER_CONNECTIONS, Unit::Count, "Connections to servers");
     histogram!(names::POOL_WAIT_SECONDS, Unit::Seconds, "How long a client waited for a server connection");
     counter!(names::CHECKOUT_TIMEOUTS_TOTAL, Unit::Count, "Times that no server connection was free in time");
@@ -229,6 +121,7 @@ fn describe() {
         "Clients that keep a server connection, by what for; one can have several causes"
     );
     counter!(names::RATE_LIMITED_STATEMENTS_TOTAL, Unit::Count, "Statements that waited for the pace of their user");
+    counter!(names::CLIENTS_CUT_TOTAL, Unit::Count, "Clients that were sent away, by why");
     counter!(names::STATEMENT_TIMEOUTS_TOTAL, Unit::Count, "Statements that were cancelled because they took too long");
     counter!(names::CAUSAL_WAITS_TOTAL, Unit::Count, "Reads that waited for a replica to catch up");
     counter!(names::HEALED_STATEMENTS_TOTAL, Unit::Count, "Statements that a standby refused and the primary then ran");
@@ -242,6 +135,9 @@ fn describe() {
 pub struct ProxyMetrics {
     clients: Vec<Gauge>,
     logins: Vec<Counter>,
+    clients_cut: Vec<Counter>,
+    accept_failures: Vec<Counter>,
+    handshake_failures: Vec<Counter>,
     pinned_clients: Vec<Gauge>,
     causal_waits: Vec<Counter>,
     config_reloads: Vec<Counter>,
@@ -284,6 +180,15 @@ impl ProxyMetrics {
             logins: (LoginOutcome::ALL.iter())
                 .map(|outcome| counter(names::LOGINS_TOTAL, "outcome", outcome.name()))
                 .collect(),
+            accept_failures: (AcceptFailure::ALL.iter())
+                .map(|cause| counter(names::ACCEPT_FAILURES_TOTAL, "cause", cause.name()))
+                .collect(),
+            handshake_failures: (HandshakeFailure::ALL.iter())
+                .map(|cause| counter(names::TLS_HANDSHAKE_FAILURES_TOTAL, "cause", cause.name()))
+                .collect(),
+            clients_cut: (CutCause::ALL.iter())
+                .map(|cause| counter(names::CLIENTS_CUT_TOTAL, "cause", cause.name()))
+                .collect(),
             causal_waits: (CausalOutcome::ALL.iter())
                 .map(|outcome| counter(names::CAUSAL_WAITS_TOTAL, "outcome", outcome.name()))
                 .collect(),
@@ -314,6 +219,21 @@ impl ProxyMetrics {
     /// `pgsluice_logins_total{outcome}`
     pub fn logins(&self, outcome: LoginOutcome) -> &Counter {
         &self.logins[outcome as usize]
+    }
+
+    /// `pgsluice_accept_failures_total{cause}`
+    pub fn accept_failures(&self, cause: AcceptFailure) -> &Counter {
+        &self.accept_failures[cause as usize]
+    }
+
+    /// `pgsluice_tls_handshake_failures_total{cause}`
+    pub fn handshake_failures(&self, cause: HandshakeFailure) -> &Counter {
+        &self.handshake_failures[cause as usize]
+    }
+
+    /// `pgsluice_clients_cut_total{cause}`
+    pub fn clients_cut(&self, cause: CutCause) -> &Counter {
+        &self.clients_cut[cause as usize]
     }
 
     /// `pgsluice_causal_waits_total{outcome}`

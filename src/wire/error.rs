@@ -26,12 +26,14 @@ pub struct ErrorReply {
     pub detail: Option<String>,
     /// What to do.
     pub hint: Option<String>,
+    /// The function of PostgreSQL that raises the same, where drivers know the error by that.
+    pub routine: Option<&'static str>,
 }
 
 impl ErrorReply {
     /// An ERROR.
     pub fn error(sqlstate: &'static str, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, sqlstate, message: message.into(), detail: None, hint: None }
+        Self { severity: Severity::Error, sqlstate, message: message.into(), detail: None, hint: None, routine: None }
     }
 
     /// A FATAL: the connection is closed after it.
@@ -50,6 +52,13 @@ impl ErrorReply {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// With PostgreSQL's own function.
+    #[must_use]
+    pub fn routine(mut self, routine: &'static str) -> Self {
+        self.routine = Some(routine);
         self
     }
 
@@ -75,6 +84,7 @@ impl ErrorReply {
         ];
         fields.extend(self.detail.iter().map(|text| (b'D', text.clone())));
         fields.extend(self.hint.iter().map(|text| (b'H', text.clone())));
+        fields.extend(self.routine.map(|name| (b'R', name.to_owned())));
         // Into a buffer that grows, the encoder has nothing to fail on.
         if let Err(error) = ErrorResponse::new(fields).encode(out) {
             tracing::error!(%error, "an error message could not be encoded");
@@ -90,7 +100,11 @@ mod tests {
     #[test]
     fn all_fields_are_on_the_wire() {
         let mut out = BytesMut::new();
-        ErrorReply::error("53300", "too many clients").detail("There are 10.").hint("Close one.").put(&mut out);
+        ErrorReply::error("53300", "too many clients")
+            .detail("There are 10.")
+            .hint("Close one.")
+            .routine("f")
+            .put(&mut out);
         assert_eq!(out[0], b'E');
         let body = &out[5..];
         assert_eq!(sqlstate(body), b"53300");
@@ -100,6 +114,7 @@ mod tests {
             (b'M', "too many clients"),
             (b'D', "There are 10."),
             (b'H', "Close one."),
+            (b'R', "f"),
         ] {
             assert_eq!(error_field(body, code), Some(text.as_bytes()), "{}", char::from(code));
         }

@@ -20,6 +20,17 @@ connection too (they ask for other extensions, for a locale, or for a server tha
 
 """
 
+FOOT = """
+## Beside the suites
+
+- **Dropping a database that was used a moment ago.** Frameworks make a database for a test run and drop it behind it; PostgreSQL
+  refuses that while anybody is connected to it. A pooler's own idle connections are in the way: with PgBouncer they stay
+  until `server_idle_timeout`, or until somebody says `KILL` or `RECONNECT` on its console. pgsluice closes its own before a
+  CREATE, ALTER or DROP DATABASE that names the database goes to the server, so that, as on a direct connection, it is enough that
+  the clients have left, or in transaction mode that they hold nothing there; see [pooling.md](pooling.md). Tested in
+  `tests/compatibility.rs`.
+"""
+
 
 def table(rows):
     """For a terminal."""
@@ -56,9 +67,9 @@ def page(rows, version):
     text += "\n## Differences\n\n"
     explained = [(row, difference) for row in rows for difference in row.differences]
     if not explained:
-        return text + "None.\n"
+        return text + "None.\n" + FOOT
     key = lambda pair: (pair[0].title, pair[1].side, pair[1].reason or "")
     for (title, side, reason), pairs in groupby(sorted(explained, key=key), key):
         tests = ", ".join(f"`{difference.test}`" for _, difference in pairs)
         text += f"- **{title}**, {side} mode: {tests}. {reason or 'Not explained yet.'}\n"
-    return text
+    return text + FOOT

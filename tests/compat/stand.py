@@ -114,10 +114,14 @@ class Stand:
             f"[[auth.users]]\nname = {json.dumps(user['user'])}\npassword = {json.dumps(user['password'])}\n\n"
             for user in (self.cluster["superuser"], self.cluster["app"])
         )
+        # The suites make users of their own.
+        self.sql(f'GRANT SELECT ON pg_catalog.pg_authid TO "{monitor["user"]}"', database="postgres")
+        query = "SELECT rolname, rolpassword, rolvaliduntil FROM pg_catalog.pg_authid WHERE rolname = $1 AND rolcanlogin"
         config = self.folder / "pgsluice.toml"
         config.write_text(
             '[listen]\naddress = "127.0.0.1:0"\n\n[http]\naddress = "127.0.0.1:0"\n\n'
-            f'[pool]\nmode = "{mode}"\nsize = 100\n\n{users}'
+            f'[pool]\nmode = "{mode}"\nsize = 100\n\n'
+            f'[auth]\nquery = {json.dumps(query)}\nquery_database = "postgres"\n\n{users}'
             f'[[shards]]\nname = "main"\nnodes = {nodes}\n'
             f'user = {json.dumps(monitor["user"])}\npassword = {json.dumps(monitor["password"])}\n'
         )

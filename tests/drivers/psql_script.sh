@@ -287,7 +287,9 @@ pgbench_runs() {
 }
 
 # Without what names the server or the moment: \restrict keys, version comments.
-dump() { pg_dump "$CONNINFO" --schema "$SCHEMA" "$@" 2>&1 | grep -v -e '^-- Dumped' -e '^\\restrict' -e '^\\unrestrict'; }
+# Of the primary, since a standby shows sequences ahead. A server takes a setting with a prefix that it does not know for
+# an extension's.
+dump() { PGOPTIONS='-c pgsluice.route=primary' pg_dump "$CONNINFO" --schema "$SCHEMA" "$@" 2>&1 | grep -v -e '^-- Dumped' -e '^\\restrict' -e '^\\unrestrict'; }
 
 dump_and_restore() {
     dump -t "$SCHEMA.items" -t "$SCHEMA.parts" > dump.sql

@@ -53,7 +53,7 @@ class CannotCompare(Exception):
 
 
 # Where in PostgreSQL's source an error was raised. An error that pgsluice raises itself (a failed login, say)
-# has no such place, and says so by leaving these out.
+# has no such place, and says so by leaving these out; but for the function's name, where drivers know the error by that.
 SOURCE_FIELDS = {
     "server_source_filename", "server_source_function", "server_source_line",
     "source_file", "source_function", "source_line",
@@ -65,7 +65,7 @@ SOURCE_FIELDS = {
 def without_missing_sources(direct, proxy):
     """The direct transcript without the source fields of those errors that have none of them at the proxy."""
     if isinstance(direct, dict) and isinstance(proxy, dict):
-        drop = SOURCE_FIELDS if not SOURCE_FIELDS & proxy.keys() else set()
+        drop = SOURCE_FIELDS - proxy.keys()
         return {key: without_missing_sources(value, proxy.get(key)) for key, value in direct.items() if key not in drop}
     if isinstance(direct, list) and isinstance(proxy, list) and len(direct) == len(proxy):
         return [without_missing_sources(*pair) for pair in zip(direct, proxy)]

@@ -1,6 +1,7 @@
 //! A real cluster with the real binary in front of it, for integration tests.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub mod audit_log;
 pub mod certificates;
 pub mod pgbench;
 pub mod raw;
