@@ -10,6 +10,7 @@
 pub mod breaker;
 mod catalog_rows;
 pub mod catalogs;
+pub mod distribution_rows;
 mod driver;
 pub mod lag;
 mod member;

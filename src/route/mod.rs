@@ -6,6 +6,7 @@
 mod decide;
 mod explain;
 mod horizon;
+pub mod places;
 mod reason;
 mod session_keys;
 

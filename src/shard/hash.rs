@@ -217,7 +217,7 @@ mod tests {
             match self {
                 Self::Integer(number) => KeyValue::Integer(*number),
                 Self::Wide(digits) => KeyValue::Wide(WideInteger::new(digits.clone())),
-                Self::Text(text) => KeyValue::Text(text),
+                Self::Text(text) => KeyValue::Text(text.into()),
                 Self::Uuid(uuid) => KeyValue::Uuid(*uuid),
                 Self::Date(days) => KeyValue::Date(*days),
                 Self::Timestamptz(micros) => KeyValue::Timestamptz(*micros),

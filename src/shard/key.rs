@@ -208,7 +208,7 @@ pub enum KeyValue<'a> {
     /// One that does not.
     Wide(WideInteger),
     /// In UTF-8; of a `bpchar`, without trailing blanks.
-    Text(&'a str),
+    Text(Cow<'a, str>),
     /// Its 16 bytes.
     Uuid([u8; 16]),
     /// Days since 2000-01-01; `i32::MAX` and `i32::MIN` are the infinities.
@@ -230,6 +230,20 @@ impl KeyValue<'_> {
             Self::Date(_) => KeyType::Date,
             Self::Timestamptz(_) => KeyType::Timestamptz,
             Self::Bytea(_) => KeyType::Bytea,
+        }
+    }
+
+    /// The same, of bytes of its own.
+    #[must_use]
+    pub fn into_owned(self) -> KeyValue<'static> {
+        match self {
+            Self::Integer(number) => KeyValue::Integer(number),
+            Self::Wide(digits) => KeyValue::Wide(digits),
+            Self::Text(text) => KeyValue::Text(text.into_owned().into()),
+            Self::Uuid(bytes) => KeyValue::Uuid(bytes),
+            Self::Date(days) => KeyValue::Date(days),
+            Self::Timestamptz(micros) => KeyValue::Timestamptz(micros),
+            Self::Bytea(bytes) => KeyValue::Bytea(bytes.into_owned().into()),
         }
     }
 }
@@ -332,7 +346,7 @@ impl KeyColumn {
         let given = self.given(oid)?;
         self.stored(match given.key_type() {
             KeyType::Integer => number::from_text(value)?.into(),
-            KeyType::Text => KeyValue::Text(self.text(charset.check(value)?)),
+            KeyType::Text => KeyValue::Text(self.text(charset.check(value)?).into()),
             KeyType::Uuid => KeyValue::Uuid(bits::uuid(value)?),
             KeyType::Date => KeyValue::Date(moment::date(value)?),
             KeyType::Timestamptz => KeyValue::Timestamptz(moment::timestamptz(value)?),
@@ -353,7 +367,9 @@ impl KeyColumn {
             SqlType::Int4 => KeyValue::Integer(i32::from_be_bytes(exact(value).ok_or(form)?).into()),
             SqlType::Int8 => KeyValue::Integer(i64::from_be_bytes(exact(value).ok_or(form)?)),
             SqlType::Numeric => number::from_binary_numeric(value)?.into(),
-            SqlType::Text | SqlType::Varchar | SqlType::Bpchar => KeyValue::Text(self.text(charset.check(value)?)),
+            SqlType::Text | SqlType::Varchar | SqlType::Bpchar => {
+                KeyValue::Text(self.text(charset.check(value)?).into())
+            }
             SqlType::Uuid => KeyValue::Uuid(exact(value).ok_or(form)?),
             SqlType::Date => KeyValue::Date(i32::from_be_bytes(exact(value).ok_or(form)?)),
             SqlType::Timestamptz => KeyValue::Timestamptz(i64::from_be_bytes(exact(value).ok_or(form)?)),
@@ -382,6 +398,13 @@ impl KeyColumn {
             given: given.map_or("unknown here", SqlType::name),
             column: self.sql_type.name(),
         })
+    }
+
+    /// Whether a value of another column that equals one of this column's is placed alike.
+    #[must_use]
+    pub fn is_placed_as(self, other: Self) -> bool {
+        let is_blank_padded = |column: Self| column.sql_type == SqlType::Bpchar;
+        self.key_type() == other.key_type() && is_blank_padded(self) == is_blank_padded(other)
     }
 
     /// By the value alone. A `varchar` next to a `bpchar` is compared as one, without its trailing blanks, and so equal
@@ -517,8 +540,8 @@ mod tests {
             ("abc d", "abc d"),
             ("abc\t", "abc\t"),
         ] {
-            assert_eq!(short.from_text(0, text.as_bytes(), Charset::Utf8), Ok(KeyValue::Text(stored)), "{text:?}");
-            assert_eq!(short.from_binary(TEXT, text.as_bytes(), Charset::Utf8), Ok(KeyValue::Text(stored)), "{text:?}");
+            assert_eq!(short.from_text(0, text.as_bytes(), Charset::Utf8), Ok(KeyValue::Text(stored.into())), "{text:?}");
+            assert_eq!(short.from_binary(TEXT, text.as_bytes(), Charset::Utf8), Ok(KeyValue::Text(stored.into())), "{text:?}");
         }
 
         let tenths = KeyColumn::new(TIMESTAMPTZ, 1).unwrap();
@@ -540,7 +563,7 @@ mod tests {
             (VARCHAR, SqlType::Text, " a\t  "),
         ] {
             let value = column(sql_type).from_text(oid, b" a\t  ", Charset::Utf8);
-            assert_eq!(value, Ok(KeyValue::Text(stored)), "{oid} {sql_type:?}");
+            assert_eq!(value, Ok(KeyValue::Text(stored.into())), "{oid} {sql_type:?}");
         }
     }
 
@@ -551,8 +574,8 @@ mod tests {
         assert_eq!(Charset::of("utf-8", "UTF8"), Charset::Utf8);
         assert_eq!(Charset::of("LATIN1", "UTF8"), Charset::Other);
         assert_eq!(Charset::of("UTF8", "SQL_ASCII"), Charset::Other);
-        assert_eq!(text.from_text(0, "ä".as_bytes(), Charset::Utf8), Ok(KeyValue::Text("ä")));
-        assert_eq!(text.from_text(0, b"a", Charset::Other), Ok(KeyValue::Text("a")));
+        assert_eq!(text.from_text(0, "ä".as_bytes(), Charset::Utf8), Ok(KeyValue::Text("ä".into())));
+        assert_eq!(text.from_text(0, b"a", Charset::Other), Ok(KeyValue::Text("a".into())));
         assert_eq!(text.from_text(0, "ä".as_bytes(), Charset::Other), Err(Undecided::Encoding));
         assert_eq!(text.from_text(0, b"\xe4", Charset::Utf8), Err(Undecided::Encoding));
         assert_eq!(text.from_text(0, b"a\0", Charset::Utf8), Err(Undecided::Form("text")));

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::lexer::{Lexer, TokenKind};
+use super::lexer::{Lexer, Token, TokenKind};
 
 /// A literal's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,13 @@ pub fn literal(text: &[u8], ordinal: usize) -> Option<Literal<'_>> {
         }
         _ => None,
     }
+}
+
+/// Whether `$1` (with `index` 0) and so on stands in more than one place.
+pub fn names_parameter_twice(text: &[u8], index: usize) -> bool {
+    let name = format!("${}", index + 1);
+    let is_it = |token: &Token| token.kind == TokenKind::Param && token.bytes(text) == name.as_bytes();
+    Lexer::new(text).filter(is_it).nth(1).is_some()
 }
 
 /// How many stand before byte `end`, which is outside any token.

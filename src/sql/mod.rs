@@ -37,7 +37,7 @@ pub use catalog::{Catalog, CatalogBuilder, RelationKind, Volatility};
 pub use hint::Hint;
 pub use judge::{judge, judge_with_name};
 pub use lexer::{Lexer, Token, TokenKind};
-pub use literals::{Literal, literal};
+pub use literals::{Literal, literal, names_parameter_twice};
 pub use normal::{MAX_NORMAL_BYTES, Normal, normal, spans};
 pub use statement::*;
 pub use text::{MAX_PARSED_BYTES, analyse, analyse_bytes, unread};
