@@ -192,7 +192,7 @@ impl Handler {
         match command {
             Command::Show(name) => {
                 let show = show(name)?;
-                Ok(Answer::Rows(show.columns, show.all_rows(&self.proxy).await))
+                Ok(Answer::Rows(show.columns, show.rows(&self.proxy).await))
             }
             Command::ExplainRoute { database, sql } => {
                 let identity = Identity { user: Arc::clone(&self.operator.user), database: database.as_str().into() };
@@ -202,7 +202,8 @@ impl Handler {
             }
             Command::Select(Select::One) => Ok(Answer::Rows(ONE, vec![vec![1.into()]])),
             Command::Select(Select::Version) => {
-                show("version").map(|show| Answer::Rows(show.columns, (show.rows)(&self.proxy)))
+                let show = show("version")?;
+                Ok(Answer::Rows(show.columns, show.rows(&self.proxy).await))
             }
             Command::Ignored(tag) => Ok(Answer::Done(tag)),
             action => {
@@ -214,9 +215,7 @@ impl Handler {
             }
         }
     }
-}
 
-impl Handler {
     /// What views and functions do is known as soon as a database's catalog has been read, which begins when it is
     /// first asked for. There need be no such database: then it never is.
     async fn await_catalog(&self, database: &str) {

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use futures_util::future::BoxFuture;
+
 use super::table::{Cell, Column, Kind, Row};
 use crate::pool::PoolView;
 use crate::proxy::Proxy;
@@ -18,22 +20,27 @@ pub struct Show {
     pub meaning: &'static str,
     /// Its columns.
     pub columns: &'static [Column],
-    /// Its rows, as of now.
-    pub rows: fn(&Proxy) -> Vec<Row>,
+    source: Source,
+}
+
+/// Where a table's rows are.
+#[derive(Debug)]
+enum Source {
+    /// In this process.
+    Here(fn(&Proxy) -> Vec<Row>),
+    /// Also in others, which are asked.
+    Everywhere(for<'p> fn(&'p Proxy) -> BoxFuture<'p, Vec<Row>>),
 }
 
 impl Show {
-    /// Its rows, as of now; of clients also those that another process has.
-    pub async fn all_rows(&self, proxy: &Proxy) -> Vec<Row> {
-        if self.name != CLIENTS_TABLE {
-            return (self.rows)(proxy);
+    /// Its rows, as of now.
+    pub async fn rows(&self, proxy: &Proxy) -> Vec<Row> {
+        match self.source {
+            Source::Here(rows) => rows(proxy),
+            Source::Everywhere(rows) => rows(proxy).await,
         }
-        proxy.clients.shown().await.into_iter().map(client).collect()
     }
 }
-
-/// The table that is more than what this process knows.
-const CLIENTS_TABLE: &str = "clients";
 
 const fn column(name: &'static str, kind: Kind, meaning: &'static str) -> Column {
     Column { name, kind, meaning }
@@ -41,27 +48,47 @@ const fn column(name: &'static str, kind: Kind, meaning: &'static str) -> Column
 
 /// All tables, in the order of the docs.
 pub const SHOWS: &[Show] = &[
-    Show { name: "nodes", meaning: "The servers, and whether reads go there.", columns: NODES, rows: nodes },
-    Show { name: "shards", meaning: "The shards, with their primaries.", columns: SHARDS, rows: shards },
-    Show { name: "lag", meaning: "How far the replicas are behind.", columns: LAG, rows: lag },
-    Show { name: "pools", meaning: "The pools of server connections.", columns: POOLS, rows: pools },
-    Show { name: "servers", meaning: "The server connections.", columns: SERVERS, rows: servers },
-    Show { name: CLIENTS_TABLE, meaning: "The clients, and what they are doing.", columns: CLIENTS, rows: clients },
-    Show { name: "routes", meaning: "How many statements went where, and why.", columns: ROUTES, rows: routes },
+    Show {
+        name: "nodes",
+        meaning: "The servers, and whether reads go there.",
+        columns: NODES,
+        source: Source::Here(nodes),
+    },
+    Show {
+        name: "shards",
+        meaning: "The shards, with their primaries.",
+        columns: SHARDS,
+        source: Source::Here(shards),
+    },
+    Show { name: "lag", meaning: "How far the replicas are behind.", columns: LAG, source: Source::Here(lag) },
+    Show { name: "pools", meaning: "The pools of server connections.", columns: POOLS, source: Source::Here(pools) },
+    Show { name: "servers", meaning: "The server connections.", columns: SERVERS, source: Source::Here(servers) },
+    Show {
+        name: "clients",
+        meaning: "The clients, and what they are doing.",
+        columns: CLIENTS,
+        source: Source::Everywhere(clients),
+    },
+    Show {
+        name: "routes",
+        meaning: "How many statements went where, and why.",
+        columns: ROUTES,
+        source: Source::Here(routes),
+    },
     Show {
         name: "statements",
         meaning: "What each statement has cost, the dearest first.",
         columns: STATEMENTS,
-        rows: statements,
+        source: Source::Here(statements),
     },
     Show {
         name: "config",
         meaning: "The config that is in force. Secrets are not shown.",
         columns: CONFIG,
-        rows: config,
+        source: Source::Here(config),
     },
-    Show { name: "version", meaning: "pgsluice's version.", columns: VERSION, rows: version },
-    Show { name: "help", meaning: "What the admin database takes.", columns: HELP, rows: help },
+    Show { name: "version", meaning: "pgsluice's version.", columns: VERSION, source: Source::Here(version) },
+    Show { name: "help", meaning: "What the admin database takes.", columns: HELP, source: Source::Here(help) },
 ];
 
 const NODES: &[Column] = &[
@@ -296,8 +323,8 @@ fn servers(proxy: &Proxy) -> Vec<Row> {
     rows
 }
 
-fn clients(proxy: &Proxy) -> Vec<Row> {
-    proxy.clients.view().into_iter().map(|known| client(known.into())).collect()
+fn clients(proxy: &Proxy) -> BoxFuture<'_, Vec<Row>> {
+    Box::pin(async { proxy.clients.shown().await.into_iter().map(client).collect() })
 }
 
 fn client(client: ShownClient) -> Row {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use tokio_postgres::config::Host;
-use tokio_postgres::{Client, Config as Driver, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, Config as Driver, SimpleQueryMessage};
 
 use super::connection_string::{Parts, TlsParts, split};
 use super::passfile::{self, Sought};
@@ -114,17 +114,10 @@ impl Door {
         let mut driver = self.driver.clone();
         let tls = DriverTls(Arc::clone(&self.tls));
         driver.ssl_mode(tls.mode());
-        let connected = if tls.0.mode() == SslMode::Disable {
-            tokio::time::timeout(LIMIT, driver.connect(NoTls)).await.map(|connected| {
-                connected.map(|(client, connection)| (client, tokio::spawn(async { drop(connection.await) })))
-            })
-        } else {
-            tokio::time::timeout(LIMIT, driver.connect(tls)).await.map(|connected| {
-                connected.map(|(client, connection)| (client, tokio::spawn(async { drop(connection.await) })))
-            })
-        };
+        let connected = tokio::time::timeout(LIMIT, driver.connect(tls)).await;
         let connected = connected.map_err(|_| anyhow!("{}: no answer within {LIMIT:?}", self.address))?;
-        let (client, _) = connected.map_err(|error| refused(&error))?;
+        let (client, connection) = connected.map_err(|error| refused(&error))?;
+        tokio::spawn(async { drop(connection.await) });
         Ok(Desk { client })
     }
 }

@@ -150,14 +150,14 @@ fn not_known(decision: &Supposition, nodes: usize) -> Vec<String> {
     let is = |reason: Reason| decision.reason == Some(reason.name());
     if is(Reason::Statement(PrimaryCause::UnknownFunction)) {
         notes.push(
-            "whether the function writes: that stands in the database's catalog. If it is STABLE or IMMUTABLE, a replica \
-             will do"
+            "whether the function writes: that stands in the database's catalog. If it is STABLE or IMMUTABLE, a \
+             replica will do"
                 .to_owned(),
         );
     } else if decision.role == Some(Role::Replica.name()) {
         notes.push(
-"the database's catalog: VOLATILE functions behind views and row security policies, and unlogged tables, send it \
-             to the primary"
+            "the database's catalog: VOLATILE functions behind views and row security policies, and unlogged tables, \
+             send it to the primary"
                 .to_owned(),
         );
     }

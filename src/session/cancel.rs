@@ -41,8 +41,7 @@ impl Clients {
         match self.get(key.pid).filter(|client| client.key == *key) {
             Some(client) => client.pass_on().await,
             None => {
-                let predecessor = lock(&self.predecessor).clone();
-                if let Some(predecessor) = predecessor {
+                if let Some(predecessor) = self.predecessor() {
                     predecessor.cancel(key).await;
                 }
             }
@@ -56,10 +55,13 @@ impl Clients {
 
     /// Returns when that one has ended, if there is one.
     pub async fn predecessor_gone(&self) {
-        let predecessor = lock(&self.predecessor).clone();
-        if let Some(predecessor) = predecessor {
+        if let Some(predecessor) = self.predecessor() {
             predecessor.gone().await;
         }
+    }
+
+    pub(super) fn predecessor(&self) -> Option<Predecessor> {
+        lock(&self.predecessor).clone()
     }
 }
 

@@ -145,8 +145,7 @@ impl Clients {
             client.killed.send_replace(true);
             return Ok(true);
         }
-        let predecessor = lock(&self.predecessor).clone();
-        match predecessor {
+        match self.predecessor() {
             // In a box: that one may have to ask its own.
             Some(predecessor) => Box::pin(predecessor.kill(pid)).await,
             None => Ok(false),
@@ -156,8 +155,7 @@ impl Clients {
     /// All of them, here and in the process that was taken over from, as operators see them.
     pub async fn shown(&self) -> Vec<ShownClient> {
         let mut shown: Vec<ShownClient> = self.view().into_iter().map(ShownClient::from).collect();
-        let predecessor = lock(&self.predecessor).clone();
-        if let Some(predecessor) = predecessor {
+        if let Some(predecessor) = self.predecessor() {
             match Box::pin(predecessor.list()).await {
                 Ok(elsewhere) => shown.extend(elsewhere),
                 Err(NoAnswer { process }) => {

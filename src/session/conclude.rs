@@ -12,7 +12,7 @@ use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
 
 /// Whether it may have read or written rows.
-pub(super) fn touches_rows(statement: &Statement) -> bool {
+fn touches_rows(statement: &Statement) -> bool {
     matches!(
         statement.kind,
         Kind::Query | Kind::Write | Kind::Ddl | Kind::Utility | Kind::Execute { .. } | Kind::TwoPhase
@@ -150,6 +150,24 @@ impl Session {
         }
     }
 
+    /// Tells the sessions that have to see it what the transaction, now over on a server of this role, has changed:
+    /// before the client learns of the end, and can tell another one.
+    pub(super) fn tell_others(&self, role: Role) {
+        let now = Instant::now();
+        if self.changed_catalog || self.executed.iter().any(|analysis| analysis.has_ddl()) {
+            self.database.note_catalog_change(now);
+        }
+        let mut run = self.executed.iter().flat_map(|analysis| &analysis.statements);
+        if role == Role::Primary
+            && let Some(key) = self.shared
+            && (self.saw_rows || run.any(touches_rows))
+        {
+            // Of the moment alone: what this connection says of its position may not cover what another session with
+            // this key has written meanwhile.
+            self.proxy.session_keys.horizon(key).saw_primary(now, None);
+        }
+    }
+
     /// Remembers what the transaction, now over, has shown to this session.
     fn end_transaction(&mut self) {
         let saw_rows = std::mem::take(&mut self.saw_rows);
@@ -162,8 +180,7 @@ impl Session {
             let position = lsn.filter(|_| node.incarnation() == incarnation).and_then(|lsn| node.position_at(lsn));
             match server.role {
                 Role::Replica => self.horizon.saw_replica(node, incarnation, now, position),
-                // Those who share its key were told before the client was, of the moment alone: what this connection says
-                // of its position may not cover what another of them has written meanwhile.
+                // Those who share its key have been told.
                 _ => self.horizon.saw_primary(now, position),
             }
         }

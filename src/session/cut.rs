@@ -1,7 +1,7 @@
 //! Clients that are sent away. Each is counted by its cause, and told of in the audit log, at the moment when that is
 //! decided and nowhere else; who leaves of itself is neither.
 
-use super::{Fault, Session};
+use super::{Fault, Session, who};
 use crate::audit::{Event, Who};
 use crate::proxy::Proxy;
 use crate::telemetry::metrics::CutCause;
@@ -35,9 +35,7 @@ impl Proxy {
     /// Takes note of all clients that are here: their connections are about to be closed without a word.
     pub(crate) fn note_all_cut(&self) {
         for client in self.clients.view() {
-            let (user, database) = ((&client.who.identity.user).into(), (&client.who.identity.database).into());
-            let who = Who { user, database, client: client.who.address };
-            note_cut(self, who, CutCause::DrainTimeout, &terminated());
+            note_cut(self, who(&client.who.identity, client.who.address), CutCause::DrainTimeout, &terminated());
         }
     }
 }

@@ -141,8 +141,13 @@ pub struct Session {
 impl Session {
     /// Who it is, for the audit log.
     fn who(&self) -> Who {
-        Who { user: (&self.identity.user).into(), database: (&self.identity.database).into(), client: self.peer }
+        who(&self.identity, self.peer)
     }
+}
+
+/// A client, for the audit log.
+fn who(identity: &Identity, client: Option<SocketAddr>) -> Who {
+    Who { user: (&identity.user).into(), database: (&identity.database).into(), client }
 }
 
 /// See [`Session::parked`].

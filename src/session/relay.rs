@@ -14,7 +14,6 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
-use super::conclude::touches_rows;
 use super::exchange::{Event, Sent, Verdict};
 use super::limits::timed_out;
 use super::prepared::{ClientStatements, SERVER_NAME_PREFIX};
@@ -312,6 +311,7 @@ impl Session {
         let mut worth_another = None;
         let mut refused = Vec::new();
         let mut is_further = false;
+        let mut ended_on = None;
         for event in server.exchange.take_events() {
             let connection = &mut *server.checkout;
             match event {
@@ -365,19 +365,7 @@ impl Session {
                 Event::Ready(status) => {
                     self.status = status;
                     self.in_batch = false;
-                    // Before the client learns of it, and can tell another one.
-                    let has_ddl = self.changed_catalog || self.executed.iter().any(|analysis| analysis.has_ddl());
-                    if status == TransactionStatus::Idle && has_ddl {
-                        self.database.note_catalog_change(Instant::now());
-                    }
-                    let mut run = self.executed.iter().flat_map(|analysis| &analysis.statements);
-                    if status == TransactionStatus::Idle
-                        && server.role == Role::Primary
-                        && let Some(key) = self.shared
-                        && (self.saw_rows || run.any(touches_rows))
-                    {
-                        self.proxy.session_keys.horizon(key).saw_primary(Instant::now(), None);
-                    }
+                    ended_on = ended_on.or((status == TransactionStatus::Idle).then_some(server.role));
                 }
             }
         }
@@ -385,6 +373,9 @@ impl Session {
             self.deadline = self.limits.deadline(self.ledger.unanswered());
         }
         refused.iter().for_each(|reply| self.note_refusal(reply));
+        if let Some(role) = ended_on {
+            self.tell_others(role);
+        }
         worth_another
     }
 

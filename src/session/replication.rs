@@ -11,7 +11,7 @@ use super::attach::login_failed;
 use super::auth::Rejection;
 use super::clients::{Registration, Who};
 use super::cut::{note_cut, terminated};
-use super::{ClientSlot, Membership};
+use super::{ClientSlot, Membership, who};
 use crate::config::{Config, ReplicationMode};
 use crate::pool::{Identity, ServerConnection};
 use crate::proxy::Proxy;
@@ -77,9 +77,7 @@ impl Passage {
             _ = killed.wait_for(|is_killed| *is_killed) => Some(CutCause::Killed),
         };
         if let Some(cause) = cause {
-            let (user, database) = ((&self.identity.user).into(), (&self.identity.database).into());
-            let who = crate::audit::Who { user, database, client: client.peer_address() };
-            note_cut(proxy, who, cause, &terminated());
+            note_cut(proxy, who(&self.identity, client.peer_address()), cause, &terminated());
         }
         self.registration.clear().await;
         tracing::debug!(user = ?self.identity.user, node = %self.server.node.name, "a replication connection has ended");

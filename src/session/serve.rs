@@ -385,26 +385,11 @@ impl Session {
     /// Says goodbye to both sides.
     async fn finish(mut self, end: Result<(), Fault>) {
         self.account(End::Lost);
-        let (cause, farewell) = match end {
-            Ok(()) | Err(Fault::ClientGone | Fault::Client(ClientFault::Io(_))) => (None, None),
-            Err(fault @ (Fault::Client(_) | Fault::Malformed(_))) => {
-                self.server = None;
-                (Some(CutCause::Protocol), Some(ErrorReply::fatal("08P01", fault.to_string())))
-            }
-            Err(fault @ Fault::ServerFrame(_)) => {
-                self.server = None;
-                (Some(CutCause::Server), Some(ErrorReply::fatal("08P01", fault.to_string())))
-            }
-            Err(Fault::ServerLost(words)) => {
-                let node = self.server.take().map(|server| Arc::clone(&server.checkout.node));
-                (Some(CutCause::Server), Some(lost_while_idle(node.as_deref(), words.as_deref())))
-            }
-            Err(Fault::Fatal(reply)) => (Some(CutCause::Server), Some(reply)),
-            Err(Fault::Cut(reply)) => (None, Some(reply)),
+        let farewell = match end {
+            Ok(()) | Err(Fault::ClientGone | Fault::Client(ClientFault::Io(_))) => None,
+            Err(Fault::Cut(reply)) => Some(reply),
+            Err(fault) => Some(self.cut_by(fault)),
         };
-        if let (Some(cause), Some(reply)) = (cause, &farewell) {
-            note_cut(&self.proxy, self.who(), cause, reply);
-        }
         if self.client.ready > 0 || self.client.unread > 0 {
             self.server = None;
         }
@@ -413,6 +398,24 @@ impl Session {
             reply.put(&mut self.client.output);
         }
         let _ = tokio::time::timeout(GOODBYE_LIMIT, self.client.close()).await;
+    }
+
+    /// Notes a cut that nobody has noted yet. What the client is told of it.
+    fn cut_by(&mut self, fault: Fault) -> ErrorReply {
+        let server = if matches!(fault, Fault::Fatal(_)) { None } else { self.server.take() };
+        let (cause, reply) = match fault {
+            Fault::Fatal(reply) | Fault::Cut(reply) => (CutCause::Server, reply),
+            Fault::ServerLost(words) => {
+                let node = server.map(|server| Arc::clone(&server.checkout.node));
+                (CutCause::Server, lost_while_idle(node.as_deref(), words.as_deref()))
+            }
+            Fault::ServerFrame(_) => (CutCause::Server, ErrorReply::fatal("08P01", fault.to_string())),
+            Fault::ClientGone | Fault::Client(_) | Fault::Malformed(_) => {
+                (CutCause::Protocol, ErrorReply::fatal("08P01", fault.to_string()))
+            }
+        };
+        note_cut(&self.proxy, self.who(), cause, &reply);
+        reply
     }
 }
 

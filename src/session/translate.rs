@@ -299,14 +299,17 @@ impl Session {
     fn translate_close(&mut self, frame: &Frame<'_>) -> Result<Outcome, Fault> {
         self.in_batch = true;
         self.expect(Sent::Close, Audience::Client);
-        match Target::read(frame.body, "Close")? {
-            Target::Statement(name) if !self.is_skipping() && self.statements.get(name).is_some() => {
-                let held = self.statements.remove(name);
-                let name = held.and_then(|held| self.server_name_to_close(&held));
+        let held = match Target::read(frame.body, "Close")? {
+            Target::Statement(name) if !self.is_skipping() => self.statements.remove(name),
+            _ => None,
+        };
+        match held {
+            Some(held) => {
+                let name = self.server_name_to_close(&held);
                 // Closing what is not there is no error.
                 self.put(|out| put_statement_target(out, tag::CLOSE, name.as_deref().unwrap_or(NO_STATEMENT)));
             }
-            _ => self.put(|out| out.extend_from_slice(frame.bytes)),
+            None => self.put(|out| out.extend_from_slice(frame.bytes)),
         }
         Ok(Outcome::Done)
     }
