@@ -10,7 +10,7 @@
 pub mod breaker;
 mod catalog_rows;
 pub mod catalogs;
-mod driver;
+pub(crate) mod driver;
 pub mod lag;
 mod member;
 pub mod poll;
