@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod audit;
 pub mod cli;
+pub mod commit;
 pub mod config;
 pub mod demo;
 pub mod monitor;

@@ -11,7 +11,7 @@ pub mod breaker;
 mod catalog_rows;
 pub mod catalogs;
 pub mod distribution_rows;
-mod driver;
+pub(crate) mod driver;
 pub mod lag;
 mod member;
 pub mod poll;

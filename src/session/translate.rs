@@ -118,7 +118,8 @@ impl Session {
         let analysis = self.proxy.analyses.analyse(text);
         self.statements.drop_unnamed();
         self.unprepare_by_sql("");
-        if let Some(reply) = self.objection(&analysis).or_else(|| self.claim_pin(&analysis)) {
+        let misplaced = self.misplaced.clone();
+        if let Some(reply) = misplaced.or_else(|| self.objection(&analysis)).or_else(|| self.claim_pin(&analysis)) {
             self.expect(Sent::Query, Audience::Refusal(reply));
             self.put(|out| put_query(out, REFUSED));
         } else if let Some((held, renamed)) = self.rename(&analysis, text) {
@@ -149,6 +150,7 @@ impl Session {
         self.opening.sent = is_lone_opening.then(|| text.into());
         self.tail = self.tracked.tail(&analysis).over(&self.tail);
         self.note_query(&analysis, text);
+        self.note_control(&analysis, text);
         self.executed.push(analysis);
         self.put_tail();
         Ok(Outcome::Done)
@@ -243,7 +245,7 @@ impl Session {
             return Ok(outcome);
         }
         self.note_portal(bind);
-        if let Some(reply) = self.claim_pin(&held.statement.analysis) {
+        if let Some(reply) = self.misplaced.clone().or_else(|| self.claim_pin(&held.statement.analysis)) {
             self.expect(Sent::Bind, Audience::Refusal(reply));
             self.put(|out| put_bind(out, Bind { statement: NO_STATEMENT, ..bind }));
             return Ok(Outcome::Done);
@@ -332,6 +334,9 @@ impl Session {
                 let known = self.portals.iter().find(|(name, _)| **name == *portal);
                 let known = known.map(|(_, prepared)| Arc::clone(prepared));
                 self.note_execute(known.as_ref());
+                if let Some(prepared) = &known {
+                    self.note_control(&prepared.analysis, &prepared.text);
+                }
                 // Without a name that is known here: of a text too long to be read, or of SQL's PREPARE or DECLARE.
                 let analysis = known.map_or_else(|| Arc::new(unread()), |prepared| Arc::clone(&prepared.analysis));
                 self.tail = self.tracked.tail(&analysis).over(&self.tail);

@@ -119,6 +119,12 @@ impl Statement {
         }
     }
 
+    /// As one of which it is known that it names no table.
+    pub(super) fn without_tables(mut self) -> Self {
+        self.uses = Some(Box::default());
+        self
+    }
+
     /// With this mark left in the server's session.
     pub fn with_pin(mut self, pin: Option<Pin>) -> Self {
         self.pin = pin;

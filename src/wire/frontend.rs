@@ -80,6 +80,33 @@ impl<'a> Bind<'a> {
         };
         view().ok_or(Malformed("Bind"))
     }
+
+    /// The parameters: whether in binary format, and the value, `None` for NULL.
+    pub fn parameters(&self) -> Result<Vec<(bool, Option<&'a [u8]>)>, Malformed> {
+        let mut rest = self.rest;
+        let mut all = || {
+            let count = take_u16(&mut rest)?;
+            let formats = take(&mut rest, usize::from(count) * 2)?;
+            // None: all are texts; one: it is everybody's.
+            let is_binary = |index: usize| match count {
+                0 => Some(false),
+                1 => Some(formats != [0, 0]),
+                _ => Some(formats.get(index * 2..index * 2 + 2)? != [0, 0]),
+            };
+            let count = usize::from(take_u16(&mut rest)?);
+            let mut parameters = Vec::with_capacity(count);
+            for index in 0..count {
+                let length = i32::from_be_bytes(*take(&mut rest, 4)?.first_chunk()?);
+                let value = match usize::try_from(length) {
+                    Ok(length) => Some(take(&mut rest, length)?),
+                    Err(_) => None,
+                };
+                parameters.push((is_binary(index)?, value));
+            }
+            Some(parameters)
+        };
+        all().ok_or(Malformed("Bind"))
+    }
 }
 
 impl Bind<'_> {

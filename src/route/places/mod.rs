@@ -354,7 +354,12 @@ impl<'s> Search<'s> {
     /// What a statement for several shards does there.
     fn spread(&self) -> Result<Spread, Unplaced> {
         let (mut sharded, mut own, mut references, mut elsewhere) = (0, 0, 0, 0);
-        for used in &self.uses.tables {
+        let is_copied = |index: usize| self.uses.inserts.iter().all(|insert| insert.table != index);
+        for (index, used) in self.uses.tables.iter().enumerate() {
+            if used.access == Access::Insert && is_copied(index) {
+                // COPY … FROM: its rows come only when it runs.
+                return Ok(Spread::Mixed);
+            }
             match self.distribution.table(&used.relation)?.map(|table| &table.placement) {
                 Some(Placement::Key(_)) => {
                     sharded += 1;

@@ -13,8 +13,8 @@ const TEXTS: [u32; 5] = [25, 1043, 1042, 705, 0];
 pub struct Values<'v> {
     /// The statement's text.
     pub text: &'v [u8],
-    /// What stands for `$1` and so on; `None` while that is not known, in a text that is only prepared.
-    pub parameters: Option<&'v [Parameter<'v>]>,
+    /// What stands for `$1` and so on.
+    pub parameters: &'v [Parameter<'v>],
     /// How texts are encoded.
     pub charset: Charset,
 }
@@ -99,8 +99,7 @@ impl<'s> Search<'s> {
     }
 
     fn parameter(&self, index: usize, part: &KeyPart, name: &Name) -> Result<Parameter<'s>, Unplaced> {
-        let parameters = self.values.parameters.unwrap_or_default();
-        parameters.get(index).copied().ok_or_else(|| Unplaced::Value {
+        self.values.parameters.get(index).copied().ok_or_else(|| Unplaced::Value {
             table: name.clone(),
             column: part.name.clone(),
             why: format!("there is no value for ${}", index + 1),
