@@ -65,6 +65,8 @@ enum Command {
                       PGPASSWORD, ~/.pgpass, the connection string, or else the config's own.\n\nExit codes: 0 shown, 1 \
                       nobody answered, 2 usage.")]
     Top(cli::top::Options),
+    /// Prepare shards, and say where rows lie.
+    Shards(cli::shards::Options),
 }
 
 fn main() -> ExitCode {
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Command::Check { config, json } => return cli::check::run(&config, json),
         Command::Demo(options) => cli::demo::run(&options),
         Command::Top(options) => cli::top::run(&options),
+        Command::Shards(options) => return code(cli::shards::run(&options)),
         Command::Explain(options) => return code(cli::explain::run(&options)),
     };
     code(result.map(|()| ExitCode::SUCCESS))

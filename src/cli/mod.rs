@@ -10,5 +10,6 @@ mod offline;
 mod passfile;
 mod print;
 pub mod run;
+pub mod shards;
 mod succession;
 pub mod top;

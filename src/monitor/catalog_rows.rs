@@ -16,7 +16,7 @@ pub(super) struct Fingerprint(Vec<i64>);
 
 /// Why a catalog cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LoadError {
+pub enum LoadError {
     /// No server answers.
     #[error("no server answers")]
     NoServer,

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use super::catalog_rows::LoadError;
 use crate::config::{self, Config};
 use crate::route::places::{Column, Distribution, KeyPart, Placement, Table};
-use crate::shard::sql::{NEWEST_MAP, PINS};
+use crate::shard::sql::{NEWEST_MAP, UNLABELLED_PINS};
 use crate::shard::{BucketMap, KeyColumn, MapError, MapParts, PinParts};
 use crate::sql::{PrimaryCause, analyse};
 
@@ -58,7 +58,7 @@ pub(super) async fn load(client: &Client, config: &Config) -> Result<Distributio
         }
     }
     let tables = config.tables.iter().map(|declared| table(declared, &found));
-    Ok(Distribution::new(tables, newest_map(client).await?.map(Arc::new)))
+    Ok(Distribution::new(tables, newest_map(client, UNLABELLED_PINS).await?.map(Arc::new)))
 }
 
 /// Whether a default's value may be another one each time.
@@ -103,20 +103,21 @@ fn table(declared: &config::Table, found: &HashMap<String, Vec<(String, Columns)
     }
 }
 
-/// The bucket map in force; none where none was stored.
+/// The bucket map in force, with the pins that the query `pins` gives; none where none was stored.
 ///
 /// # Errors
 /// The server does not answer, or what is stored is no map.
-pub async fn newest_map(client: &Client) -> Result<Option<BucketMap>, LoadError> {
+pub async fn newest_map(client: &Client, pins: &str) -> Result<Option<BucketMap>, LoadError> {
     let exists = client.query_one("SELECT pg_catalog.to_regclass('pgsluice.bucket_map') IS NOT NULL", &[]).await?;
     if !exists.try_get::<_, bool>(0)? {
         return Ok(None);
     }
     let Some(row) = client.query_opt(NEWEST_MAP, &[]).await? else { return Ok(None) };
     let version: i64 = row.try_get("version")?;
-    let mut pins = Vec::new();
-    for row in client.query(PINS, &[&version]).await? {
-        pins.push(PinParts { digest: row.try_get("digest")?, shard: row.try_get("shard")?, label: None });
+    let mut pinned = Vec::new();
+    for row in client.query(pins, &[&version]).await? {
+        let (digest, shard, label) = (row.try_get("digest")?, row.try_get("shard")?, row.try_get("label")?);
+        pinned.push(PinParts { digest, shard, label });
     }
     let parts = MapParts {
         version,
@@ -124,7 +125,7 @@ pub async fn newest_map(client: &Client) -> Result<Option<BucketMap>, LoadError>
         shards: row.try_get("shards")?,
         weights: row.try_get("weights")?,
         owners: row.try_get("owners")?,
-        pins,
+        pins: pinned,
     };
     Ok(Some(BucketMap::from_parts(parts)?))
 }

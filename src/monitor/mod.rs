@@ -22,6 +22,7 @@ mod supervisor;
 mod users;
 mod watch;
 
+pub use catalog_rows::LoadError;
 pub use catalogs::Catalogs;
 pub use supervisor::{Monitor, MonitorHandle};
 pub use users::{LookupFailed, UserLookup};

@@ -7,6 +7,7 @@ pub mod pgbench;
 pub mod raw;
 pub mod readers;
 pub mod server_log;
+pub mod shards;
 pub mod unruly;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,296 @@
+//! Several shards: rows lie where their keys say, whatever the protocol and the type; transactions go over shards; DDL
+//! and reference tables are the same everywhere; what cannot be placed is refused.
+
+mod support;
+
+use support::raw;
+use support::shards::Shards;
+use tokio_postgres::error::SqlState;
+
+const TABLES: &str = "
+[[tables]]
+name = \"accounts\"
+shard_key = \"id\"
+[[tables]]
+name = \"entries\"
+shard_key = \"account\"
+[[tables]]
+name = \"names\"
+shard_key = \"name\"
+[[tables]]
+name = \"things\"
+shard_key = \"id\"
+[[tables]]
+name = \"currencies\"
+reference = true
+[[tables]]
+name = \"logs\"
+shard = \"b\"
+";
+
+const SCHEMA: [&str; 6] = [
+    "CREATE TABLE accounts (id bigint PRIMARY KEY, balance numeric NOT NULL DEFAULT 0, note text)",
+    "CREATE TABLE entries (account bigint NOT NULL, number int NOT NULL, amount numeric, PRIMARY KEY (account, number))",
+    "CREATE TABLE names (name text PRIMARY KEY, born date)",
+    "CREATE TABLE things (id uuid PRIMARY KEY, size int)",
+    "CREATE TABLE currencies (code char(3) PRIMARY KEY, title text)",
+    "CREATE TABLE logs (at timestamptz, line text)",
+];
+
+async fn stand() -> Shards {
+    let stand = Shards::start(3, TABLES).await;
+    let client = stand.client().await;
+    for statement in SCHEMA {
+        client.batch_execute(statement).await.expect(statement);
+    }
+    // What the tables are like is read behind the DDL.
+    eventually_placed(&client).await;
+    stand
+}
+
+/// The proxy reads a new table's columns a moment after it was made.
+async fn eventually_placed(client: &tokio_postgres::Client) {
+    let start = std::time::Instant::now();
+    while let Err(error) = client.batch_execute("DELETE FROM things WHERE id = '00000000-0000-0000-0000-000000000000'").await {
+        assert!(start.elapsed() < support::DEADLINE, "{error:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+fn code(error: &tokio_postgres::Error) -> String {
+    error.code().map(|code| code.code().to_owned()).unwrap_or_default()
+}
+
+/// Nothing is prepared any more, and each row lies where PostgreSQL's own functions say.
+async fn assert_in_order(stand: &Shards) {
+    for (table, key) in [("accounts", "id"), ("entries", "account"), ("names", "name"), ("things", "id")] {
+        for (shard, name) in ["a", "b", "c"].into_iter().enumerate() {
+            let sql = format!(
+                "SELECT count(*) FROM {table} WHERE pgsluice.shard_of_key(pgsluice.shard_key({key})) <> '{name}'"
+            );
+            let wrong: i64 = stand.direct(shard).await.query_one(&sql, &[]).await.unwrap().get(0);
+            assert_eq!(wrong, 0, "{table} on {name}");
+        }
+    }
+    assert_eq!(stand.on_each("SELECT count(*) FROM pg_prepared_xacts").await, ["0", "0", "0"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_lie_where_their_keys_say() {
+    let stand = stand().await;
+    let client = stand.client().await;
+    for id in 0i64..60 {
+        if id % 2 == 0 {
+            client.execute("INSERT INTO accounts (id, note) VALUES ($1, $2)", &[&id, &format!("n{id}")]).await.unwrap();
+        } else {
+            client.batch_execute(&format!("INSERT INTO accounts (note, id) VALUES ('n{id}', {id})")).await.unwrap();
+        }
+        client.execute("INSERT INTO entries VALUES ($1, 1, 10)", &[&id]).await.unwrap();
+        client.batch_execute(&format!("INSERT INTO names VALUES ('it''s {id}', '2000-01-01')")).await.unwrap();
+    }
+    for id in 0i64..60 {
+        let row = client.query_one("SELECT note FROM accounts WHERE id = $1", &[&id]).await.unwrap();
+        assert_eq!(row.get::<_, String>(0), format!("n{id}"));
+        let joined = "SELECT a.note, e.amount::int FROM accounts a JOIN entries e ON e.account = a.id WHERE a.id = $1";
+        let row = client.query_one(joined, &[&id]).await.unwrap();
+        assert_eq!((row.get::<_, String>(0), row.get::<_, i32>(1)), (format!("n{id}"), 10));
+        let name = format!("it's {id}");
+        assert_eq!(client.query("SELECT born FROM names WHERE name = $1", &[&name]).await.unwrap().len(), 1);
+        let simple = client.simple_query(&format!("SELECT * FROM accounts WHERE id IN ({id}) AND note <> ''")).await;
+        assert_eq!(simple.unwrap().len(), 3, "description, one row, completion");
+    }
+    let spread = stand.on_each("SELECT count(*) FROM accounts").await;
+    assert_eq!(spread.iter().map(|count| count.parse::<i64>().unwrap()).sum::<i64>(), 60);
+    assert!(spread.iter().all(|count| count != "0"), "{spread:?}");
+    let updated = client.execute("UPDATE accounts SET note = 'x' WHERE id = $1 AND balance = 0", &[&7i64]).await;
+    assert_eq!(updated.unwrap(), 1);
+    assert_eq!(client.execute("DELETE FROM accounts WHERE id = ANY ($1)", &[&vec![7i64]]).await.unwrap(), 1);
+    assert_in_order(&stand).await;
+    stand.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ddl_is_everywhere_or_nowhere() {
+    let stand = stand().await;
+    let client = stand.client().await;
+    let tables = "SELECT count(*) FROM pg_class WHERE relname = 'more' AND relkind = 'r'";
+    client.batch_execute("CREATE TABLE more (id int)").await.unwrap();
+    assert_eq!(stand.on_each(tables).await, ["1", "1", "1"]);
+    client.execute("DROP TABLE more", &[]).await.unwrap();
+    assert_eq!(stand.on_each(tables).await, ["0", "0", "0"]);
+    // One shard cannot: then none does, and the client is told what that one has said.
+    for shard in 0..3 {
+        stand.direct(shard).await.batch_execute("CREATE TABLE more (id int)").await.unwrap();
+        let error = client.batch_execute("CREATE TABLE more (id bigint)").await.unwrap_err();
+        assert_eq!(error.code(), Some(&SqlState::DUPLICATE_TABLE), "{error:?}");
+        stand.direct(shard).await.batch_execute("DROP TABLE more").await.unwrap();
+        assert_eq!(stand.on_each(tables).await, ["0", "0", "0"], "shard {shard}");
+    }
+    // In a transaction block, with other things.
+    client.batch_execute("BEGIN").await.unwrap();
+    client.batch_execute("CREATE TABLE more (id int)").await.unwrap();
+    client.batch_execute("INSERT INTO accounts VALUES (1), (1)").await.unwrap_err();
+    assert_eq!(code(&client.batch_execute("SELECT 1").await.unwrap_err()), "25P02");
+    client.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(stand.on_each(tables).await, ["0", "0", "0"]);
+    client.batch_execute("BEGIN").await.unwrap();
+    client.batch_execute("CREATE TABLE more (id int)").await.unwrap();
+    client.execute("INSERT INTO accounts VALUES ($1)", &[&1i64]).await.unwrap();
+    client.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(stand.on_each(tables).await, ["1", "1", "1"]);
+    assert_in_order(&stand).await;
+    stand.stop().await;
+}
+
+/// Of all accounts.
+async fn sum(stand: &Shards) -> i64 {
+    let each = stand.on_each("SELECT coalesce(sum(balance), 0)::bigint FROM accounts").await;
+    each.iter().map(|part| part.parse::<i64>().unwrap()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_goes_over_shards() {
+    let stand = stand().await;
+    let mut client = stand.client().await;
+    for id in 0i64..20 {
+        client.execute("INSERT INTO accounts VALUES ($1, 100)", &[&id]).await.unwrap();
+    }
+    let add = "UPDATE accounts SET balance = balance + $2::int WHERE id = $1";
+    for id in 1i64..20 {
+        let transaction = client.transaction().await.unwrap();
+        transaction.execute(add, &[&0i64, &-1]).await.unwrap();
+        transaction.execute(add, &[&id, &1]).await.unwrap();
+        let seen = transaction.query_one("SELECT balance::int FROM accounts WHERE id = $1", &[&0i64]).await.unwrap();
+        assert_eq!(seen.get::<_, i32>(0), 100 - i32::try_from(id).unwrap(), "its own write, back on the first shard");
+        transaction.commit().await.unwrap();
+        let seen = client.query_one("SELECT balance::int FROM accounts WHERE id = $1", &[&id]).await.unwrap();
+        assert_eq!(seen.get::<_, i32>(0), 101);
+    }
+    assert_eq!(sum(&stand).await, 2000);
+    // Rolled back, by the client or by an error on one shard.
+    let transaction = client.transaction().await.unwrap();
+    for id in 0i64..20 {
+        transaction.execute(add, &[&id, &5]).await.unwrap();
+    }
+    transaction.rollback().await.unwrap();
+    let transaction = client.transaction().await.unwrap();
+    for id in 0i64..20 {
+        transaction.execute(add, &[&id, &5]).await.unwrap();
+    }
+    let error = transaction.execute("UPDATE accounts SET balance = balance / 0 WHERE id = 3", &[]).await.unwrap_err();
+    assert_eq!(code(&error), "22012");
+    assert_eq!(code(&transaction.execute(add, &[&8i64, &5]).await.unwrap_err()), "25P02");
+    transaction.commit().await.unwrap();
+    assert_eq!(sum(&stand).await, 2000);
+    // Savepoints are on all shards, also on those that the transaction comes to later.
+    let mut transaction = client.transaction().await.unwrap();
+    transaction.execute(add, &[&0i64, &1]).await.unwrap();
+    let savepoint = transaction.savepoint("s").await.unwrap();
+    for id in 0i64..20 {
+        savepoint.execute(add, &[&id, &1000]).await.unwrap();
+    }
+    let error = savepoint.execute("UPDATE accounts SET balance = 1 / 0 WHERE id = 4", &[]).await.unwrap_err();
+    assert_eq!(code(&error), "22012");
+    savepoint.rollback().await.unwrap();
+    transaction.execute(add, &[&1i64, &-1]).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(sum(&stand).await, 2000);
+    assert_in_order(&stand).await;
+    stand.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reference_tables_are_the_same_everywhere() {
+    let stand = stand().await;
+    let client = stand.client().await;
+    let all = "SELECT string_agg(code || title, ',' ORDER BY code) FROM currencies";
+    assert_eq!(client.execute("INSERT INTO currencies VALUES ('EUR', 'Euro'), ('USD', $1)", &[&"Dollar"]).await.unwrap(), 2);
+    assert_eq!(stand.on_each(all).await, ["EUREuro,USDDollar"; 3]);
+    client.batch_execute("UPDATE currencies SET title = upper(title) WHERE code = 'EUR'").await.unwrap();
+    assert_eq!(stand.on_each(all).await, ["EUREURO,USDDollar"; 3]);
+    let row = client.query_one("DELETE FROM currencies WHERE code = 'USD' RETURNING title", &[]).await.unwrap();
+    assert_eq!(row.get::<_, String>(0), "Dollar");
+    assert_eq!(stand.on_each(all).await, ["EUREURO"; 3]);
+    let error = client.batch_execute("INSERT INTO currencies VALUES ('EUR', 'again')").await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::UNIQUE_VIOLATION));
+    // What would differ from shard to shard is refused.
+    let error = client.batch_execute("UPDATE currencies SET title = random()::text").await.unwrap_err();
+    assert_eq!(code(&error), "0A000", "{error:?}");
+    // Joined with a sharded table it is at hand.
+    client.execute("INSERT INTO accounts (id, note) VALUES (5, 'EUR')", &[]).await.unwrap();
+    let joined = "SELECT title FROM accounts JOIN currencies ON code = note WHERE id = $1";
+    assert_eq!(client.query_one(joined, &[&5i64]).await.unwrap().get::<_, String>(0), "EURO");
+    assert_in_order(&stand).await;
+    stand.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_all_shards_are_changed_at_once() {
+    let stand = stand().await;
+    let client = stand.client().await;
+    for id in 0i64..30 {
+        client.execute("INSERT INTO accounts VALUES ($1, 100)", &[&id]).await.unwrap();
+    }
+    assert_eq!(client.execute("UPDATE accounts SET balance = balance + 1 WHERE balance > 0", &[]).await.unwrap(), 30);
+    let messages = client.simple_query("DELETE FROM accounts WHERE id < 10").await.unwrap();
+    let tokio_postgres::SimpleQueryMessage::CommandComplete(rows) = messages[0] else { panic!("{messages:?}") };
+    assert_eq!(rows, 10);
+    let error = client.batch_execute("UPDATE accounts SET balance = balance / (id - 29)").await.unwrap_err();
+    assert_eq!(code(&error), "22012");
+    assert_eq!(sum(&stand).await, 20 * 101);
+    client.batch_execute("TRUNCATE accounts").await.unwrap();
+    assert_eq!(stand.on_each("SELECT count(*) FROM accounts").await, ["0", "0", "0"]);
+    assert_in_order(&stand).await;
+    stand.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_placed_is_refused() {
+    let stand = stand().await;
+    let mut client = stand.raw().await;
+    for (sql, sqlstate) in [
+        ("INSERT INTO accounts (note) VALUES ('no key')", "0A000"),
+        ("INSERT INTO accounts (id) VALUES (NULL)", "23502"),
+        ("INSERT INTO accounts (id) VALUES (1 + 1)", "0A000"),
+        ("UPDATE accounts SET id = 2 WHERE id = 1", "0A000"),
+        ("SELECT count(*) FROM accounts", "0A000"),
+        ("SELECT * FROM accounts WHERE id = 1 OR note = 'x'", "0A000"),
+        ("SELECT * FROM elsewhere", "0A000"),
+        ("SELECT * FROM accounts a JOIN logs ON true WHERE a.id IN (1, 2, 3, 4, 5, 6, 7, 8)", "0A000"),
+        ("COPY accounts FROM STDIN", "0A000"),
+        ("VACUUM accounts", "0A000"),
+        ("DO $$ BEGIN END $$", "0A000"),
+        ("SELECT FROM WHERE", "0A000"),
+        ("SET pgsluice.shard = 'x'", "22023"),
+    ] {
+        let messages = client.query(sql).await;
+        assert_eq!(raw::sqlstates(&messages), [sqlstate], "{sql}: {messages:?}");
+    }
+    // Where it is refused in a transaction, the transaction has failed.
+    for (sql, expected) in [
+        ("BEGIN", vec![]),
+        ("INSERT INTO accounts VALUES (1)", vec![]),
+        ("SELECT count(*) FROM accounts", vec!["0A000"]),
+        ("SELECT 1", vec!["25P02"]),
+        ("ROLLBACK", vec![]),
+        ("SELECT 1", vec![]),
+    ] {
+        let messages = client.query(sql).await;
+        assert_eq!(raw::sqlstates(&messages), expected, "{sql}: {messages:?}");
+    }
+    // By hand it goes.
+    for sql in [
+        "SET pgsluice.shard = 'b'",
+        "SELECT count(*) FROM accounts",
+        "VACUUM accounts",
+        "SET pgsluice.shard = ''",
+        "/* pgsluice: shard=c */ SELECT count(*) FROM accounts",
+        "SELECT 1",
+        "INSERT INTO logs VALUES (now(), 'line')",
+    ] {
+        let messages = client.query(sql).await;
+        assert_eq!(raw::sqlstates(&messages), Vec::<String>::new(), "{sql}: {messages:?}");
+    }
+    assert_eq!(stand.on_each("SELECT count(*) FROM logs").await, ["0", "1", "0"]);
+    stand.stop().await;
+}
