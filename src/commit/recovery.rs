@@ -110,7 +110,7 @@ impl<R: Reach> Recovery<R> {
         self.report(&expected, &listings, &done);
         let forgotten = if forgets {
             self.forgot_at = Some(Instant::now());
-            forget(&self.reach, old, &listings, self.settings.retention).await
+            forget(old, &listings, self.settings.retention).await
         } else {
             0
         };

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pgsluice::commit::{Coordinators, Outcome};
+use pgsluice::commit::{Coordinators, Outcome, Recovery};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::stand::{BALANCE, Moment, Script, Shards, Strike, transfer};
+use crate::stand::{BALANCE, Direct, Moment, Script, Shards, Strike, transfer};
 
 /// PREPARE twice, the decision, COMMIT PREPARED twice.
 const STEPS: usize = 5;
@@ -41,11 +41,12 @@ async fn all_or_nothing_whatever_is_lost_at_whatever_step() {
     assert_eq!(script.steps(), STEPS);
     assert_eq!(shards.check().await, BTreeSet::from([0]));
     let mut id = 0;
+    let mut recovery = shards.stranger();
     for strike in [Strike::Coordinator, Strike::Connection] {
         for step in 0..STEPS {
             for moment in MOMENTS {
                 id += 1;
-                strike_once(&shards, (step, moment, strike), id).await;
+                strike_once(&shards, &mut recovery, (step, moment, strike), id).await;
             }
         }
     }
@@ -53,14 +54,18 @@ async fn all_or_nothing_whatever_is_lost_at_whatever_step() {
     shards.stop().await;
 }
 
-async fn strike_once(shards: &Shards, (step, moment, strike): (usize, Moment, Strike), id: i64) {
+async fn strike_once(
+    shards: &Shards,
+    recovery: &mut Recovery<Direct>,
+    (step, moment, strike): (usize, Moment, Strike),
+    id: i64,
+) {
     let case = format!("{strike:?} {moment:?} step {step}");
     let coordinators = Arc::new(Coordinators::default());
     let script = Script::new(step, moment, strike);
     let outcome = transfer(shards, &coordinators, &script, id).await;
     println!("{case}: {outcome:?}");
-    let mut recovery = shards.stranger();
-    let rounds = shards.settle(&mut recovery).await;
+    let rounds = shards.settle(recovery).await;
     assert!(rounds.iter().all(|round| round.left.is_empty()), "{case}: {rounds:?}");
     let is_there = shards.check().await.contains(&id);
     match fate(step, moment) {
@@ -84,7 +89,7 @@ async fn strike_once(shards: &Shards, (step, moment, strike): (usize, Moment, St
 
 /// Decisions are deleted when nobody needs them, and not before.
 async fn forgets_everything(shards: &Shards) {
-    let mut recovery = shards.stranger();
+    let mut recovery = shards.forgetful();
     let start = Instant::now();
     while shards.decisions().await > 0 {
         recovery.round().await;
@@ -116,11 +121,10 @@ async fn forgets_everything(shards: &Shards) {
 #[tokio::test]
 async fn clients_and_recoveries_at_once() {
     const CLIENTS: i64 = 6;
-    const TRANSFERS: i64 = 25;
+    const TRANSFERS: i64 = 20;
     let shards = Arc::new(Shards::start().await);
     let mut recoveries = tokio::task::JoinSet::new();
-    for _ in 0..2 {
-        let recovery = shards.stranger();
+    for recovery in [shards.stranger(), shards.forgetful()] {
         recoveries.spawn(recovery.run(|_| ()));
     }
     let coordinators = Arc::new(Coordinators::new(Duration::from_secs(30)));

@@ -4,6 +4,7 @@
 
 mod crash;
 mod killed;
+mod monitored;
 mod privileges;
 mod race;
 mod refusal;

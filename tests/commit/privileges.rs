@@ -1,8 +1,8 @@
 //! What it takes to settle a transaction, and what a role without that can do to one.
 
-use pgsluice::commit::{Left, Round, Why};
+use pgsluice::commit::{Left, Outcome, Round, Why};
 
-use crate::stand::{Moment, Script, Shards, Strike, transfer};
+use crate::stand::{Moment, Script, Shards, Strike, commit_all, transfer};
 use crate::support::raw::sqlstates;
 
 #[tokio::test]
@@ -10,6 +10,7 @@ async fn only_who_may_decides_and_settles() {
     let shards = Shards::start().await;
     nobody_else_decides(&shards).await;
     recovery_needs_the_role(&shards).await;
+    prepared_as_somebody_else(&shards).await;
     strange_names_are_left_alone(&shards).await;
     shards.stop().await;
 }
@@ -59,7 +60,7 @@ async fn recovery_needs_the_role(shards: &Shards) {
         shards.sql(shard, &format!("REVOKE {app} FROM {monitor}")).await;
     }
     let coordinators = std::sync::Arc::default();
-    let script = Script::new(3, Moment::Before, Strike::Coordinator);
+    let script = Script::new(2, Moment::Answered, Strike::Coordinator);
     assert!(transfer(shards, &coordinators, &script, 2).await.is_none());
     let mut recovery = shards.recovery(&coordinators);
     let Round { left, committed, .. } = recovery.round().await;
@@ -79,6 +80,31 @@ async fn recovery_needs_the_role(shards: &Shards) {
     for shard in [0, 2] {
         shards.sql(shard, &format!("GRANT {app} TO {monitor}")).await;
     }
+}
+
+/// The role that was SET LOCAL has prepared it, and is the client's no more when it is to be committed.
+async fn prepared_as_somebody_else(shards: &Shards) {
+    let options = shards.clusters[0].options();
+    let (app, monitor) = (&options.app.user, &options.monitor.user);
+    for shard in 0..3 {
+        let text = format!("CREATE ROLE \"an Other\"; GRANT \"an Other\" TO {app}, {monitor}");
+        shards.sql(shard, &text).await;
+    }
+    let coordinators = std::sync::Arc::default();
+    let mut connections = shards.participants(&Script::peaceful()).await;
+    for connection in &mut connections {
+        connection.transfer(3).await;
+        connection.raw.as_mut().unwrap().rows("SET LOCAL ROLE \"an Other\"").await;
+    }
+    let outcome = commit_all(&coordinators, &mut connections).await;
+    assert!(
+        matches!(&outcome, Outcome::CommittedNotEverywhere { unfinished, .. } if unfinished.len() == 2),
+        "{outcome:?}"
+    );
+    let round = shards.recovery(&coordinators).round().await;
+    assert_eq!((round.committed, &round.left), (2, &vec![]), "{round:?}");
+    assert_eq!(coordinators.unsettled(), 0);
+    assert!(shards.check().await.contains(&3));
 }
 
 /// Other programs prepare transactions too, and so will later versions.

@@ -18,11 +18,13 @@ async fn a_decision_and_a_claim_exclude_each_other() {
     let levels = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"];
     for (id, level) in (0..).zip(levels) {
         late_decision(&shards, level, id).await;
+        in_time(&shards, level, 10 + id).await;
     }
     patient_with_its_own(&shards).await;
     undecided_yet(&shards, "COMMIT").await;
     undecided_yet(&shards, "ROLLBACK").await;
     claim_in_flight(&shards).await;
+    shards.sql(0, "DELETE FROM pgsluice.decision").await;
     rollbacks_outlive_late_deciders(&shards).await;
     two_recoveries(&shards).await;
     shards.stop().await;
@@ -56,6 +58,19 @@ async fn late_decision(shards: &Shards, level: &str, id: i64) {
     for connection in &mut connections {
         assert_eq!(connection.raw.as_mut().unwrap().value("SELECT 1").await, "1");
     }
+}
+
+/// And where nobody interferes it commits, at every level.
+async fn in_time(shards: &Shards, level: &str, id: i64) {
+    let mut connections = shards.participants(&Script::peaceful()).await;
+    for connection in &mut connections {
+        let set = format!("SET default_transaction_isolation = '{level}'");
+        connection.raw.as_mut().unwrap().rows(&set).await;
+        connection.transfer(id).await;
+    }
+    let outcome = commit_all(&Coordinators::default(), &mut connections).await;
+    assert!(matches!(outcome, Outcome::Committed), "{level}: {outcome:?}");
+    assert!(shards.check().await.contains(&id));
 }
 
 /// Recovery of the same process leaves alone what a living coordinator works on, however long it takes.
@@ -144,7 +159,7 @@ async fn blocked(shards: &Shards, shard: usize) {
 /// A claim is not forgotten while the transaction that it was made against may still try to decide.
 async fn rollbacks_outlive_late_deciders(shards: &Shards) {
     let mut hand = ByHand::prepare(shards).await;
-    let mut recovery = shards.stranger();
+    let mut recovery = shards.forgetful();
     assert_eq!(recovery.round().await.rolled_back, 1);
     for _ in 0..4 {
         recovery.round().await;
@@ -169,7 +184,6 @@ async fn two_recoveries(shards: &Shards) {
     let before = shards.check().await;
     let mut decided = BTreeSet::new();
     for id in 200..200 + 2 * EACH {
-        // One after the other, since all change the same row: shards `b` and `c` only, so that the rest is made here.
         let is_decided = id % 2 == 0;
         let mut hand = [shards.raw(1).await, shards.raw(2).await];
         let mut decider = shards.raw(0).await;

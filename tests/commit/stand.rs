@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{join_all, try_join_all};
 use pgsluice::commit::{
-    Answer, ConnectError, Coordinators, Outcome, Participant, Reach, Recovery, Refusal, Round, RunError, Settings,
-    ShardName, commit, sql,
+    ConnectError, Coordinators, Outcome, Participant, Reach, Recovery, Refusal, Round, RunError, Settings, ShardName,
+    commit, sql,
 };
 use pgsluice::demo::{Cluster, ClusterOptions, Server};
 use tokio::sync::{Notify, Semaphore};
@@ -20,13 +20,16 @@ use crate::support::raw::{Login, Message, Raw, query};
 /// What every account has at the start; there is one on each shard.
 pub const BALANCE: i64 = 1000;
 
-/// Settles whatever it finds, and deletes what is settled.
-pub const EAGER: Settings = Settings {
+/// Settles whatever it finds.
+const EAGER: Settings = Settings {
     interval: Duration::from_millis(50),
     grace: Duration::ZERO,
-    forget_interval: Duration::ZERO,
-    retention: Duration::ZERO,
+    forget_interval: Duration::from_secs(3600),
+    retention: Duration::from_secs(3600),
 };
+
+/// And deletes what is settled.
+const FORGETFUL: Settings = Settings { forget_interval: Duration::ZERO, retention: Duration::ZERO, ..EAGER };
 
 pub struct Shards {
     pub clusters: Vec<Cluster>,
@@ -102,6 +105,11 @@ impl Shards {
 
     pub fn recovery(&self, coordinators: &Arc<Coordinators>) -> Recovery<Direct> {
         Recovery::new(self.reach(), Arc::clone(coordinators), EAGER)
+    }
+
+    /// One that deletes decisions as soon as nobody needs them.
+    pub fn forgetful(&self) -> Recovery<Direct> {
+        Recovery::new(self.reach(), Arc::default(), FORGETFUL)
     }
 
     pub fn reach(&self) -> Direct {
@@ -273,7 +281,7 @@ impl Participant for Connection {
         &self.shard
     }
 
-    async fn run(&mut self, sql: &str) -> Result<Answer, RunError> {
+    async fn run(&mut self, sql: &str) -> Result<(), RunError> {
         let step = self.script.steps.fetch_add(1, Ordering::Relaxed);
         if self.strike_at(step, Moment::Before).await {
             return Err(RunError::Lost(None));
@@ -292,14 +300,13 @@ impl Participant for Connection {
     }
 }
 
-async fn read_answer(raw: &mut Raw) -> Result<Answer, RunError> {
-    let (mut refusal, mut answer) = (None, Answer::Done);
+async fn read_answer(raw: &mut Raw) -> Result<(), RunError> {
+    let mut refusal = None;
     while let Some(message) = raw.next().await {
         match message.tag {
             b'E' if message.field(b'V').as_deref() == Some("ERROR") => refusal = Some(error(&message)),
             b'E' => return Err(RunError::Lost(Some(error(&message)))),
-            b'C' if message.body == b"ROLLBACK\0" => answer = Answer::RolledBack,
-            b'Z' => return refusal.map_or(Ok(answer), |refusal| Err(RunError::Refused(refusal))),
+            b'Z' => return refusal.map_or(Ok(()), |refusal| Err(RunError::Refused(refusal))),
             _ => {}
         }
     }
