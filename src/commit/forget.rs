@@ -79,7 +79,8 @@ async fn old_commits<R: Reach>(
     older_than: Duration,
 ) -> Result<(Client, Vec<(TransactionId, Vec<String>)>), AskError> {
     let client = session(reach, shard, Some(database)).await?;
-    let rows = ask(client.query(sql::OLD_COMMITS, &[&older_than.as_secs_f64()])).await?;
+    let shards: Vec<String> = reach.shards().iter().map(ShardName::to_string).collect();
+    let rows = ask(client.query(sql::OLD_COMMITS, &[&older_than.as_secs_f64(), &shards])).await?;
     let mut commits = Vec::new();
     for row in rows {
         if let Ok(id) = row.try_get::<_, String>(0)?.parse() {

@@ -35,7 +35,7 @@ impl Default for Settings {
         Self {
             interval: Duration::from_secs(4),
             grace: Duration::from_secs(10),
-            forget_interval: Duration::from_secs(60),
+            forget_interval: Duration::from_secs(15),
             retention: Duration::from_secs(300),
         }
     }

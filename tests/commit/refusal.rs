@@ -75,8 +75,8 @@ async fn what_is_refused_is_rolled_back_everywhere() {
 async fn weak_durability_is_not_for_decisions(shards: &Shards) {
     let mut raw = shards.raw(0).await;
     for (before, after) in [("off", "on"), ("local", "on"), ("remote_apply", "remote_apply")] {
-        raw.rows(&format!("SET synchronous_commit = {before}; BEGIN")).await;
-        raw.rows("SELECT pgsluice.decide(gen_random_uuid(), '{b}')").await;
+        raw.rows(&format!("SET synchronous_commit = {before}")).await;
+        raw.rows("BEGIN; SELECT pgsluice.decide(gen_random_uuid(), '{b}')").await;
         assert_eq!(raw.value("SHOW synchronous_commit").await, after);
         raw.rows("ROLLBACK").await;
         assert_eq!(raw.value("SHOW synchronous_commit").await, before);
