@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::name::{ShardName, TransactionId};
@@ -17,10 +18,14 @@ use super::reach::Reach;
 use super::settle::{AskError, Prepared, ask, session};
 use super::sql;
 
+/// Shards and databases that are asked at a time.
+const AT_A_TIME: usize = 8;
+
 /// Commits in one database of one shard that are old enough.
 pub(super) struct Candidates {
     shard: ShardName,
     database: String,
+    client: Client,
     /// With the shards where something was prepared.
     commits: Vec<(TransactionId, Vec<String>)>,
 }
@@ -32,19 +37,33 @@ pub(super) async fn candidates<R: Reach>(
     older_than: Duration,
 ) -> Vec<Candidates> {
     let shards = reach.shards();
-    let places = shards.iter().flat_map(|shard| databases.iter().map(move |database| (shard, database)));
-    let asked = places.map(|(shard, database)| async move {
-        match old_commits(reach, shard, database, older_than).await {
-            Ok(commits) => Some(Candidates { shard: shard.clone(), database: database.clone(), commits }),
-            Err(error) => {
-                if !has_none(&error) {
-                    tracing::debug!(%shard, database, %error, "old decisions cannot be read");
-                }
-                None
-            }
+    let places: Vec<_> =
+        shards.iter().flat_map(|shard| databases.iter().map(move |database| (shard, database))).collect();
+    let mut found = Vec::new();
+    for places in places.chunks(AT_A_TIME) {
+        let asked = places.iter().map(|(shard, database)| candidates_at(reach, shard, database, older_than));
+        found.extend(join_all(asked).await.into_iter().flatten());
+    }
+    found
+}
+
+async fn candidates_at<R: Reach>(
+    reach: &R,
+    shard: &ShardName,
+    database: &str,
+    older_than: Duration,
+) -> Option<Candidates> {
+    match old_commits(reach, shard, database, older_than).await {
+        Ok((client, commits)) => {
+            Some(Candidates { shard: shard.clone(), database: database.to_owned(), client, commits })
         }
-    });
-    join_all(asked).await.into_iter().flatten().collect()
+        Err(error) => {
+            if !has_none(&error) {
+                tracing::debug!(%shard, database, %error, "old decisions cannot be read");
+            }
+            None
+        }
+    }
 }
 
 /// Not every database takes part, nor is every one of them on every shard.
@@ -58,21 +77,21 @@ async fn old_commits<R: Reach>(
     shard: &ShardName,
     database: &str,
     older_than: Duration,
-) -> Result<Vec<(TransactionId, Vec<String>)>, AskError> {
+) -> Result<(Client, Vec<(TransactionId, Vec<String>)>), AskError> {
     let client = session(reach, shard, Some(database)).await?;
-    let rows = ask(client.query(sql::OLD_COMMITS, &[&older_than.as_secs_f64()])).await?;
+    let shards: Vec<String> = reach.shards().iter().map(ShardName::to_string).collect();
+    let rows = ask(client.query(sql::OLD_COMMITS, &[&older_than.as_secs_f64(), &shards])).await?;
     let mut commits = Vec::new();
     for row in rows {
         if let Ok(id) = row.try_get::<_, String>(0)?.parse() {
             commits.push((id, row.try_get(1)?));
         }
     }
-    Ok(commits)
+    Ok((client, commits))
 }
 
 /// After it was looked what is prepared: `seen` has every shard that could be asked. How many decisions were deleted.
-pub(super) async fn forget<R: Reach>(
-    reach: &R,
+pub(super) async fn forget(
     candidates: Vec<Candidates>,
     seen: &HashMap<ShardName, Vec<Prepared>>,
     older_than: Duration,
@@ -84,7 +103,7 @@ pub(super) async fn forget<R: Reach>(
     let deleted = candidates.into_iter().map(|place| async move {
         let over = place.commits.iter().filter(|(id, shards)| shards.iter().all(|shard| is_over(*id, shard)));
         let over: Vec<String> = over.map(|(id, _)| id.to_string()).collect();
-        delete(reach, &place, &over, older_than).await.unwrap_or_else(|error| {
+        delete(&place.client, &over, older_than).await.unwrap_or_else(|error| {
             tracing::debug!(shard = %place.shard, database = place.database, %error, "old decisions cannot be deleted");
             0
         })
@@ -92,13 +111,7 @@ pub(super) async fn forget<R: Reach>(
     join_all(deleted).await.into_iter().sum()
 }
 
-async fn delete<R: Reach>(
-    reach: &R,
-    place: &Candidates,
-    over: &[String],
-    older_than: Duration,
-) -> Result<u64, AskError> {
-    let client = session(reach, &place.shard, Some(&place.database)).await?;
+async fn delete(client: &Client, over: &[String], older_than: Duration) -> Result<u64, AskError> {
     let commits = if over.is_empty() { 0 } else { ask(client.execute(sql::FORGET_COMMITS, &[&over])).await? };
     ask(client.execute(sql::NOTE_OPEN, &[])).await?;
     let rollbacks = ask(client.execute(sql::FORGET_ROLLBACKS, &[&older_than.as_secs_f64()])).await?;

@@ -28,7 +28,7 @@ pub mod sql;
 
 pub use coordinators::Coordinators;
 pub use name::{Gid, NotOurs, PREFIX, ShardName, TransactionId, UnfitName};
-pub use participant::{Answer, Participant, Refusal, RunError};
+pub use participant::{Participant, Refusal, RunError};
 pub use protocol::{Cause, Outcome, Way, commit, way};
 pub use reach::{ConnectError, Primaries, Reach};
 pub use recovery::{Recovery, Round, Settings};

@@ -20,7 +20,7 @@ pub trait Participant: Send {
     /// [`RunError::Refused`] only where the connection is still there: an ERROR, and `ReadyForQuery` after it. A FATAL, a
     /// PANIC or the end of the stream is [`RunError::Lost`], with or without words: it says nothing of whether the
     /// statement has run.
-    fn run(&mut self, sql: &str) -> impl Future<Output = Result<Answer, RunError>> + Send;
+    fn run(&mut self, sql: &str) -> impl Future<Output = Result<(), RunError>> + Send;
 }
 
 impl<P: Participant> Participant for &mut P {
@@ -28,19 +28,9 @@ impl<P: Participant> Participant for &mut P {
         (**self).shard()
     }
 
-    fn run(&mut self, sql: &str) -> impl Future<Output = Result<Answer, RunError>> + Send {
+    fn run(&mut self, sql: &str) -> impl Future<Output = Result<(), RunError>> + Send {
         (**self).run(sql)
     }
-}
-
-/// What a server said to a statement that did not fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
-    /// Done.
-    Done,
-    /// The tag of the last `CommandComplete` is `ROLLBACK` (which is no error for COMMIT and PREPARE TRANSACTION where the
-    /// transaction had failed before).
-    RolledBack,
 }
 
 /// Why a statement has not been answered well.

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::coordinators::{Coordinator, Coordinators};
 use super::name::{Gid, ShardName, TransactionId};
-use super::participant::{Answer, Participant, Refusal, RunError};
+use super::participant::{Participant, Refusal, RunError};
 use super::sql;
 
 /// How a transaction is to be committed.
@@ -74,8 +74,6 @@ pub enum Cause {
     Refused(Refusal),
     /// The connection was lost before anything was decided; with the server's last words, if it had any.
     Lost(Option<Refusal>),
-    /// The transaction had failed on that shard before, and the server said ROLLBACK.
-    AlreadyFailed,
 }
 
 impl From<RunError> for Cause {
@@ -89,9 +87,9 @@ impl From<RunError> for Cause {
 
 /// Whether what was prepared needs nothing more to be done: it has been carried out, be it by recovery (42704,
 /// `undefined_object`).
-fn is_over(result: &Result<Answer, RunError>) -> bool {
+fn is_over(result: &Result<(), RunError>) -> bool {
     match result {
-        Ok(_) => true,
+        Ok(()) => true,
         Err(RunError::Refused(refusal)) => refusal.sqlstate() == b"42704",
         Err(RunError::Lost(_)) => false,
     }
@@ -114,23 +112,22 @@ pub async fn commit<P: Participant>(
     let gids = gids(work.id, decider.shard(), others.len());
     work.left = others.iter().map(|other| other.shard().clone()).collect();
     let prepared = each(others, &gids, sql::prepare).await;
-    let failed = prepared.iter().position(|result| !matches!(result, Ok(Answer::Done)));
-    if let Some(failed) = failed {
-        let cause = cause(prepared[failed].clone());
-        let shard = others[failed].shard().clone();
-        return undo(work, decider, others, (&gids, &prepared), (shard, cause)).await;
+    let failure =
+        others.iter().zip(&prepared).find_map(|(other, result)| Some((other.shard(), result.as_ref().err()?)));
+    if let Some((shard, error)) = failure {
+        let reason = (shard.clone(), error.clone().into());
+        return undo(work, decider, others, (&gids, &prepared), reason).await;
     }
     let decision = sql::decide(&work.secret, &work.left);
-    let decided = decider.run(&decision).await;
-    match decided {
-        Ok(Answer::Done) => carry_out(work, others, &gids).await,
+    match decider.run(&decision).await {
+        Ok(()) => carry_out(work, others, &gids).await,
         Err(RunError::Lost(_)) => {
             let (decider, unfinished) = (decider.shard().clone(), work.left.clone());
             Outcome::InDoubt { id: work.id, decider, unfinished }
         }
-        refused => {
-            let shard = decider.shard().clone();
-            undo(work, decider, others, (&gids, &prepared), (shard, cause(refused))).await
+        Err(refused) => {
+            let reason = (decider.shard().clone(), refused.into());
+            undo(work, decider, others, (&gids, &prepared), reason).await
         }
     }
 }
@@ -139,17 +136,12 @@ fn gids(id: TransactionId, decider: &ShardName, others: usize) -> Vec<Gid> {
     (0..).take(others).map(|ordinal| Gid { id, decider: decider.clone(), ordinal }).collect()
 }
 
-/// Of an answer that is not [`Answer::Done`].
-fn cause(result: Result<Answer, RunError>) -> Cause {
-    result.map_or_else(Cause::from, |_| Cause::AlreadyFailed)
-}
-
 /// Runs a statement on each, at the same time.
 async fn each<P: Participant>(
     participants: &mut [P],
     gids: &[Gid],
     statement: impl Fn(&Gid) -> String,
-) -> Vec<Result<Answer, RunError>> {
+) -> Vec<Result<(), RunError>> {
     let runs = participants.iter_mut().zip(gids).map(|(participant, gid)| {
         let statement = statement(gid);
         async move { participant.run(&statement).await }
@@ -158,7 +150,7 @@ async fn each<P: Participant>(
 }
 
 /// A connection that does not answer in time counts as lost.
-async fn run_within<P: Participant>(limit: Duration, participant: &mut P, statement: &str) -> Result<Answer, RunError> {
+async fn run_within<P: Participant>(limit: Duration, participant: &mut P, statement: &str) -> Result<(), RunError> {
     timeout(limit, participant.run(statement)).await.unwrap_or(Err(RunError::Lost(None)))
 }
 
@@ -179,15 +171,15 @@ async fn undo<P: Participant>(
     mut work: Coordinator<'_>,
     decider: &mut P,
     others: &mut [P],
-    (gids, prepared): (&[Gid], &[Result<Answer, RunError>]),
+    (gids, prepared): (&[Gid], &[Result<(), RunError>]),
     (shard, cause): (ShardName, Cause),
 ) -> Outcome {
     let limit = work.finish_within();
     let runs = others.iter_mut().zip(gids).zip(prepared).map(|((participant, gid), prepared)| async move {
         let is_over = match prepared {
-            Ok(Answer::Done) => is_over(&run_within(limit, participant, &sql::rollback_prepared(gid)).await),
+            Ok(()) => is_over(&run_within(limit, participant, &sql::rollback_prepared(gid)).await),
             // Not prepared, whatever comes of this: a connection that is lost takes its transaction with it.
-            Ok(Answer::RolledBack) | Err(RunError::Refused(_)) => {
+            Err(RunError::Refused(_)) => {
                 let _ = run_within(limit, participant, "ROLLBACK").await;
                 true
             }

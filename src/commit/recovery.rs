@@ -35,7 +35,7 @@ impl Default for Settings {
         Self {
             interval: Duration::from_secs(4),
             grace: Duration::from_secs(10),
-            forget_interval: Duration::from_secs(60),
+            forget_interval: Duration::from_secs(15),
             retention: Duration::from_secs(300),
         }
     }
@@ -110,7 +110,7 @@ impl<R: Reach> Recovery<R> {
         self.report(&expected, &listings, &done);
         let forgotten = if forgets {
             self.forgot_at = Some(Instant::now());
-            forget(&self.reach, old, &listings, self.settings.retention).await
+            forget(old, &listings, self.settings.retention).await
         } else {
             0
         };

@@ -67,10 +67,12 @@ pub(super) const CLAIM_ROLLBACK: &str = "\
 /// After [`CLAIM_ROLLBACK`], in a statement of its own: it must see what that one has waited for.
 pub(super) const VERDICT: &str = "SELECT committed FROM pgsluice.decision WHERE id = $1::text::uuid";
 
-/// Commits that are older than `$1` seconds.
+/// Commits that are older than `$1` seconds, and that concern no other shards than `$2`: what names others is never
+/// deleted, and must not stand in the way of what can be.
 pub(super) const OLD_COMMITS: &str = "\
     SELECT replace(id::text, '-', ''), participants FROM pgsluice.decision \
-    WHERE committed AND decided_at < clock_timestamp() - $1::float8 * interval '1 second' LIMIT 10000";
+    WHERE committed AND decided_at < clock_timestamp() - $1::float8 * interval '1 second' \
+        AND participants <@ $2::text[] LIMIT 50000";
 
 /// Deletes the commits `$1`.
 pub(super) const FORGET_COMMITS: &str =
