@@ -9,6 +9,7 @@ pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod gather;
 pub mod monitor;
 pub mod pool;
 pub mod proxy;

@@ -65,6 +65,9 @@ enum Command {
                       PGPASSWORD, ~/.pgpass, the connection string, or else the config's own.\n\nExit codes: 0 shown, 1 \
                       nobody answered, 2 usage.")]
     Top(cli::top::Options),
+    /// Make, keep up and check the schema on which statements over several shards run.
+    #[command(subcommand)]
+    Coordinator(cli::coordinator::Task),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => cli::demo::run(&options),
         Command::Top(options) => cli::top::run(&options),
         Command::Explain(options) => return code(cli::explain::run(&options)),
+        Command::Coordinator(task) => return code(cli::coordinator::run(&task)),
     };
     code(result.map(|()| ExitCode::SUCCESS))
 }

@@ -22,5 +22,6 @@ mod users;
 mod watch;
 
 pub use catalogs::Catalogs;
+pub(crate) use driver::connect as connect_driver;
 pub use supervisor::{Monitor, MonitorHandle};
 pub use users::{LookupFailed, UserLookup};
