@@ -98,9 +98,9 @@ pub(super) const COLUMNS: &str = "\
     SELECT json_agg(json_build_object('name', a.attname, 'type', format_type(a.atttypid, a.atttypmod),
         'collation', CASE WHEN a.attcollation <> t.typcollation THEN format('%I.%I', cn.nspname, co.collname) END,
         'collation_is', CASE WHEN a.attcollation NOT IN (0, 100) THEN concat_ws(', ',
-            'provider ' || co.collprovider,
-            'locale ' || coalesce(to_jsonb(co) ->> 'colllocale', to_jsonb(co) ->> 'colliculocale', co.collcollate),
-            'ctype ' || CASE WHEN co.collprovider = 'c' THEN co.collctype END,
+            'provider ' || co.collprovider::text,
+            'locale ' || coalesce(to_jsonb(co) ->> 'colllocale', to_jsonb(co) ->> 'colliculocale', co.collcollate::text),
+            'ctype ' || CASE WHEN co.collprovider = 'c' THEN co.collctype::text END,
             'version ' || pg_collation_actual_version(co.oid),
             CASE WHEN NOT co.collisdeterministic THEN 'not deterministic' END) END,
         'not_null', a.attnotnull) ORDER BY a.attnum)

@@ -15,7 +15,7 @@ use super::compare::{self, Table};
 use super::error::CoordinatorError;
 use super::foreign::Wanted;
 use super::names;
-use super::plan::{Command, Plan, Step};
+use super::plan::{Command, Plan, Step, make_extension};
 use super::quote::{literal, qualified};
 use super::state::{self, Found, FoundSchema, FoundServer, option};
 use crate::config::{Config, Placement, Secret, Shard};
@@ -83,6 +83,7 @@ pub async fn check(config: &Config, database: &str) -> Result<Report, Coordinato
 /// The coordinator in an open transaction, and what is to be done there.
 struct Survey {
     shard: String,
+    account: String,
     client: Client,
     tables: Vec<Table>,
     report: Report,
@@ -103,7 +104,8 @@ impl Survey {
         let found = coordinator.state(&wanted).await?;
         let Plan { steps, commands } = Plan::new(&wanted, &found, database)?;
         let report = Report { steps, commands, nowhere };
-        Ok(Self { shard: shard.name.clone(), client: coordinator.client, tables, report })
+        let (shard, account) = (shard.name.clone(), shard.user.clone());
+        Ok(Self { shard, account, client: coordinator.client, tables, report })
     }
 
     async fn ask(&self, sql: &str) -> Result<(), CoordinatorError> {
@@ -122,11 +124,9 @@ impl Survey {
         let refused = |source: Error| CoordinatorError::Refused { command: command.to_string(), source };
         let is_extension = matches!(command, Command::Sql(text) if text.starts_with("CREATE EXTENSION"));
         done.map_err(|source| match source.code() {
-            Some(code) if is_extension && *code == SqlState::INSUFFICIENT_PRIVILEGE => CoordinatorError::NotPermitted {
-                account: "the account of shards.user".to_owned(),
-                needed: "CREATE EXTENSION postgres_fdw; GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO it"
-                    .to_owned(),
-            },
+            Some(code) if is_extension && *code == SqlState::INSUFFICIENT_PRIVILEGE => {
+                CoordinatorError::NotPermitted { account: self.account.clone(), needed: make_extension(&self.account) }
+            }
             _ => refused(source),
         })
     }

@@ -314,21 +314,38 @@ fn stale<'w>(wanted: &'w Wanted, found: &Found) -> Result<BTreeSet<Key<'w>>, Coo
     Ok(stale)
 }
 
+/// All that is known to be missing, in one message.
 fn check_rights(wanted: &Wanted, found: &Found, database: &str) -> Result<(), CoordinatorError> {
     let rights = &found.rights;
-    let account = identifier(&wanted.account);
-    let missing = |needed: String| CoordinatorError::NotPermitted { account: wanted.account.clone(), needed };
     if !rights.available && !rights.extension {
         return Err(CoordinatorError::NotInstalled);
     }
-    if rights.extension && !rights.may_use_wrapper {
-        return Err(missing(format!("GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO {account}")));
-    }
+    let account = identifier(&wanted.account);
+    let mut needed = Vec::new();
     let is_there = |schema: &Schema| found.schemas.contains_key(&schema.name);
     if !rights.may_create_schemas && !wanted.schemas.iter().all(is_there) {
-        return Err(missing(format!("GRANT CREATE ON DATABASE {} TO {account}", identifier(database))));
+        needed.push(format!("GRANT CREATE ON DATABASE {} TO {account}", identifier(database)));
     }
-    Ok(())
+    if rights.extension && !rights.may_use_wrapper {
+        needed.push(use_wrapper(&wanted.account));
+    }
+    if needed.is_empty() {
+        return Ok(());
+    }
+    // Whether it may make the extension, only trying shows.
+    if !rights.extension {
+        needed.push(make_extension(&wanted.account));
+    }
+    Err(CoordinatorError::NotPermitted { account: wanted.account.clone(), needed: needed.join("; ") })
+}
+
+/// For a superuser, where the account may not do it.
+pub(super) fn make_extension(account: &str) -> String {
+    format!("CREATE EXTENSION postgres_fdw; {}", use_wrapper(account))
+}
+
+fn use_wrapper(account: &str) -> String {
+    format!("GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO {}", identifier(account))
 }
 
 #[cfg(test)]

@@ -203,8 +203,20 @@ fn rights_that_are_missing_are_named() {
     let all = nothing().rights;
     let said = refused(Rights { extension: false, available: false, ..all.clone() });
     assert!(said.starts_with("postgres_fdw is not installed"), "{said}");
-    let said = refused(Rights { may_use_wrapper: false, ..all.clone() });
-    assert!(said.ends_with("GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO \"pgsluice\""), "{said}");
-    let said = refused(Rights { may_create_schemas: false, ..all });
-    assert!(said.ends_with("GRANT CREATE ON DATABASE \"app\" TO \"pgsluice\""), "{said}");
+    let (wrapper, create) = (
+        "GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO \"pgsluice\"",
+        "GRANT CREATE ON DATABASE \"app\" TO \"pgsluice\"",
+    );
+    for (rights, needed) in [
+        (Rights { may_use_wrapper: false, ..all.clone() }, wrapper.to_owned()),
+        (Rights { may_create_schemas: false, ..all.clone() }, create.to_owned()),
+        (Rights { may_create_schemas: false, may_use_wrapper: false, ..all.clone() }, format!("{create}; {wrapper}")),
+        (
+            Rights { may_create_schemas: false, may_use_wrapper: false, extension: false, ..all },
+            format!("{create}; CREATE EXTENSION postgres_fdw; {wrapper}"),
+        ),
+    ] {
+        let said = refused(rights);
+        assert!(said.ends_with(&format!("in this database: {needed}")), "{said}");
+    }
 }
