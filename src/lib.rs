@@ -10,6 +10,7 @@ pub mod cli;
 pub mod commit;
 pub mod config;
 pub mod demo;
+pub mod gather;
 pub mod monitor;
 pub mod pool;
 pub mod proxy;

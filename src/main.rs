@@ -67,6 +67,9 @@ enum Command {
     Top(cli::top::Options),
     /// Prepare shards, and say where rows lie.
     Shards(cli::shards::Options),
+    /// Make, keep up and check the schema on which statements over several shards run.
+    #[command(subcommand)]
+    Coordinator(cli::coordinator::Task),
 }
 
 fn main() -> ExitCode {
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Command::Top(options) => cli::top::run(&options),
         Command::Shards(options) => return code(cli::shards::run(&options)),
         Command::Explain(options) => return code(cli::explain::run(&options)),
+        Command::Coordinator(task) => return code(cli::coordinator::run(&task)),
     };
     code(result.map(|()| ExitCode::SUCCESS))
 }

@@ -3,6 +3,7 @@
 pub mod check;
 mod connect;
 mod connection_string;
+pub mod coordinator;
 pub mod demo;
 mod descriptors;
 pub mod explain;

@@ -34,6 +34,7 @@ pub(super) const FILE: SectionKeys = SectionKeys {
         "databases",
         "shards",
         "tables",
+        "coordinator",
     ],
     later: &["failover"],
 };
@@ -110,9 +111,10 @@ pub(super) const SHARDS: SectionKeys = SectionKeys {
 pub(super) const NODES: SectionKeys = SectionKeys { name: "shards.nodes", keys: &["address", "weight"], later: &[] };
 pub(super) const TABLES: SectionKeys =
     SectionKeys { name: "tables", keys: &["name", "shard_key", "reference", "shard"], later: &[] };
+pub(super) const COORDINATOR: SectionKeys = SectionKeys { name: "coordinator", keys: &["shard"], later: &[] };
 
 /// All of them.
-pub(super) const SECTIONS: [&SectionKeys; 18] = [
+pub(super) const SECTIONS: [&SectionKeys; 19] = [
     &FILE,
     &LISTEN,
     &HTTP,
@@ -131,6 +133,7 @@ pub(super) const SECTIONS: [&SectionKeys; 18] = [
     &SHARDS,
     &NODES,
     &TABLES,
+    &COORDINATOR,
 ];
 
 /// Sections that are written `[[name]]`.

@@ -10,7 +10,7 @@ use super::error::{Complaint, ConfigErrors};
 use super::keys::{ADMIN, AUDIT, AUTH, CONSISTENCY, FILE, HTTP, LAG, LIMITS, LISTEN, LOG, POOL, STATEMENTS};
 use super::rules::Rule;
 use super::schema::{Auth, AuthMethod, Config, PoolMode};
-use super::{audit, lists, sections, tables};
+use super::{audit, coordinator, lists, sections, tables};
 
 impl Config {
     /// Reads, checks and resolves a config file. Secrets that it refers to are read now.
@@ -80,6 +80,7 @@ fn read(mistakes: &mut Mistakes<'_>, document: &DeTable<'_>, around: Surrounding
     let databases = lists::databases(mistakes, &file);
     let shards = lists::shards(mistakes, &file, around);
     let tables = tables::tables(mistakes, &file, shards.as_deref());
+    let coordinator = coordinator::coordinator(mistakes, &file, shards.as_deref());
     if let (Some(pool), Some([_, _, ..])) = (&pool, shards.as_deref())
         && pool.mode == PoolMode::Session
     {
@@ -116,6 +117,7 @@ fn read(mistakes: &mut Mistakes<'_>, document: &DeTable<'_>, around: Surrounding
         databases: databases?,
         shards: shards?,
         tables: tables?,
+        coordinator: coordinator?,
     })
 }
 

@@ -11,6 +11,7 @@
 mod address;
 mod audit;
 mod choices;
+mod coordinator;
 mod credentials;
 mod document;
 mod encryption;

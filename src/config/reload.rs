@@ -133,6 +133,7 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
         databases,
         shards,
         tables,
+        coordinator,
     } = config;
     let mut settings: Vec<(String, Shown<'_>)> = [
         ("listen.address", text(listen.address)),
@@ -202,6 +203,8 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
     settings.extend(databases.iter().flat_map(flatten_database));
     settings.extend(shards.iter().flat_map(flatten_shard));
     settings.extend(tables.iter().flat_map(flatten_table));
+    let coordinator = coordinator.as_ref().map(|coordinator| &coordinator.shard);
+    settings.push(("coordinator.shard".to_owned(), optional(coordinator)));
     settings
 }
 

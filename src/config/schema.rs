@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::choices::SSL_MODE;
 use super::rules::Rule;
 use super::secret::Secret;
 use super::table_name::TableName;
@@ -45,6 +46,8 @@ pub struct Config {
     pub shards: Vec<Shard>,
     /// `[[tables]]`; asked only where there are several shards.
     pub tables: Vec<Table>,
+    /// `[coordinator]`; without it statements that need several shards at once are refused.
+    pub coordinator: Option<Coordinator>,
 }
 
 /// `[listen]`: where clients connect.
@@ -431,6 +434,13 @@ pub struct Shard {
     pub outbound: Arc<Outbound>,
 }
 
+impl Shard {
+    /// `sslmode` in libpq's word.
+    pub fn sslmode_name(&self) -> &'static str {
+        SSL_MODE.name(self.sslmode)
+    }
+}
+
 /// One of a shard's `nodes`: `"host:port"`, or `{ address = "host:port", weight = 2 }`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
@@ -460,4 +470,11 @@ pub enum Placement {
     Reference,
     /// All of them on this shard.
     Shard(String),
+}
+
+/// `[coordinator]`: where a statement runs that needs several shards and cannot be merged of their answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coordinator {
+    /// The shard whose primary runs it, on foreign tables over all shards; one of several.
+    pub shard: String,
 }

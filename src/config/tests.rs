@@ -86,7 +86,9 @@ fn the_reference_loads_and_shows_the_defaults() {
     least.shards[0].sslrootcert = reference.shards[0].sslrootcert.clone();
     least.shards[0].sslcert = reference.shards[0].sslcert.clone();
     least.shards[0].sslkey = reference.shards[0].sslkey.clone();
+    least.shards.push(reference.shards[1].clone());
     least.tables = reference.tables.clone();
+    least.coordinator = reference.coordinator.clone();
     assert_eq!(least, reference);
 }
 
@@ -202,6 +204,7 @@ fn probes() -> Vec<(&'static str, &'static str, Probe)> {
         ("tables.shard", "'main'\nname = 't'", |c| {
             c.tables.iter().any(|t| t.placement == Placement::Shard("main".to_owned()))
         }),
+        ("coordinator.shard", "'main'", |c| c.coordinator.as_ref().is_some_and(|c| c.shard == "main")),
         ("shards.sslkey", "'c.key'\nsslcert = 'x'", |c| {
             c.shards[0].sslkey == Some(PathBuf::from("/etc/pgsluice/c.key"))
         }),
@@ -220,6 +223,10 @@ fn document(key: &str, value: &str) -> String {
     ];
     if key.starts_with("databases.") {
         tables.insert(0, ("databases", vec![("name", "'app'")]));
+    }
+    if key.starts_with("coordinator.") {
+        tables.insert(0, ("shards", vec![("name", "'other'"), ("nodes", "['other:5432']")]));
+        tables.insert(2, ("shards", Vec::new()));
     }
     let (section, name) = key.rsplit_once('.').expect("a section");
     let index = tables.iter().position(|(table, _)| *table == section).unwrap_or_else(|| {

@@ -24,5 +24,6 @@ mod watch;
 
 pub use catalog_rows::LoadError;
 pub use catalogs::Catalogs;
+pub(crate) use driver::connect as connect_driver;
 pub use supervisor::{Monitor, MonitorHandle};
 pub use users::{LookupFailed, UserLookup};

@@ -9,10 +9,10 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    ArrayElemTypeDef, AssignmentTarget, BinaryOperator, DataType, Expr, FromTable, Insert as InsertTree,
-    Join, JoinConstraint, JoinOperator, Merge, MergeAction, MergeClauseKind, MergeInsertKind, MergeUpdateKind, ObjectName, OnConflictAction,
-    OnInsert, Query, Select, SelectItem, SetExpr, Statement as Tree, TableAlias, TableFactor, TableObject,
-    TableWithJoins, UnaryOperator, UpdateTableFromKind, Value, ValueWithSpan, Visit, Visitor,
+    ArrayElemTypeDef, AssignmentTarget, BinaryOperator, DataType, Expr, FromTable, Insert as InsertTree, Join,
+    JoinConstraint, JoinOperator, Merge, MergeAction, MergeClauseKind, MergeInsertKind, MergeUpdateKind, ObjectName,
+    OnConflictAction, OnInsert, Query, Select, SelectItem, SetExpr, Statement as Tree, TableAlias, TableFactor,
+    TableObject, TableWithJoins, UnaryOperator, UpdateTableFromKind, Value, ValueWithSpan, Visit, Visitor,
 };
 use sqlparser::tokenizer::Location;
 
@@ -625,10 +625,9 @@ fn cast_type(data_type: &DataType) -> Option<CastType> {
         DataType::Uuid => Some(CastType::Uuid),
         DataType::Date => Some(CastType::Date),
         DataType::Bytea => Some(CastType::Bytea),
-        DataType::Timestamp(
-            None,
-            sqlparser::ast::TimezoneInfo::WithTimeZone | sqlparser::ast::TimezoneInfo::Tz,
-        ) => Some(CastType::Timestamptz),
+        DataType::Timestamp(None, sqlparser::ast::TimezoneInfo::WithTimeZone | sqlparser::ast::TimezoneInfo::Tz) => {
+            Some(CastType::Timestamptz)
+        }
         _ => None,
     }
 }

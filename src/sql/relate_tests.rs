@@ -51,7 +51,8 @@ fn tables(text: &str) -> String {
         Access::Insert => 'i',
     };
     let tables = uses(text).tables;
-    let shown: Vec<String> = tables.iter().map(|table| format!("{}:{}", letter(table.access), table.relation)).collect();
+    let shown: Vec<String> =
+        tables.iter().map(|table| format!("{}:{}", letter(table.access), table.relation)).collect();
     shown.join(" ")
 }
 
@@ -168,7 +169,10 @@ fn rows_that_are_put_in() {
         ("INSERT INTO t (id) SELECT 1 UNION SELECT 2", "0[id]()"),
         ("INSERT INTO t (id) (VALUES (3))", "0[id](3)"),
         ("INSERT INTO t (id, a) VALUES (1, 2) ON CONFLICT (id) DO UPDATE SET a = 3", "0[id,a](1,2)"),
-        ("MERGE INTO t USING u ON t.id = u.id WHEN NOT MATCHED THEN INSERT (id, a) VALUES (u.id, 7)", "0[id,a](1.id,7)"),
+        (
+            "MERGE INTO t USING u ON t.id = u.id WHEN NOT MATCHED THEN INSERT (id, a) VALUES (u.id, 7)",
+            "0[id,a](1.id,7)",
+        ),
     ] {
         assert_eq!(inserted(text), expected, "{text}");
     }

@@ -3,6 +3,7 @@
 
 pub mod audit_log;
 pub mod certificates;
+pub mod coordinator;
 pub mod pgbench;
 pub mod raw;
 pub mod readers;
