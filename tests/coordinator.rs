@@ -98,6 +98,9 @@ async fn answers_are_those_of_one_database() {
     );
     plain.batch_execute(&all).await.unwrap();
 
+    // Who is not known to the coordinator cannot log in there, and is in nobody's way.
+    shards.superuser(1, "CREATE ROLE only_here; GRANT SELECT ON settings TO only_here").await;
+
     shards.setup(TABLES).await;
     shards.check_logs();
     let coordinator = shards.coordinator().await;

@@ -4,8 +4,9 @@
 
 mod support;
 
-use pgsluice::demo::StopMode;
+use pgsluice::demo::{ClusterOptions, StopMode};
 use serde_json::Value;
+use support::certificates::Authority;
 use support::coordinator::{DATABASE, ON_EVERY_SHARD, ON_THE_COORDINATOR, Shards, lines, sqlstate};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -222,5 +223,33 @@ async fn what_cannot_be_served_is_refused() {
     shards.clusters[1].primary().stop(StopMode::Immediate).await.unwrap();
     let said = shards.refused(&qualified).await;
     assert!(said.starts_with("pgsluice: app: the primary of shard b is not to be reached"), "{said}");
+    shards.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_verified_by_the_coordinator_too() {
+    const TABLE: &str = "[[tables]]\nname = \"t\"\nshard_key = \"id\"\n";
+    let (authority, other) = (Authority::new("authority"), Authority::new("other"));
+    let certificate = authority.sign("server", &["127.0.0.1"]).for_servers(Some(&authority));
+    let options = || ClusterOptions { certificate: Some(certificate.clone()), ..ClusterOptions::with_replicas(0) };
+    let mut shards = Shards::start_with([options(), options()].into_iter()).await;
+    shards.superuser(0, ON_THE_COORDINATOR).await;
+    shards.everywhere("CREATE TABLE t (id int)").await;
+
+    // Where both pgsluice and the coordinator's server may read it.
+    let file = shards.clusters[0].primary().data_dir().join("root.crt");
+    shards.lines = format!("sslmode = \"verify-full\"\nsslrootcert = \"{}\"\n", file.display());
+    shards.setup(TABLE).await;
+    let client = shards.coordinator().await;
+    assert_eq!(lines(&client, "SELECT count(*) FROM t").await, "0");
+    let sql = "SELECT s.ssl FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE a.application_name = 'pgsluice coordinator'";
+    let seen = shards.clusters[1].primary().sql(sql).await.unwrap();
+    assert!(!seen.is_empty() && seen.iter().all(|row| row[0].as_deref() == Some("t")), "{seen:?}");
+    // Read by pgsluice before, and by the coordinator's server when it connects.
+    std::fs::write(&file, &other.pem).unwrap();
+    let said = shards.refused(TABLE).await;
+    assert!(said.contains("is not to be reached"), "{said}");
+    let another = shards.coordinator().await;
+    assert_eq!(sqlstate(&another, "SELECT count(*) FROM t").await, "08001");
     shards.stop().await;
 }

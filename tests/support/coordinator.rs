@@ -23,6 +23,8 @@ pub const ON_THE_COORDINATOR: &str = "CREATE EXTENSION postgres_fdw; \
 /// Shards `a`, `b` …, each a cluster of its own, and a config for them.
 pub struct Shards {
     pub clusters: Vec<Cluster>,
+    /// Further lines of each of `[[shards]]`.
+    pub lines: String,
     folder: TempDir,
 }
 
@@ -36,10 +38,13 @@ pub struct Said {
 impl Shards {
     /// With so many replicas each. The servers log what they would log of DDL on a careful site.
     pub async fn start(replicas: &[usize]) -> Self {
-        let options = |replicas: &usize| ClusterOptions::with_replicas(*replicas).setting("log_statement", "ddl");
-        let started = replicas.iter().map(|replicas| Cluster::start(options(replicas)));
+        Self::start_with(replicas.iter().map(|replicas| ClusterOptions::with_replicas(*replicas))).await
+    }
+
+    pub async fn start_with(options: impl Iterator<Item = ClusterOptions>) -> Self {
+        let started = options.map(|options| Cluster::start(options.setting("log_statement", "ddl")));
         let clusters: Vec<Cluster> = futures_util::future::try_join_all(started).await.expect("the clusters start");
-        let shards = Self { clusters, folder: tempfile::tempdir().expect("a folder") };
+        let shards = Self { clusters, lines: String::new(), folder: tempfile::tempdir().expect("a folder") };
         for shard in 0..shards.clusters.len() {
             shards.superuser(shard, ON_EVERY_SHARD).await;
         }
@@ -59,7 +64,8 @@ impl Shards {
             let nodes = cluster.servers().iter().rev().map(|server| format!("\"{}\"", server.address()));
             let nodes = nodes.collect::<Vec<_>>().join(", ");
             let (name, password) = (Self::name(shard), &cluster.options().monitor.password);
-            text += &format!("[[shards]]\nname = \"{name}\"\nnodes = [{nodes}]\npassword = \"{password}\"\n");
+            text +=
+                &format!("[[shards]]\nname = \"{name}\"\nnodes = [{nodes}]\npassword = \"{password}\"\n{}", self.lines);
         }
         text
     }

@@ -248,8 +248,8 @@ impl Server {
     }
 
     async fn state(&self, wanted: &Wanted) -> Result<Found, CoordinatorError> {
-        let mut found = Found::default();
-        found.rights = self.json(state::RIGHTS, &[]).await?.into_iter().next().unwrap_or_default();
+        let rights = self.json(state::RIGHTS, &[]).await?.into_iter().next().unwrap_or_default();
+        let mut found = Found { rights, ..Found::default() };
         let names: Vec<&str> = wanted.servers.iter().map(|server| &*server.name).collect();
         for row in self.rows(&state::servers_sql(), &[&names]).await? {
             let read = || Ok((row.try_get(0)?, row.try_get(1)?, row.try_get::<_, Vec<String>>(2)?));
