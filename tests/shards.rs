@@ -38,7 +38,11 @@ const SCHEMA: [&str; 6] = [
 ];
 
 async fn stand() -> Shards {
-    let stand = Shards::start(3, TABLES).await;
+    stand_with("").await
+}
+
+async fn stand_with(sections: &str) -> Shards {
+    let stand = Shards::start(3, &format!("{TABLES}{sections}")).await;
     let client = stand.client().await;
     for statement in SCHEMA {
         client.batch_execute(statement).await.expect(statement);
@@ -292,5 +296,53 @@ async fn what_cannot_be_placed_is_refused() {
         assert_eq!(raw::sqlstates(&messages), Vec::<String>::new(), "{sql}: {messages:?}");
     }
     assert_eq!(stand.on_each("SELECT count(*) FROM logs").await, ["0", "1", "0"]);
+    stand.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_coordinator_reads_over_shards() {
+    let stand = stand_with("[coordinator]\nshard = \"a\"\n").await;
+    let mut client = stand.client().await;
+    let error = client.query("SELECT count(*) FROM accounts", &[]).await.unwrap_err();
+    assert_eq!(code(&error), "55000", "before the setup: {error:?}");
+    stand.coordinate().await;
+    for id in 0i64..40 {
+        let note = ["x", "Y", "é", "z"][usize::try_from(id % 4).unwrap()];
+        client.execute("INSERT INTO accounts VALUES ($1, $2::int, $3)", &[&id, &(id as i32 % 7), &note]).await.unwrap();
+        client.execute("INSERT INTO entries VALUES ($1, 1, 10)", &[&(id * 3 % 40)]).await.unwrap();
+    }
+    let count = "SELECT count(*), sum(balance)::int FROM accounts";
+    let row = client.query_one(count, &[]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i32>(1)), (40, (0..40).map(|id| id % 7).sum::<i32>()));
+    let joined = "SELECT a.id FROM accounts a JOIN entries e ON e.account = a.id + 1 WHERE a.balance > $1::int \
+                  ORDER BY a.note COLLATE \"C\", a.id LIMIT 3";
+    assert_eq!(client.query(joined, &[&2i32]).await.unwrap().len(), 3);
+    let windows = "SELECT id, rank() OVER (ORDER BY balance DESC, id) FROM accounts WHERE id = ANY ($1)";
+    assert_eq!(client.query(windows, &[&vec![1i64, 2, 3, 4, 5, 6]]).await.unwrap().len(), 6);
+    // Names mean the session's own tables again, on whichever connection.
+    for id in 0i64..10 {
+        let row = client.query_one("SELECT count(*) FROM accounts WHERE id = $1", &[&id]).await.unwrap();
+        assert_eq!(row.get::<_, i64>(0), 1);
+        assert_eq!(client.query_one("SHOW search_path", &[]).await.unwrap().get::<_, String>(0), "\"$user\", public");
+    }
+    // Its own write is seen, as soon as it is committed; and a transaction that has written is not shown half of it.
+    client.execute("UPDATE accounts SET balance = 1000 WHERE id = 11", &[]).await.unwrap();
+    let most = "SELECT max(balance)::int FROM accounts";
+    assert_eq!(client.query_one(most, &[]).await.unwrap().get::<_, i32>(0), 1000);
+    let transaction = client.transaction().await.unwrap();
+    assert_eq!(transaction.query_one(most, &[]).await.unwrap().get::<_, i32>(0), 1000);
+    let path: String = transaction.query_one("SHOW search_path", &[]).await.unwrap().get(0);
+    assert_eq!(path, "\"$user\", public");
+    transaction.execute("UPDATE accounts SET balance = 2000 WHERE id = 12", &[]).await.unwrap();
+    assert_eq!(code(&transaction.query_one(most, &[]).await.unwrap_err()), "0A000");
+    transaction.rollback().await.unwrap();
+    assert_eq!(client.query_one(most, &[]).await.unwrap().get::<_, i32>(0), 1000);
+    // A table of another shard, and one that is named with its schema.
+    client.execute("INSERT INTO logs VALUES (now(), 'line')", &[]).await.unwrap();
+    let logged = "SELECT count(*) FROM accounts, logs WHERE accounts.id < 5";
+    assert_eq!(client.query_one(logged, &[]).await.unwrap().get::<_, i64>(0), 5);
+    assert_eq!(code(&client.query_one("SELECT count(*) FROM public.accounts", &[]).await.unwrap_err()), "0A000");
+    let route = client.query_one("EXPLAIN ROUTE SELECT count(*) FROM accounts", &[]).await.unwrap();
+    assert_eq!((route.get::<_, &str>("shard"), route.get::<_, &str>("reason")), ("a", "coordinator"));
     stand.stop().await;
 }

@@ -18,7 +18,7 @@ use super::understand::Understood;
 use super::{Attached, Fault, Session};
 use crate::commit::{Cause, Outcome, RunError, TransactionId, Way, commit, way};
 use crate::route::{Demand, Reason};
-use crate::sql::{Analysis, Kind, Setting};
+use crate::sql::{Analysis, Kind, Setting, Statement};
 use crate::topology::Role;
 use crate::wire::ErrorReply;
 use crate::wire::backend::TransactionStatus;
@@ -47,6 +47,8 @@ pub(super) struct Across {
     controls_under_way: Vec<Box<[u8]>>,
     /// Something of that sort was said together with other things, and cannot be repeated alone.
     is_entangled: bool,
+    /// Something has run in the open transaction that may have written.
+    pub(super) has_written: bool,
     /// Transactions that are committed and not yet carried out, by shard.
     unsettled: HashMap<Arc<str>, TransactionId>,
 }
@@ -106,6 +108,7 @@ impl Session {
         if !self.is_sharded() || self.in_batch {
             return Ok(());
         }
+        self.leave_coordinator().await?;
         let said = std::mem::take(&mut self.across.controls_under_way);
         match self.status {
             TransactionStatus::Idle => self.leave_others().await,
@@ -141,8 +144,22 @@ impl Session {
                 self.part_with(other);
             }
         }
-        (self.across.controls, self.across.is_entangled) = (Vec::new(), false);
+        (self.across.controls, self.across.is_entangled, self.across.has_written) = (Vec::new(), false, false);
         self.bound.clear();
+    }
+
+    /// What runs next may write.
+    pub(super) fn note_writes(&mut self, understood: &Understood) {
+        let only_reads = |statement: &Statement| {
+            statement.primary.is_none() && matches!(statement.kind, Kind::Query | Kind::Begin(_) | Kind::Set(_))
+                || matches!(statement.kind, Kind::Savepoint { .. } | Kind::SetTransaction(_) | Kind::Begin(_) | Kind::Set(_))
+        };
+        self.across.has_written |= understood.runs > 0 && !understood.statements().all(only_reads);
+    }
+
+    /// Shards on which something that this session has committed may not be seen yet.
+    pub(super) fn unsettled_shards(&self) -> Vec<Arc<str>> {
+        self.across.unsettled.keys().cloned().collect()
     }
 
     /// What was said of the transaction is not said after all.
@@ -412,7 +429,6 @@ fn refused(cause: Cause, shard: &str) -> Committed {
             ErrorReply::error("08006", format!("the connection to shard \"{shard}\" was lost"))
                 .detail("The transaction was rolled back on all of its shards."),
         ),
-        Cause::AlreadyFailed => Committed::Lost(rolled_back()),
     }
 }
 

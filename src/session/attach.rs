@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::cancel::Cancelled;
 use super::exchange::{Exchange, Purpose, Sent};
 use super::relay::{HOLD_LIMIT, Outcome, Until};
+use super::coordinate::Views;
 use super::place::Place;
 use super::understand::Understood;
 use super::wish::Wish;
@@ -87,6 +88,7 @@ impl Session {
             proof: plan.proof,
             holding: false,
             hold_limit: HOLD_LIMIT,
+            views_over: None,
             is_timed_out: false,
             is_fresh,
             eof: false,
@@ -202,7 +204,7 @@ impl Session {
     pub(super) fn shard_for(&self, understood: &Understood) -> Result<Arc<str>, ErrorReply> {
         let topology = self.proxy.topology.load();
         let here = match &understood.place {
-            Place::One(shard) => Some(shard),
+            Place::One(shard) | Place::Together(Views { shard, .. }) => Some(shard),
             _ => self.server.as_ref().map(|server| &server.shard),
         };
         let first = || topology.shards.first().map(|shard| Arc::clone(&shard.name));

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::Attached;
-use crate::commit::{Answer, Participant, Refusal, RunError, ShardName};
+use crate::commit::{Participant, Refusal, RunError, ShardName};
 use crate::pool::note_parameter;
 use crate::wire::backend::tag;
 use crate::wire::frontend::put_query;
@@ -80,9 +80,8 @@ impl Participant for Part<'_> {
         &self.shard
     }
 
-    async fn run(&mut self, sql: &str) -> Result<Answer, RunError> {
-        let own = self.server.run_own(sql).await?;
-        Ok(if own.tag == b"ROLLBACK" { Answer::RolledBack } else { Answer::Done })
+    async fn run(&mut self, sql: &str) -> Result<(), RunError> {
+        self.server.run_own(sql).await.map(drop)
     }
 }
 

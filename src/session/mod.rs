@@ -16,6 +16,7 @@ mod bring;
 mod cancel;
 mod clients;
 mod conclude;
+mod coordinate;
 mod crowd;
 mod cut;
 mod encrypt;
@@ -192,6 +193,8 @@ struct Attached {
     holding: bool,
     /// How much of it is, in bytes.
     hold_limit: usize,
+    /// While names mean the coordinator's views there: the `search_path` without them.
+    views_over: Option<Box<str>>,
     /// What it has to say that it has replayed, before its answer counts.
     proof: Option<Position>,
     /// It was asked to cancel what took too long.

@@ -88,13 +88,16 @@ impl Session {
             let analysis = self.proxy.analyses.analyse(text);
             let place = self.place_of(&Parsed { analysis, text, types: b"" }, None);
             understood.place = place.unwrap_or(Place::Any);
+            if let Place::Together(_) = understood.place {
+                understood.demand = Demand::Primary(Reason::Coordinator);
+            }
         }
         match &understood.place {
             Place::Refused(reply) => Err(ErrorReply::clone(reply)),
             Place::Everywhere(_) => {
                 Ok(self.proxy.topology.load().shards.iter().map(|shard| Arc::clone(&shard.name)).collect())
             }
-            Place::Any | Place::One(_) => Ok(vec![self.shard_for(understood)?]),
+            Place::Any | Place::One(_) | Place::Together(_) => Ok(vec![self.shard_for(understood)?]),
         }
     }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::coordinate::Views;
 use super::{Fault, Session};
 use crate::route::places::{Distribution, Parameter, Places, Spread, Unplaced, Values, places};
 use crate::shard::Charset;
@@ -20,6 +21,8 @@ pub(super) enum Place {
     One(Arc<str>),
     /// Each of them is to have it, all or none.
     Everywhere(Spread),
+    /// A read of rows of several shards: the coordinator.
+    Together(Views),
     /// They need several, in a way that is not done.
     Refused(Box<ErrorReply>),
 }
@@ -44,6 +47,7 @@ impl Place {
             (other, Self::Any) => other,
             (Self::One(one), Self::One(other)) if one == other => Self::One(one),
             (Self::Everywhere(one), Self::Everywhere(other)) if one == other => Self::Everywhere(one),
+            (Self::Together(one), Self::Together(other)) => Self::Together(one.and(other)),
             (refused @ Self::Refused(_), _) | (_, refused @ Self::Refused(_)) => refused,
             (Self::One(one), Self::One(other)) => Self::Refused(Box::new(
                 ErrorReply::error("0A000", "one message of several statements cannot be for several shards")
@@ -106,7 +110,7 @@ impl Session {
                 Some(uses) => match places(uses, distribution, values) {
                     Ok(Places::Any) => self.place_by_functions(statement, catalog),
                     Ok(Places::One(shard)) => Place::One(shard),
-                    Ok(Places::Several { spread, why }) => several(statement, catalog, spread, &why),
+                    Ok(Places::Several { spread, why }) => self.several(statement, catalog, distribution, (spread, &why)),
                     Err(Unplaced::Undeclared(_)) if self.pins.contains(&crate::sql::Pin::Temporary) => Place::Any,
                     Err(unplaced) => Place::Refused(Box::new(unplaced_reply(&unplaced))),
                 },
@@ -131,6 +135,36 @@ impl Session {
         }
     }
 
+    fn several(
+        &self,
+        statement: &Statement,
+        catalog: &Catalog,
+        distribution: &Distribution,
+        (spread, why): (Spread, &str),
+    ) -> Place {
+        let varying = || statement.functions.iter().find(|name| catalog.varies(name));
+        let refused = match (spread, varying()) {
+            (Spread::Own, _) if statement.kind == Kind::Write => return Place::Everywhere(Spread::Own),
+            (Spread::Same, None) => return Place::Everywhere(Spread::Same),
+            (Spread::Same, Some(name)) => {
+                ErrorReply::error("0A000", format!("{name} would give each shard another value"))
+                    .detail("A reference table has the same rows on every shard.")
+                    .hint("Give the value itself, as a literal or a parameter.")
+            }
+            (Spread::Own | Spread::Mixed, _) => match self.views_for(statement, distribution) {
+                Ok(views) => match self.place_by_functions(statement, catalog) {
+                    Place::Any => return Place::Together(views),
+                    refused => return refused,
+                },
+                Err(reply) if reply.detail.is_none() => {
+                    reply.detail(format!("As far as pgsluice can tell, {why}."))
+                }
+                Err(reply) => reply,
+            },
+        };
+        Place::Refused(Box::new(refused))
+    }
+
     fn charset(&self) -> Charset {
         let reported = |name: &str| {
             self.reported.get(name).map_or(Cow::Borrowed(""), |value| String::from_utf8_lossy(value))
@@ -142,24 +176,6 @@ impl Session {
 /// What to do where pgsluice does not know.
 const BY_HAND: &str =
     "Name the shard: SET pgsluice.shard = 'name', or /* pgsluice: shard=name */ in front of the statement.";
-
-fn several(statement: &Statement, catalog: &Catalog, spread: Spread, why: &str) -> Place {
-    let varying = || statement.functions.iter().find(|name| catalog.varies(name));
-    match (spread, varying()) {
-        (Spread::Own, _) if statement.kind == Kind::Write => Place::Everywhere(Spread::Own),
-        (Spread::Same, None) => Place::Everywhere(Spread::Same),
-        (Spread::Same, Some(name)) => Place::Refused(Box::new(
-            ErrorReply::error("0A000", format!("{name} would give each shard another value"))
-                .detail("A reference table has the same rows on every shard.")
-                .hint("Give the value itself, as a literal or a parameter."),
-        )),
-        _ => Place::Refused(Box::new(
-            ErrorReply::error("0A000", "this statement needs rows of several shards together")
-                .detail(format!("As far as pgsluice can tell, {why}."))
-                .hint("Give the shard key's value, such as WHERE key = …, for each table that has one."),
-        )),
-    }
-}
 
 fn unknown(why: &str) -> Place {
     Place::Refused(Box::new(

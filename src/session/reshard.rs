@@ -15,6 +15,9 @@ use crate::wire::backend::TransactionStatus;
 /// How often it is looked whether a database's tables have been read.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How long that is waited for.
+const READ_LIMIT: Duration = Duration::from_secs(30);
+
 /// What is to be done with the messages.
 pub(super) enum Way {
     /// They are served on the connection that the session has, or gets.
@@ -26,14 +29,13 @@ pub(super) enum Way {
 impl Session {
     /// Where a database's rows are is read when it is first asked for: those who ask first wait.
     pub(super) async fn await_distribution(&self) {
-        let limit = self.proxy.config.load().pool.checkout_timeout;
         let read = async {
             while self.proxy.catalogs().distribution(&self.identity.database).is_none() {
                 tokio::time::sleep(LOOK).await;
             }
         };
         // Without it they are told what to do; likewise those who give up waiting.
-        let _ = self.registration.unless_cancelled(tokio::time::timeout(limit, read)).await;
+        let _ = self.registration.unless_cancelled(tokio::time::timeout(READ_LIMIT, read)).await;
     }
 
     /// Goes to the shard that the messages are for.
@@ -43,6 +45,7 @@ impl Session {
             // Whatever comes, the server that has failed says so.
             return Ok(Way::Here);
         }
+        self.note_writes(understood);
         if self.status == TransactionStatus::Transaction && !self.across.others.is_empty() && !self.in_batch {
             if is_lone_commit(understood) {
                 return self.commit_here(work).await;
@@ -55,6 +58,16 @@ impl Session {
             Place::Any => return Ok(Way::Here),
             Place::One(shard) => shard,
             Place::Refused(reply) => return self.misplaced(work, *reply).await,
+            Place::Together(_) if self.in_batch => return self.misplaced(work, in_a_pipeline()).await,
+            Place::Together(views) => {
+                return match self.go_to_coordinator(&views, understood).await? {
+                    Ok(()) => Ok(Way::Here),
+                    Err(reply) => {
+                        self.release_if_free().await;
+                        self.misplaced(work, reply).await
+                    }
+                };
+            }
             Place::Everywhere(_) if self.in_batch => return self.misplaced(work, in_a_pipeline()).await,
             Place::Everywhere(spread) => {
                 self.serve_everywhere(work, understood, spread).await?;

@@ -2,6 +2,7 @@
 
 use pgsluice::cli::shards::{Account, Site, init};
 use pgsluice::config::{Config, Secret};
+use pgsluice::gather::coordinator::setup;
 use pgsluice::demo::{Cluster, ClusterOptions, Server, sharded_config};
 
 use super::raw;
@@ -14,6 +15,7 @@ pub const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 pub struct Shards {
     pub clusters: Vec<Cluster>,
     pub proxy: ProxyProcess,
+    config: Config,
 }
 
 impl Shards {
@@ -38,7 +40,8 @@ impl Shards {
         std::fs::write(&path, &text).expect("the config is written");
         let (user, password) = (options.superuser.user.clone(), options.superuser.password.clone());
         let account = Some(Account { user, password: Some(Secret::new(password)) });
-        let site = Site { config: Config::load(&path).expect("a valid config"), account };
+        let config = Config::load(&path).expect("a valid config");
+        let site = Site { config: config.clone(), account };
         init(&site, &options.database).await.expect("the shards are prepared");
         let proxy = ProxyProcess::start_with_config(&text).await;
         for cluster in &clusters {
@@ -48,7 +51,26 @@ impl Shards {
                 proxy.wait_admitted(&replica.address()).await;
             }
         }
-        Self { clusters, proxy }
+        Self { clusters, proxy, config }
+    }
+
+    /// Makes the coordinator's schema for the tables that there are now.
+    pub async fn coordinate(&self) {
+        let options = self.options();
+        let (monitor, database) = (&options.monitor.user, &options.database);
+        for cluster in &self.clusters {
+            let grant = format!("GRANT pg_read_all_data TO {monitor}");
+            cluster.primary().sql(&grant).await.expect("granted");
+        }
+        let account = &options.superuser;
+        let url =
+            format!("postgresql://{}:{}@{}/{database}", account.user, account.password, self.primary(0).address());
+        let prepare = format!(
+            "CREATE EXTENSION IF NOT EXISTS postgres_fdw; GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO {monitor}; \
+             GRANT CREATE ON DATABASE {database} TO {monitor}"
+        );
+        connect(&url).await.batch_execute(&prepare).await.expect("prepared");
+        setup(&self.config, database).await.expect("the coordinator is set up");
     }
 
     fn options(&self) -> &ClusterOptions {

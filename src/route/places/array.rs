@@ -66,6 +66,15 @@ fn take_i32(bytes: &mut &[u8]) -> Option<i32> {
     Some(i32::from_be_bytes(*number))
 }
 
+/// The texts of an array in text format, NULLs left out.
+pub fn texts(bytes: &[u8]) -> Option<Vec<String>> {
+    let texts = text(bytes)?.into_iter().filter_map(|element| match element {
+        Element::Text(text) => Some(text),
+        Element::Null | Element::Binary { .. } => None,
+    });
+    Some(texts.collect())
+}
+
 /// Of `{1,2,NULL,"a b"}`; `None` for several dimensions, and for bounds in front.
 pub(super) fn text(bytes: &[u8]) -> Option<Vec<Element<'static>>> {
     let inner = std::str::from_utf8(bytes).ok()?.trim().strip_prefix('{')?.strip_suffix('}')?;

@@ -13,6 +13,7 @@ mod value;
 mod tests;
 
 pub use distribution::{Column, Distribution, KeyPart, Placement, Table};
+pub use array::texts as text_array;
 pub use value::{Parameter, Values};
 
 use std::borrow::Cow;
