@@ -55,7 +55,9 @@ async fn stand_with(sections: &str) -> Shards {
 /// The proxy reads a new table's columns a moment after it was made.
 async fn eventually_placed(client: &tokio_postgres::Client) {
     let start = std::time::Instant::now();
-    while let Err(error) = client.batch_execute("DELETE FROM things WHERE id = '00000000-0000-0000-0000-000000000000'").await {
+    while let Err(error) =
+        client.batch_execute("DELETE FROM things WHERE id = '00000000-0000-0000-0000-000000000000'").await
+    {
         assert!(start.elapsed() < support::DEADLINE, "{error:?}");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
@@ -208,7 +210,10 @@ async fn reference_tables_are_the_same_everywhere() {
     let stand = stand().await;
     let client = stand.client().await;
     let all = "SELECT string_agg(code || title, ',' ORDER BY code) FROM currencies";
-    assert_eq!(client.execute("INSERT INTO currencies VALUES ('EUR', 'Euro'), ('USD', $1)", &[&"Dollar"]).await.unwrap(), 2);
+    assert_eq!(
+        client.execute("INSERT INTO currencies VALUES ('EUR', 'Euro'), ('USD', $1)", &[&"Dollar"]).await.unwrap(),
+        2
+    );
     assert_eq!(stand.on_each(all).await, ["EUREuro,USDDollar"; 3]);
     client.batch_execute("UPDATE currencies SET title = upper(title) WHERE code = 'EUR'").await.unwrap();
     assert_eq!(stand.on_each(all).await, ["EUREURO,USDDollar"; 3]);

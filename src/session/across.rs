@@ -76,7 +76,8 @@ impl Control {
         let is_control = |kind: &Kind| {
             matches!(
                 kind,
-                Kind::Savepoint { .. } | Kind::Set(Setting::Session { .. } | Setting::Local { .. } | Setting::Reset { .. })
+                Kind::Savepoint { .. }
+                    | Kind::Set(Setting::Session { .. } | Setting::Local { .. } | Setting::Reset { .. })
             )
         };
         let count = analysis.statements.iter().filter(|statement| is_control(&statement.kind)).count();
@@ -152,7 +153,10 @@ impl Session {
     pub(super) fn note_writes(&mut self, understood: &Understood) {
         let only_reads = |statement: &Statement| {
             statement.primary.is_none() && matches!(statement.kind, Kind::Query | Kind::Begin(_) | Kind::Set(_))
-                || matches!(statement.kind, Kind::Savepoint { .. } | Kind::SetTransaction(_) | Kind::Begin(_) | Kind::Set(_))
+                || matches!(
+                    statement.kind,
+                    Kind::Savepoint { .. } | Kind::SetTransaction(_) | Kind::Begin(_) | Kind::Set(_)
+                )
         };
         self.across.has_written |= understood.runs > 0 && !understood.statements().all(only_reads);
     }
@@ -210,15 +214,15 @@ impl Session {
     }
 
     fn may_join(&self) -> Result<(), ErrorReply> {
-        let refused = |detail: String| {
-            ErrorReply::error("0A000", "the transaction cannot go on on another shard").detail(detail)
-        };
+        let refused =
+            |detail: String| ErrorReply::error("0A000", "the transaction cannot go on on another shard").detail(detail);
         if let Some(pin) = self.pins.first().filter(|_| self.status_before != TransactionStatus::Idle) {
             return Err(refused(format!("This session is pinned to one server by {}.", pin.name())));
         }
         if self.across.is_entangled {
             return Err(refused(
-                "Savepoints or settings of it came together with other statements, and cannot be repeated there.".into(),
+                "Savepoints or settings of it came together with other statements, and cannot be repeated there."
+                    .into(),
             )
             .hint("Send SAVEPOINT, SET and the like in messages of their own."));
         }
@@ -376,9 +380,11 @@ impl Session {
                 self.across.unsettled.remove(shard);
                 Ok(())
             }
-            Ok(Err(_)) => Err(ErrorReply::error("57P03", format!("shard \"{shard}\" has not carried out a commit yet"))
-                .detail("What this session has committed is decided, but not visible there.")
-                .hint("It will be, without anybody's doing, as soon as the shard answers. Try again.")),
+            Ok(Err(_)) => {
+                Err(ErrorReply::error("57P03", format!("shard \"{shard}\" has not carried out a commit yet"))
+                    .detail("What this session has committed is decided, but not visible there.")
+                    .hint("It will be, without anybody's doing, as soon as the shard answers. Try again."))
+            }
             Err(cancelled) => Err(super::attach::cancelled(cancelled)),
         }
     }
@@ -387,9 +393,7 @@ impl Session {
 type Ended = Result<(), Committed>;
 
 /// Those that have only read, with how they have ended, and those that have written.
-async fn split(
-    mut parts: Vec<Attached>,
-) -> Result<(Vec<(Attached, Ended)>, Vec<Attached>), (Vec<Attached>, RunError)> {
+async fn split(mut parts: Vec<Attached>) -> Result<(Vec<(Attached, Ended)>, Vec<Attached>), (Vec<Attached>, RunError)> {
     let asked = join_all(parts.iter_mut().map(|part| async {
         let own = part.run_own(if part.role == Role::Replica { "SELECT false" } else { HAS_WRITTEN }).await?;
         Ok(own.rows.first().and_then(|row| first_text(row)) == Some("t"))

@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::cancel::Cancelled;
-use super::exchange::{Exchange, Purpose, Sent};
-use super::relay::{HOLD_LIMIT, Outcome, Until};
 use super::coordinate::Views;
+use super::exchange::{Exchange, Purpose, Sent};
 use super::place::Place;
+use super::relay::{HOLD_LIMIT, Outcome, Until};
 use super::understand::Understood;
 use super::wish::Wish;
 use super::{Attached, Audience, Fault, Parked, Session};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::attach::as_told;
 use super::exchange::{Purpose, Sent};
-use super::relay::{Outcome, Until};
 use super::place::Place;
+use super::relay::{Outcome, Until};
 use super::understand::Understood;
 use super::{Audience, Fault, Session};
 use crate::pool::{Change, SettingValue, Settings};

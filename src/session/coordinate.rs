@@ -91,9 +91,8 @@ impl Session {
         let is_local = self.status != TransactionStatus::Idle;
         let Some(server) = &mut self.server else { return Err(Fault::ServerLost(None)) };
         server.reason = Reason::Coordinator;
-        let path = format!(
-            "pg_catalog.concat_ws(', ', '{VIEWS}', NULLIF(pg_catalog.current_setting('search_path'), ''))"
-        );
+        let path =
+            format!("pg_catalog.concat_ws(', ', '{VIEWS}', NULLIF(pg_catalog.current_setting('search_path'), ''))");
         let sql = format!(
             "{READY}; SELECT pg_catalog.current_setting('search_path'); \
              SELECT pg_catalog.set_config('search_path', {path}, {is_local})"
@@ -120,16 +119,23 @@ impl Session {
         let Some(mark) = first_text(row) else { return false };
         let names = row.get(6 + mark.len()..).and_then(|rest| rest.get(4..)).unwrap_or_default();
         let names = crate::route::places::text_array(names).unwrap_or_default();
-        mark == ready_mark(&self.proxy.config.load()) && views.tables.iter().all(|table| names.iter().any(|name| **name == **table))
+        mark == ready_mark(&self.proxy.config.load())
+            && views.tables.iter().all(|table| names.iter().any(|name| **name == **table))
     }
 
     /// A connection to the shard, or the one that is pinned there.
-    async fn reach_shard(&mut self, shard: &Arc<str>, understood: &Understood) -> Result<Result<(), ErrorReply>, Fault> {
+    async fn reach_shard(
+        &mut self,
+        shard: &Arc<str>,
+        understood: &Understood,
+    ) -> Result<Result<(), ErrorReply>, Fault> {
         if let Some(server) = &self.server {
             if server.shard == *shard {
                 return Ok(Ok(()));
             }
-            return Ok(Err(together().detail("This session is pinned to a server of another shard than the coordinator's.")));
+            return Ok(Err(
+                together().detail("This session is pinned to a server of another shard than the coordinator's.")
+            ));
         }
         let place = super::place::Place::One(Arc::clone(shard));
         let there = Understood { place, ..Understood::nothing(understood.demand) };

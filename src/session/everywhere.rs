@@ -175,7 +175,9 @@ impl Session {
         let Some(held) = self.take_held() else {
             return Err(Fault::Fatal(
                 ErrorReply::fatal("54000", "the answer of a statement for every shard is too long")
-                    .detail(format!("At most {MAX_HELD} bytes are kept until all shards have committed. They have not."))
+                    .detail(format!(
+                        "At most {MAX_HELD} bytes are kept until all shards have committed. They have not."
+                    ))
                     .hint("Leave RETURNING out, or send it in a transaction block."),
             ));
         };
@@ -261,7 +263,10 @@ fn object(work: &Work, understood: &Understood, spread: Spread) -> Option<ErrorR
         )
     };
     if statements.any(|statement| controls(&statement.kind)) {
-        return refused("It came in one message with BEGIN, COMMIT or the like.", "Send these in messages of their own.");
+        return refused(
+            "It came in one message with BEGIN, COMMIT or the like.",
+            "Send these in messages of their own.",
+        );
     }
     if spread == Spread::Own && understood.runs > 1 {
         return refused("It came together with others, and each one's rows have to be counted.", "Send it alone.");

@@ -110,15 +110,15 @@ impl Session {
                 Some(uses) => match places(uses, distribution, values) {
                     Ok(Places::Any) => self.place_by_functions(statement, catalog),
                     Ok(Places::One(shard)) => Place::One(shard),
-                    Ok(Places::Several { spread, why }) => self.several(statement, catalog, distribution, (spread, &why)),
+                    Ok(Places::Several { spread, why }) => {
+                        self.several(statement, catalog, distribution, (spread, &why))
+                    }
                     Err(Unplaced::Undeclared(_)) if self.pins.contains(&crate::sql::Pin::Temporary) => Place::Any,
                     Err(unplaced) => Place::Refused(Box::new(unplaced_reply(&unplaced))),
                 },
                 None => unknown("which tables it is about cannot be read from its text"),
             },
-            Kind::Utility | Kind::Execute { .. } | Kind::TwoPhase => {
-                unknown("what it is about is not in its text")
-            }
+            Kind::Utility | Kind::Execute { .. } | Kind::TwoPhase => unknown("what it is about is not in its text"),
             _ => Place::Any,
         }
     }
@@ -156,9 +156,7 @@ impl Session {
                     Place::Any => return Place::Together(views),
                     refused => return refused,
                 },
-                Err(reply) if reply.detail.is_none() => {
-                    reply.detail(format!("As far as pgsluice can tell, {why}."))
-                }
+                Err(reply) if reply.detail.is_none() => reply.detail(format!("As far as pgsluice can tell, {why}.")),
                 Err(reply) => reply,
             },
         };
@@ -166,9 +164,8 @@ impl Session {
     }
 
     fn charset(&self) -> Charset {
-        let reported = |name: &str| {
-            self.reported.get(name).map_or(Cow::Borrowed(""), |value| String::from_utf8_lossy(value))
-        };
+        let reported =
+            |name: &str| self.reported.get(name).map_or(Cow::Borrowed(""), |value| String::from_utf8_lossy(value));
         Charset::of(&reported("client_encoding"), &reported("server_encoding"))
     }
 }
@@ -189,7 +186,9 @@ fn unplaced_reply(unplaced: &Unplaced) -> ErrorReply {
     let (sqlstate, hint) = match unplaced {
         Unplaced::Undeclared(name) => (
             "0A000",
-            format!("Declare it in pgsluice's config: [[tables]] name = \"{name}\", with shard_key, reference or shard."),
+            format!(
+                "Declare it in pgsluice's config: [[tables]] name = \"{name}\", with shard_key, reference or shard."
+            ),
         ),
         Unplaced::Unfit { .. } => ("0A000", "Compare [[tables]] in pgsluice's config with the table.".to_owned()),
         Unplaced::NoMap => ("55000", "Run pgsluice shards init --database with its name.".to_owned()),

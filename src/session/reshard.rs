@@ -120,7 +120,8 @@ impl Session {
                 {
                     return Ok(Way::Here);
                 }
-                let reply = ErrorReply::fatal("08006", "the transaction was committed, and then the connection was lost");
+                let reply =
+                    ErrorReply::fatal("08006", "the transaction was committed, and then the connection was lost");
                 return Err(Fault::Fatal(reply.detail("It is committed on all of its shards.")));
             }
             Committed::Refused(body) => {

@@ -223,7 +223,12 @@ impl Session {
 
     /// Sends the messages and relays the answers, as far as the client waits for them.
     /// They are answered up to `until`, at the most.
-    pub(super) async fn execute(&mut self, work: &Work, understood: &Understood, until: Until) -> Result<Outcome, Fault> {
+    pub(super) async fn execute(
+        &mut self,
+        work: &Work,
+        understood: &Understood,
+        until: Until,
+    ) -> Result<Outcome, Fault> {
         let statements = understood.analyses.iter().flat_map(|analysis| &analysis.statements);
         statements.flat_map(|statement| &statement.databases).for_each(|database| self.proxy.vacate(database));
         self.start_clock(if understood.is_commit() { 0 } else { understood.runs.max(1) });

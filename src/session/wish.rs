@@ -111,7 +111,9 @@ impl Session {
             let primary = topology.shards.iter().find(|shard| shard.name == token.shard.as_ref().into());
             let layout = primary.and_then(|shard| shard.primary()?.position_at(token.position.lsn));
             let shard = Arc::from(&*token.shard);
-            self.horizons.of(&shard).must_see(Position { lsn: layout.map_or(token.position.lsn, |at| at.lsn), ..token.position });
+            self.horizons
+                .of(&shard)
+                .must_see(Position { lsn: layout.map_or(token.position.lsn, |at| at.lsn), ..token.position });
         }
     }
 
@@ -147,9 +149,9 @@ impl Session {
                 ErrorReply::error("22023", format!("\"{}\" cannot be set for one statement", hint.key))
                     .hint(format!("SET {PREFIX}{} in the session.", hint.key)),
             ),
-            (_, Ok(Value::Shard(shard))) if is_no_shard(&shard, &config) => Some(
-                no_such_shard(&shard, &config).detail("It stands in the comment in front of the statement."),
-            ),
+            (_, Ok(Value::Shard(shard))) if is_no_shard(&shard, &config) => {
+                Some(no_such_shard(&shard, &config).detail("It stands in the comment in front of the statement."))
+            }
             (key, Ok(_)) => not_allowed(key, &config),
         })
     }

@@ -540,8 +540,16 @@ mod tests {
             ("abc d", "abc d"),
             ("abc\t", "abc\t"),
         ] {
-            assert_eq!(short.from_text(0, text.as_bytes(), Charset::Utf8), Ok(KeyValue::Text(stored.into())), "{text:?}");
-            assert_eq!(short.from_binary(TEXT, text.as_bytes(), Charset::Utf8), Ok(KeyValue::Text(stored.into())), "{text:?}");
+            assert_eq!(
+                short.from_text(0, text.as_bytes(), Charset::Utf8),
+                Ok(KeyValue::Text(stored.into())),
+                "{text:?}"
+            );
+            assert_eq!(
+                short.from_binary(TEXT, text.as_bytes(), Charset::Utf8),
+                Ok(KeyValue::Text(stored.into())),
+                "{text:?}"
+            );
         }
 
         let tenths = KeyColumn::new(TIMESTAMPTZ, 1).unwrap();

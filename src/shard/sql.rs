@@ -13,7 +13,8 @@ pub const NEWEST_MAP: &str = "SELECT version, hash_version, shards, weights, own
 pub const PINS: &str = "SELECT digest, shard, label FROM pgsluice.pinned_key WHERE version = $1";
 
 /// The same without the labels, which are the owner's alone: for whoever places rows.
-pub const UNLABELLED_PINS: &str = "SELECT digest, shard, NULL::text AS label FROM pgsluice.pinned_key WHERE version = $1";
+pub const UNLABELLED_PINS: &str =
+    "SELECT digest, shard, NULL::text AS label FROM pgsluice.pinned_key WHERE version = $1";
 
 /// Stores a map, its columns as in [`NEWEST_MAP`]. Fails with 23505 where somebody else has made that version.
 pub const STORE_MAP: &str = "INSERT INTO pgsluice.bucket_map (version, hash_version, shards, weights, owners) \

@@ -129,9 +129,17 @@ pub(super) fn tells_the_time_or_place(name: &str) -> bool {
 pub(super) fn runs_a_text(name: &str) -> bool {
     matches!(
         name,
-        "query_to_xml" | "query_to_xmlschema" | "query_to_xml_and_xmlschema" | "ts_stat" | "ts_rewrite"
-            | "table_to_xml" | "table_to_xml_and_xmlschema" | "schema_to_xml" | "schema_to_xml_and_xmlschema"
-            | "database_to_xml" | "database_to_xml_and_xmlschema"
+        "query_to_xml"
+            | "query_to_xmlschema"
+            | "query_to_xml_and_xmlschema"
+            | "ts_stat"
+            | "ts_rewrite"
+            | "table_to_xml"
+            | "table_to_xml_and_xmlschema"
+            | "schema_to_xml"
+            | "schema_to_xml_and_xmlschema"
+            | "database_to_xml"
+            | "database_to_xml_and_xmlschema"
     )
 }
 

@@ -104,7 +104,9 @@ impl Visitor for Relater {
             }
             Tree::Delete(delete) => {
                 let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
-                from.iter().for_each(|tables| drop(self.target(tables)));
+                for tables in from {
+                    self.target(tables);
+                }
                 delete.using.iter().flatten().for_each(|tables| drop(self.tables_of(tables)));
                 self.conditions(delete.selection.as_ref());
             }

@@ -59,6 +59,9 @@ impl<'a> Parse<'a> {
     }
 }
 
+/// Of one parameter: whether it is in binary format, and its value, `None` for NULL.
+pub type BoundValue<'a> = (bool, Option<&'a [u8]>);
+
 /// The start of a `Bind`; the parameters follow and are not looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bind<'a> {
@@ -81,8 +84,8 @@ impl<'a> Bind<'a> {
         view().ok_or(Malformed("Bind"))
     }
 
-    /// The parameters: whether in binary format, and the value, `None` for NULL.
-    pub fn parameters(&self) -> Result<Vec<(bool, Option<&'a [u8]>)>, Malformed> {
+    /// The parameters.
+    pub fn parameters(&self) -> Result<Vec<BoundValue<'a>>, Malformed> {
         let mut rest = self.rest;
         let mut all = || {
             let count = take_u16(&mut rest)?;

@@ -2,8 +2,8 @@
 
 use pgsluice::cli::shards::{Account, Site, init};
 use pgsluice::config::{Config, Secret};
-use pgsluice::gather::coordinator::setup;
 use pgsluice::demo::{Cluster, ClusterOptions, Server, sharded_config};
+use pgsluice::gather::coordinator::setup;
 
 use super::raw;
 use super::{ProxyProcess, connect};
@@ -26,8 +26,7 @@ impl Shards {
 
     pub async fn start_with(count: usize, options: ClusterOptions, sections: &str) -> Self {
         let starts = (0..count).map(|_| Cluster::start(options.clone()));
-        let clusters: Vec<Cluster> =
-            futures_util::future::try_join_all(starts).await.expect("the clusters start");
+        let clusters: Vec<Cluster> = futures_util::future::try_join_all(starts).await.expect("the clusters start");
         for cluster in &clusters {
             let (app, monitor) = (&options.app.user, &options.monitor.user);
             // Recovery finishes what the application has prepared.

@@ -3,8 +3,8 @@
 use anyhow::{Context, bail};
 use tokio_postgres::Client;
 
-use super::reach::{Site, told};
 use super::Common;
+use super::reach::{Site, told};
 use crate::commit;
 use crate::monitor::distribution_rows::newest_map;
 use crate::shard::sql::{INSTALL, PINS, STORE_MAP, STORE_PINS};
@@ -60,7 +60,8 @@ pub async fn init(site: &Site, database: &str) -> anyhow::Result<Vec<String>> {
 }
 
 async fn install(site: &Site, shard: &str, client: &Client) -> anyhow::Result<()> {
-    let run = |sql: String| async move { client.batch_execute(&sql).await.map_err(|error| anyhow::anyhow!(told(&error))) };
+    let run =
+        |sql: String| async move { client.batch_execute(&sql).await.map_err(|error| anyhow::anyhow!(told(&error))) };
     run(format!("BEGIN;{INSTALL};{};COMMIT", commit::sql::INSTALL)).await?;
     let monitor = site.config.shards.iter().find(|configured| configured.name == shard).map(|shard| &shard.user);
     let Some(monitor) = monitor else { return Ok(()) };

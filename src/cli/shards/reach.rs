@@ -90,9 +90,10 @@ async fn is_primary(node: &Node, login: &Login) -> anyhow::Result<Option<Client>
     let config = login.driver_config(node, LIMIT);
     let connected = tokio::time::timeout(LIMIT, driver::connect(&config, &login.tls)).await;
     let (client, _) = connected.context("no answer in time")?.map_err(|error| anyhow::anyhow!(told(&error)))?;
-    let row = client.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await.map_err(|error| {
-        anyhow::anyhow!(told(&error))
-    })?;
+    let row = client
+        .query_one("SELECT pg_catalog.pg_is_in_recovery()", &[])
+        .await
+        .map_err(|error| anyhow::anyhow!(told(&error)))?;
     Ok((!row.get::<_, bool>(0)).then_some(client))
 }
 

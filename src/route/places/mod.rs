@@ -12,8 +12,8 @@ mod value;
 #[path = "tests.rs"]
 mod tests;
 
-pub use distribution::{Column, Distribution, KeyPart, Placement, Table};
 pub use array::texts as text_array;
+pub use distribution::{Column, Distribution, KeyPart, Placement, Table};
 pub use value::{Parameter, Values};
 
 use std::borrow::Cow;

@@ -87,7 +87,9 @@ impl<'s> Search<'s> {
             Some(cast) if TEXTS.contains(&oid) && (!is_binary || oid != 0) => {
                 read(column.from_text(type_of(Some(cast)), value, charset))
             }
-            Some(cast) if is_binary => read(column.from_binary(if oid == 0 { type_of(Some(cast)) } else { oid }, value, charset)),
+            Some(cast) if is_binary => {
+                read(column.from_binary(if oid == 0 { type_of(Some(cast)) } else { oid }, value, charset))
+            }
             Some(_) => read(column.from_text(oid, value, charset)),
             // The server takes the type from where the parameter stands first.
             None if is_binary && oid == 0 && names_parameter_twice(self.values.text, index) => {
