@@ -153,7 +153,8 @@ async fn what_cannot_be_served_is_refused() {
         assert!(said.contains(expected) && said.lines().count() == 1, "{change}: {said}");
         let said = shards.run(TABLE, &["check", "--json"]).await;
         let value: Value = serde_json::from_str(&said.out).expect("JSON");
-        assert!(said.code == 1 && value[0]["errors"][0].as_str().unwrap().contains(expected), "{value}");
+        assert!(value[0]["errors"][0].as_str().unwrap().contains(expected), "{value}");
+        assert_eq!((said.code, &*said.err), (1, ""));
         client.batch_execute(undo).await.unwrap();
     }
 
