@@ -110,7 +110,8 @@ pub fn run(task: &Task) -> anyhow::Result<ExitCode> {
                 mode != Mode::Check || report.steps.is_empty()
             }
             Err(error) => {
-                for line in error.to_string().lines() {
+                // In JSON it stands already.
+                for line in error.to_string().lines().filter(|_| !target.json) {
                     eprintln!("pgsluice: {database}: {line}");
                 }
                 false
