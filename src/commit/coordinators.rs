@@ -1,8 +1,8 @@
 //! Who of this process is committing over several shards just now, and what they have left for recovery.
 //!
-//! Recovery keeps its hands off what a living coordinator works on; and when one has left something, or has died itself (its
-//! future was dropped), recovery is woken and does not wait for its grace time. Nothing here is needed after
-//! a restart.
+//! Recovery keeps its hands off what a living coordinator works on; and when one has left something, or has died itself
+//! (its future was dropped), recovery is woken and does not wait for its grace time. Nothing here is needed after a
+//! restart.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};

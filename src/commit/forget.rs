@@ -1,10 +1,10 @@
 //! Deletes decisions that nobody will ask for any more.
 //!
-//! A *commit* is needed as long as something is prepared under it. Candidates are read first and then it is looked where
-//! something is prepared, never the other way round: whatever was decided was prepared before, so what is not prepared
-//! afterwards never will be. A *rollback* is needed as long as the late decider's transaction may still be
-//! open, which began before the rollback was claimed: so the transactions that were open then are noted, and when all of
-//! them are over it is deleted. Neither depends on clocks: the age is a margin for those who want to look.
+//! A *commit* is needed as long as something is prepared under it. Candidates are read first and then it is looked
+//! where something is prepared, never the other way round: whatever was decided was prepared before, so what is not
+//! prepared afterwards never will be. A *rollback* is needed as long as the late decider's transaction may still be
+//! open, which began before the rollback was claimed: so the transactions that were open then are noted, and when all
+//! of them are over it is deleted. Neither depends on clocks: the age is a margin for those who want to look.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -30,7 +30,8 @@ pub(super) struct Candidates {
     commits: Vec<(TransactionId, Vec<String>)>,
 }
 
-/// Before it is looked where something is prepared. Databases without decisions, and shards that do not answer, have none.
+/// Before it is looked where something is prepared. Databases without decisions, and shards that do not answer, have
+/// none.
 pub(super) async fn candidates<R: Reach>(
     reach: &R,
     databases: &BTreeSet<String>,

@@ -1,6 +1,6 @@
--- What pgsluice keeps of transactions over several shards: the decisions, on the shard that decides.
--- docs/sharding.md says how it is used. PostgreSQL 14 or later. Run it as one transaction (psql -1 -f); running it again
--- changes nothing.
+-- What pgsluice keeps of transactions over several shards: the decisions, on the shard that decides. docs/sharding.md
+-- says how it is used. PostgreSQL 14 or later. Run it as one transaction (psql -1 -f); running it again changes
+-- nothing.
 
 -- Two installations at once would trip over each other. Kept to the end of the transaction.
 SELECT pg_catalog.pg_advisory_xact_lock(7310592837465001);
@@ -17,19 +17,20 @@ CREATE TABLE IF NOT EXISTS pgsluice.decision (
     participants pg_catalog.text[] NOT NULL,
     decided_at pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     decided_by pg_catalog.text NOT NULL DEFAULT SESSION_USER,
-    -- Of a rollback: transactions that were open when it was in force already. One of them may be the late decider's, so
-    -- the row stays until all of them are over.
+    -- Of a rollback: transactions that were open when it was in force already. One of them may be the late decider's,
+    -- so the row stays until all of them are over.
     open_then pg_catalog.text[]
 );
 
--- Decides, as part of the caller's own transaction, that what is prepared under pgsluice.decision_id(secret) is committed;
--- in force when the caller's transaction commits. Who knows no secret decides nothing: gids, which everybody may read in
--- pg_prepared_xacts, hold the id only, and the id does not tell the secret.
+-- What a transaction is called whose secret this is. gids, which everybody may read in pg_prepared_xacts, hold the id
+-- only, and the id does not tell the secret.
 CREATE OR REPLACE FUNCTION pgsluice.decision_id(secret pg_catalog.uuid) RETURNS pg_catalog.uuid
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN pg_catalog.encode(pg_catalog.substring(pg_catalog.sha256(pg_catalog.uuid_send(secret)), 1, 16), 'hex')
         ::pg_catalog.uuid;
 
+-- Decides, as part of the caller's own transaction, that what is prepared under pgsluice.decision_id(secret) is
+-- committed; in force when the caller's transaction commits. Who knows no secret decides nothing.
 CREATE OR REPLACE FUNCTION pgsluice.decide(secret pg_catalog.uuid, shards pg_catalog.text[]) RETURNS pg_catalog.void
     LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$

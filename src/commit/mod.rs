@@ -1,8 +1,9 @@
 //! Transactions over several shards: all of them commit, or none does, whatever is killed in between.
 //!
-//! Two-phase commit in which the last agent decides. Of the shards that have written, all but one *prepare*; then the one
-//! that is left writes the decision into its own transaction and commits it. That COMMIT is the commit point: before it
-//! nothing is committed anywhere, after it everything is, if not carried out yet. Then what is prepared is committed.
+//! Two-phase commit in which the last agent decides. Of the shards that have written, all but one *prepare*; then the
+//! one that is left writes the decision into its own transaction and commits it. That COMMIT is the commit point:
+//! before it nothing is committed anywhere, after it everything is, if not carried out yet. Then what is prepared is
+//! committed.
 //!
 //! - [`commit`] does this with connections that somebody else has ([`Participant`]), and says what came of it
 //!   ([`Outcome`]).
@@ -11,8 +12,8 @@
 //!   absence of a decision that there will be none.
 //! - [`sql::INSTALL`] makes the table of decisions.
 //!
-//! Invariants: COMMIT PREPARED is never sent before the decision's COMMIT was acknowledged or read; ROLLBACK PREPARED never
-//! while that COMMIT may still succeed; a gid that is not ours is never touched. This room knows nothing of
+//! Invariants: COMMIT PREPARED is never sent before the decision's COMMIT was acknowledged or read; ROLLBACK PREPARED
+//! never while that COMMIT may still succeed; a gid that is not ours is never touched. This room knows nothing of
 //! clients, and keeps nothing that a restart would need: all of it is on the shards. `docs/sharding.md` says what an
 //! operator sees of it.
 

@@ -1,9 +1,9 @@
 //! Names: of a shard, of a transaction over several shards, and of what is prepared of it (the gid).
 //!
 //! A gid says all that recovery needs: `pgsluice:1:ID:DECIDER:ORDINAL`, that is the version of this form, the
-//! transaction, the shard where its decision is found, and which of the participants this is. At most 118 bytes of the 199 that PostgreSQL
-//! takes, of characters that need no quoting. The id is a hash of a secret that the coordinator alone knows: everybody
-//! may read gids in `pg_prepared_xacts`, and must not be able to decide by them.
+//! transaction, the shard where its decision is found, and which of the participants this is. At most 118 bytes of the
+//! 199 that PostgreSQL takes, of characters that need no quoting. The id is a hash of a secret that the coordinator
+//! alone knows: everybody may read gids in `pg_prepared_xacts`, and must not be able to decide by them.
 
 use std::fmt;
 use std::str::FromStr;

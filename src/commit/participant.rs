@@ -13,8 +13,8 @@ pub trait Participant: Send {
     /// The shard.
     fn shard(&self) -> &ShardName;
 
-    /// Sends one simple query, of one statement or several, and waits for `ReadyForQuery`. Rows are dropped, warnings are
-    /// the implementor's. The future may be dropped halfway; then the connection is of no more use.
+    /// Sends one simple query, of one statement or several, and waits for `ReadyForQuery`. Rows are dropped, warnings
+    /// are the implementor's. The future may be dropped halfway; then the connection is of no more use.
     ///
     /// # Errors
     /// [`RunError::Refused`] only where the connection is still there: an ERROR, and `ReadyForQuery` after it. A FATAL, a

@@ -95,13 +95,13 @@ fn is_over(result: &Result<(), RunError>) -> bool {
     }
 }
 
-/// Commits what `decider` and `others` have written, on all of them or on none. Each has a transaction open that has not
-/// failed, in the database of this name. Which one decides is the caller's choice; a server refuses to *prepare* a transaction
-/// that has used temporary tables, LISTEN or NOTIFY, a cursor WITH HOLD, or has exported a snapshot.
+/// Commits what `decider` and `others` have written, on all of them or on none. Each has a transaction open that has
+/// not failed, in the database of this name. Which one decides is the caller's choice; a server refuses to *prepare* a
+/// transaction that has used temporary tables, LISTEN or NOTIFY, a cursor WITH HOLD, or has exported a snapshot.
 ///
-/// Afterwards no transaction is open on any connection that is still of use ([`Participant::run`]). A shard may take as long to
-/// prepare, and the decider to commit, as it may to commit a transaction of its own; when the future is dropped halfway, the
-/// caller closes all of the connections, and recovery does the rest.
+/// Afterwards no transaction is open on any connection that is still of use ([`Participant::run`]). A shard may take as
+/// long to prepare, and the decider to commit, as it may to commit a transaction of its own; when the future is dropped
+/// halfway, the caller closes all of the connections, and recovery does the rest.
 pub async fn commit<P: Participant>(
     coordinators: &Coordinators,
     database: &str,
@@ -166,7 +166,8 @@ async fn carry_out<P: Participant>(mut work: Coordinator<'_>, others: &mut [P], 
     if unfinished.is_empty() { Outcome::Committed } else { Outcome::CommittedNotEverywhere { id: work.id, unfinished } }
 }
 
-/// Before the commit point, which then cannot be reached any more: nobody but this coordinator asks the decider to commit.
+/// Before the commit point, which then cannot be reached any more: nobody but this coordinator asks the decider to
+/// commit.
 async fn undo<P: Participant>(
     mut work: Coordinator<'_>,
     decider: &mut P,

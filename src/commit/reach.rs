@@ -20,8 +20,8 @@ pub trait Reach: Send + Sync {
     /// The databases in which decisions may lie, besides those that recovery hears of itself.
     fn databases(&self) -> Vec<String>;
 
-    /// Connects to a shard's primary, as the account that recovers: to this database, or, to see what is prepared on the
-    /// server, to any.
+    /// Connects to a shard's primary, as the account that recovers: to this database, or, to see what is prepared on
+    /// the server, to any.
     fn connect(
         &self,
         shard: &ShardName,

@@ -1,7 +1,7 @@
 //! Settles what coordinators have left, of this process, of another one, or of one that was killed.
 //!
-//! One task for a set of shards. It works at its start, when a coordinator of this process has left something, and every few
-//! seconds. All that it goes by is on the shards, so any number of processes can do this at the same time.
+//! One task for a set of shards. It works at its start, when a coordinator of this process has left something, and
+//! every few seconds. All that it goes by is on the shards, so any number of processes can do this at the same time.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! One round of recovery: what is prepared, what was decided on it, and then so be it.
 //!
-//! Each step goes to all shards at the same time, and each question has a limit: a shard that does not answer holds a round up
-//! by that, and leaves undone only what needs it. Everything here can be done by several processes at once: who comes second
-//! finds it done.
+//! Each step goes to all shards at the same time, and each question has a limit: a shard that does not answer holds a
+//! round up by that, and leaves undone only what needs it. Everything here can be done by several processes at once:
+//! who comes second finds it done.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error;

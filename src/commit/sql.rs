@@ -1,13 +1,13 @@
 //! The statements of the protocol and of recovery, as texts.
 //!
-//! Names of shards and ids consist of characters that need no quoting ([`super::name`]), and everything of PostgreSQL is
-//! named with its schema: what the session has set (`search_path`, `standard_conforming_strings`, `client_encoding`)
+//! Names of shards and ids consist of characters that need no quoting ([`super::name`]), and everything of PostgreSQL
+//! is named with its schema: what the session has set (`search_path`, `standard_conforming_strings`, `client_encoding`)
 //! changes nothing of their meaning.
 
 use super::name::{Gid, Secret, ShardName};
 
-/// Makes the table of decisions and the function that decides, in the schema `pgsluice`. Idempotent; several statements,
-/// for one simple query: a transaction. Needed in every database of every shard that takes part.
+/// Makes the table of decisions and the function that decides, in the schema `pgsluice`. Idempotent; several
+/// statements, for one simple query: a transaction. Needed in every database of every shard that takes part.
 pub const INSTALL: &str = include_str!("install.sql");
 
 /// What the account that recovers needs beyond [`INSTALL`] and `CONNECT`, unless it is a superuser: for each role whose
@@ -59,7 +59,8 @@ pub(super) const PREPARED: &str = "\
         extract(epoch FROM pg_catalog.clock_timestamp() - prepared)::pg_catalog.float8 AS age \
     FROM (SELECT 1) AS one LEFT JOIN pg_catalog.pg_prepared_xacts ON pg_catalog.starts_with(gid, $1)";
 
-/// Claims that `$1` is rolled back, where nothing was decided yet. Waits for a transaction that is deciding it just now.
+/// Claims that `$1` is rolled back, where nothing was decided yet. Waits for a transaction that is deciding it just
+/// now.
 pub(super) const CLAIM_ROLLBACK: &str = "\
     INSERT INTO pgsluice.decision (id, committed, participants) VALUES ($1::text::uuid, false, '{}') \
     ON CONFLICT (id) DO NOTHING";

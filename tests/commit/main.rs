@@ -9,5 +9,6 @@ mod privileges;
 mod race;
 mod refusal;
 mod stand;
+mod storm;
 #[path = "../support/mod.rs"]
 mod support;

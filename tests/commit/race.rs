@@ -30,7 +30,8 @@ async fn a_decision_and_a_claim_exclude_each_other() {
     shards.stop().await;
 }
 
-/// Recovery of another process claims the rollback when all is prepared and nothing decided: the coordinator is told so.
+/// Recovery of another process claims the rollback when all is prepared and nothing decided: the coordinator is told
+/// so.
 async fn late_decision(shards: &Shards, level: &str, id: i64) {
     let coordinators = Coordinators::default();
     let script = Script::new(DECISION, Moment::Before, Strike::Pause);
