@@ -254,6 +254,47 @@ async fn rows_of_all_shards_are_changed_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_rows_of_an_insert_go_each_to_its_shard() {
+    let stand = stand().await;
+    let mut client = stand.client().await;
+    let values: Vec<String> = (0..50).map(|id| format!("({id}, {id}, 'it''s, ({id})')")).collect();
+    let messages = client.simple_query(&format!("INSERT INTO accounts VALUES {}", values.join(", "))).await.unwrap();
+    assert!(matches!(messages[..], [tokio_postgres::SimpleQueryMessage::CommandComplete(50)]), "{messages:?}");
+    let notes: Vec<String> = (50..60).map(|id| format!("n{id}")).collect();
+    let ids: Vec<i64> = (50..60).collect();
+    let values: Vec<String> = (0..10).map(|row| format!("(${}, 1, ${})", 2 * row + 1, 2 * row + 2)).collect();
+    let sql =
+        format!("INSERT INTO accounts (id, balance, note) VALUES {} ON CONFLICT (id) DO NOTHING", values.join(","));
+    let statement = client.prepare(&sql).await.unwrap();
+    let parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
+        ids.iter().zip(&notes).flat_map(|(id, note)| [id as _, note as _]).collect();
+    assert_eq!(client.execute(&statement, &parameters).await.unwrap(), 10);
+    assert_eq!(client.execute(&statement, &parameters).await.unwrap(), 0, "all of them are there");
+    for id in 0i64..60 {
+        let row = client.query_one("SELECT note FROM accounts WHERE id = $1", &[&id]).await.unwrap();
+        assert_eq!(row.get::<_, String>(0), if id < 50 { format!("it's, ({id})") } else { format!("n{id}") });
+    }
+    // One row is refused: none is there.
+    let error = client.batch_execute("INSERT INTO accounts VALUES (100), (101), (102), (103), (7)").await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::UNIQUE_VIOLATION));
+    let error = client.batch_execute("INSERT INTO accounts VALUES (100, 1), (101, 'x'), (102, 2), (103, 3)").await;
+    let error = error.unwrap_err();
+    let error = error.as_db_error().unwrap();
+    assert_eq!(error.code(), &SqlState::INVALID_TEXT_REPRESENTATION);
+    assert_eq!(error.position(), Some(&tokio_postgres::error::ErrorPosition::Original(45)), "its place in the whole");
+    let transaction = client.transaction().await.unwrap();
+    assert_eq!(transaction.execute("INSERT INTO accounts VALUES (100), (101), (102), (103)", &[]).await.unwrap(), 4);
+    transaction.rollback().await.unwrap();
+    assert_eq!(stand.on_each("SELECT count(*) FROM accounts WHERE id >= 100").await, ["0", "0", "0"]);
+    let error =
+        client.query("INSERT INTO accounts VALUES (100), (101), (102), (103) RETURNING id", &[]).await.unwrap_err();
+    assert_eq!(code(&error), "0A000");
+    assert_eq!(stand.on_each("SELECT count(*) FROM accounts WHERE id >= 100").await, ["0", "0", "0"]);
+    assert_in_order(&stand).await;
+    stand.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_placed_is_refused() {
     let stand = stand().await;
     let mut client = stand.raw().await;

@@ -379,6 +379,7 @@ impl Session {
             in_batch: false,
             skipping: false,
             misplaced: None,
+            part: None,
             bound: Vec::new(),
             named_here: Vec::new(),
             portals: Vec::new(),

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use super::across::Committed;
 use super::exchange::Purpose;
 use super::relay::{Outcome, Until};
+use super::scatter::Scatter;
 use super::serve::Work;
 use super::understand::Understood;
 use super::{Fault, Session};
 use crate::pool::Settings;
-use crate::route::places::Spread;
 use crate::route::{Demand, Reason};
 use crate::sql::Kind;
 use crate::wire::ErrorReply;
@@ -39,12 +39,12 @@ impl Session {
         &mut self,
         work: &Work,
         understood: &Understood,
-        spread: Spread,
+        scatter: &Scatter,
     ) -> Result<(), Fault> {
         let is_alone = self.status == TransactionStatus::Idle;
-        let run = self.run_on_others(work, understood, spread).await?;
+        let run = self.run_on_others(work, understood, scatter).await?;
         let extra = match run {
-            Ok(changed) if spread == Spread::Own => changed,
+            Ok(changed) if scatter.adds_up() => changed,
             Ok(_) => 0,
             Err(why) => return self.fail(work, is_alone, why).await,
         };
@@ -61,29 +61,41 @@ impl Session {
         &mut self,
         work: &Work,
         understood: &Understood,
-        spread: Spread,
+        scatter: &Scatter,
     ) -> Result<Result<u64, Why>, Fault> {
-        let objection = object(work, understood, spread);
+        let objection = object(work, understood, scatter);
         let (Work::Messages { bytes, .. }, None) = (work, &objection) else {
             return Ok(Err(Why::Told(objection.unwrap_or_else(too_long))));
         };
-        let last = match self.shard_for(understood) {
-            Ok(shard) => shard,
-            Err(reply) => return Ok(Err(Why::Told(reply))),
-        };
         let topology = self.proxy.topology.load_full();
-        let others = topology.shards.iter().map(|shard| &shard.name).filter(|shard| **shard != last);
+        let shards = topology.shards.iter().map(|shard| &shard.name).filter(|shard| scatter.involves(shard));
+        let mut shards: Vec<&Arc<str>> = shards.collect();
+        // Where the session is, the answer is the client's.
+        let here = self.server.as_ref().map(|server| &server.shard);
+        if let Some(at) = shards.iter().position(|shard| Some(*shard) == here) {
+            shards.swap(0, at);
+        } else if !self.pins.is_empty() {
+            return Ok(Err(Why::Told(pinned_elsewhere())));
+        }
+        let Some((last, others)) = shards.split_first() else { return Ok(Err(Why::Told(unsplittable()))) };
         let mut changed: u64 = 0;
         for shard in others {
+            let Ok(part) = self.part_of(bytes, scatter, shard) else { return Ok(Err(Why::Told(unsplittable()))) };
             if let Err(reply) = self.go_on(shard).await? {
                 return Ok(Err(Why::Told(reply)));
             }
-            match self.run_unseen(bytes, spread).await? {
+            self.part = part;
+            match self.run_unseen(bytes, scatter).await? {
                 Ok(rows) => changed = changed.saturating_add(rows),
                 Err(why) => return Ok(Err(why)),
             }
         }
-        Ok(self.go_on(&last).await?.map(|()| changed).map_err(Why::Told))
+        let Ok(part) = self.part_of(bytes, scatter, last) else { return Ok(Err(Why::Told(unsplittable()))) };
+        if let Err(reply) = self.go_on(last).await? {
+            return Ok(Err(Why::Told(reply)));
+        }
+        self.part = part;
+        Ok(Ok(changed))
     }
 
     /// Goes to a shard with the transaction, which is begun where none is open.
@@ -109,7 +121,7 @@ impl Session {
     }
 
     /// Runs the messages where the client sees nothing of it.
-    async fn run_unseen(&mut self, messages: &[u8], spread: Spread) -> Result<Result<u64, Why>, Fault> {
+    async fn run_unseen(&mut self, messages: &[u8], scatter: &Scatter) -> Result<Result<u64, Why>, Fault> {
         if let Some(server) = &mut self.server {
             server.holding = true;
         }
@@ -129,7 +141,7 @@ impl Session {
         server.holding = false;
         let ran = server.exchange.take_elsewhere();
         match (outcome, self.tally.own_failure.take()) {
-            (Outcome::Done, None) if ran.has_returned && spread == Spread::Own => {
+            (Outcome::Done, None) if ran.has_returned && scatter.adds_up() => {
                 Ok(Err(Why::Told(rows_of_several_shards())))
             }
             (Outcome::Done, None) => Ok(Ok(ran.rows)),
@@ -247,7 +259,7 @@ impl Session {
     }
 }
 
-fn object(work: &Work, understood: &Understood, spread: Spread) -> Option<ErrorReply> {
+fn object(work: &Work, understood: &Understood, scatter: &Scatter) -> Option<ErrorReply> {
     if !matches!(work, Work::Messages { waits: true, .. }) {
         return Some(too_long());
     }
@@ -268,7 +280,7 @@ fn object(work: &Work, understood: &Understood, spread: Spread) -> Option<ErrorR
             "Send these in messages of their own.",
         );
     }
-    if spread == Spread::Own && understood.runs > 1 {
+    if scatter.adds_up() && understood.runs > 1 {
         return refused("It came together with others, and each one's rows have to be counted.", "Send it alone.");
     }
     None
@@ -277,6 +289,16 @@ fn object(work: &Work, understood: &Understood, spread: Spread) -> Option<ErrorR
 fn too_long() -> ErrorReply {
     ErrorReply::error("54000", "a statement for every shard is too long")
         .hint("Send it alone, or in parts: pgsluice has to hold all of it.")
+}
+
+fn pinned_elsewhere() -> ErrorReply {
+    ErrorReply::error("0A000", "this statement is for several shards, and this session is pinned to another one")
+        .hint("Use another connection, or end what pins this one: see SHOW CLIENTS in the database pgsluice.")
+}
+
+fn unsplittable() -> ErrorReply {
+    ErrorReply::error("0A000", "the rows of this INSERT are for several shards, and cannot be taken apart")
+        .hint("Send the rows of each shard in a statement of their own, in one transaction.")
 }
 
 fn rows_of_several_shards() -> ErrorReply {

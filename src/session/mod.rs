@@ -39,6 +39,7 @@ mod relay;
 mod relocate;
 mod replication;
 mod reshard;
+mod scatter;
 mod serve;
 mod shortage;
 mod throttle;
@@ -128,6 +129,8 @@ pub struct Session {
     misplaced: Option<ErrorReply>,
     /// Where the portals of the open transaction are for.
     bound: Vec<(Box<[u8]>, place::Place)>,
+    /// What stands for the text under way on this shard.
+    part: Option<scatter::Part>,
     /// Names that the messages under way have given to statements.
     named_here: Vec<Box<[u8]>>,
     /// Portals of the messages under way, and of the transaction.

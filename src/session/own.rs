@@ -94,8 +94,10 @@ impl Session {
         }
         match &understood.place {
             Place::Refused(reply) => Err(ErrorReply::clone(reply)),
-            Place::Everywhere(_) => {
-                Ok(self.proxy.topology.load().shards.iter().map(|shard| Arc::clone(&shard.name)).collect())
+            Place::Everywhere(scatter) => {
+                let topology = self.proxy.topology.load();
+                let all = topology.shards.iter().map(|shard| Arc::clone(&shard.name));
+                Ok(all.filter(|shard| scatter.involves(shard)).collect())
             }
             Place::Any | Place::One(_) | Place::Together(_) => Ok(vec![self.shard_for(understood)?]),
         }

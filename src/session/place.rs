@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::coordinate::Views;
+use super::scatter::Scatter;
 use super::{Fault, Session};
-use crate::route::places::{Distribution, Parameter, Places, Spread, Unplaced, Values, places};
+use crate::route::places::{Distribution, Parameter, Places, Spread, Unplaced, Values, places, places_of_rows};
 use crate::shard::Charset;
 use crate::sql::{Analysis, Catalog, Kind, Statement};
 use crate::wire::ErrorReply;
@@ -20,7 +21,7 @@ pub(super) enum Place {
     /// This shard.
     One(Arc<str>),
     /// Each of them is to have it, all or none.
-    Everywhere(Spread),
+    Everywhere(Scatter),
     /// A read of rows of several shards: the coordinator.
     Together(Views),
     /// They need several, in a way that is not done.
@@ -46,7 +47,7 @@ impl Place {
             (Self::Any, other) => other,
             (other, Self::Any) => other,
             (Self::One(one), Self::One(other)) if one == other => Self::One(one),
-            (Self::Everywhere(one), Self::Everywhere(other)) if one == other => Self::Everywhere(one),
+            (Self::Everywhere(Scatter::Same), Self::Everywhere(Scatter::Same)) => Self::Everywhere(Scatter::Same),
             (Self::Together(one), Self::Together(other)) => Self::Together(one.and(other)),
             (refused @ Self::Refused(_), _) | (_, refused @ Self::Refused(_)) => refused,
             (Self::One(one), Self::One(other)) => Self::Refused(Box::new(
@@ -56,7 +57,7 @@ impl Place {
             )),
             _ => Self::Refused(Box::new(
                 ErrorReply::error("0A000", "one message of several statements cannot be for several shards")
-                    .detail("One of its statements is for every shard, and another one is not.")
+                    .detail("One of its statements is for several shards by itself.")
                     .hint("Send them one by one, in a transaction where they belong together."),
             )),
         }
@@ -105,11 +106,17 @@ impl Session {
     ) -> Place {
         match &statement.kind {
             Kind::Ddl if statement.pin.is_some() => Place::Any,
-            Kind::Ddl => Place::Everywhere(Spread::Same),
+            Kind::Ddl => Place::Everywhere(Scatter::Same),
             Kind::Query | Kind::Write => match &statement.uses {
                 Some(uses) => match places(uses, distribution, values) {
                     Ok(Places::Any) => self.place_by_functions(statement, catalog),
                     Ok(Places::One(shard)) => Place::One(shard),
+                    Ok(Places::Several { spread: Spread::Rows, .. }) if statement.kind == Kind::Write => {
+                        match places_of_rows(uses, distribution, values) {
+                            Ok(rows) => Place::Everywhere(Scatter::Rows(rows.unwrap_or_default().into())),
+                            Err(unplaced) => Place::Refused(Box::new(unplaced_reply(&unplaced))),
+                        }
+                    }
                     Ok(Places::Several { spread, why }) => {
                         self.several(statement, catalog, distribution, (spread, &why))
                     }
@@ -144,14 +151,14 @@ impl Session {
     ) -> Place {
         let varying = || statement.functions.iter().find(|name| catalog.varies(name));
         let refused = match (spread, varying()) {
-            (Spread::Own, _) if statement.kind == Kind::Write => return Place::Everywhere(Spread::Own),
-            (Spread::Same, None) => return Place::Everywhere(Spread::Same),
+            (Spread::Own, _) if statement.kind == Kind::Write => return Place::Everywhere(Scatter::Own),
+            (Spread::Same, None) => return Place::Everywhere(Scatter::Same),
             (Spread::Same, Some(name)) => {
                 ErrorReply::error("0A000", format!("{name} would give each shard another value"))
                     .detail("A reference table has the same rows on every shard.")
                     .hint("Give the value itself, as a literal or a parameter.")
             }
-            (Spread::Own | Spread::Mixed, _) => match self.views_for(statement, distribution) {
+            (Spread::Own | Spread::Rows | Spread::Mixed, _) => match self.views_for(statement, distribution) {
                 Ok(views) => match self.place_by_functions(statement, catalog) {
                     Place::Any => return Place::Together(views),
                     refused => return refused,

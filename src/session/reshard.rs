@@ -69,8 +69,8 @@ impl Session {
                 };
             }
             Place::Everywhere(_) if self.in_batch => return self.misplaced(work, in_a_pipeline()).await,
-            Place::Everywhere(spread) => {
-                self.serve_everywhere(work, understood, spread).await?;
+            Place::Everywhere(scatter) => {
+                self.serve_everywhere(work, understood, &scatter).await?;
                 return Ok(Way::Served);
             }
         };

@@ -156,7 +156,7 @@ impl Session {
         if self.skipping {
             return self.skip(work).await;
         }
-        self.misplaced = None;
+        (self.misplaced, self.part) = (None, None);
         if self.is_sharded() && self.proxy.catalogs().distribution(&self.identity.database).is_none() {
             self.await_distribution().await;
         }

@@ -9,6 +9,7 @@ use super::exchange::{Purpose, Sent};
 use super::prepared::{Held, Prepared, SERVER_NAME_PREFIX};
 use super::relay::{Outcome, Until};
 use super::relocate::opens;
+use super::scatter::Part;
 use super::{Audience, Fault, Session};
 use crate::config::PoolMode;
 use crate::pool::Settings;
@@ -144,7 +145,10 @@ impl Session {
             self.put(|out| put_query(out, answer.as_bytes()));
         } else {
             self.expect(Sent::Query, Audience::Client);
-            self.put(|out| out.extend_from_slice(frame.bytes));
+            match self.part.take() {
+                Some(part) => self.put(|out| put_query(out, &part.text)),
+                None => self.put(|out| out.extend_from_slice(frame.bytes)),
+            }
         }
         let is_lone_opening = matches!(&*analysis.statements, [statement] if opens(statement));
         self.opening.sent = is_lone_opening.then(|| text.into());
@@ -250,10 +254,25 @@ impl Session {
             self.put(|out| put_bind(out, Bind { statement: NO_STATEMENT, ..bind }));
             return Ok(Outcome::Done);
         }
+        if let Some(part) = self.part.take() {
+            self.put_part(bind, &part);
+            return Ok(Outcome::Done);
+        }
         self.expect(Sent::Bind, Audience::Client);
         let statement = held.statement.server_name.as_bytes();
         self.put(|out| put_bind(out, Bind { statement, ..bind }));
         Ok(Outcome::Done)
+    }
+
+    /// Binds a text that stands for the client's own.
+    fn put_part(&mut self, bind: Bind<'_>, part: &Part) {
+        self.expect(Sent::ParseOther, Audience::Proxy(Purpose::Prepare));
+        self.put(|out| put_parse(out, Parse { name: b"", text: &part.text, types: &part.types }));
+        self.expect(Sent::Bind, Audience::Client);
+        self.put(|out| put_bind(out, Bind { statement: b"", rest: &part.rest, ..bind }));
+        if let Some(server) = &mut self.server {
+            server.checkout.unnamed = None;
+        }
     }
 
     /// A statement that this client has not prepared by `Parse`: one of SQL's PREPARE, on a connection that is kept

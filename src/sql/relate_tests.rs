@@ -202,8 +202,7 @@ fn literals_are_found_where_they_stand() {
         ("EXPLAIN (COSTS 0) SELECT 'x' FROM t WHERE id = 5", "0.id=5"),
         ("SELECT * FROM ONLY (t) WHERE id = 5", "0.id=5"),
         ("SELECT * FROM t WHERE id = $tag$five$tag$", "0.id='five'"),
-        ("SELECT * FROM t WHERE id = E'x' AND a = 1", "0.a=1 0.id=?"),
-        ("SELECT * FROM t WHERE id = 'a'\n'b'", "0.id=?"),
+        ("SELECT * FROM t WHERE id = E'x' AND a = 1", "0.a=1"),
     ] {
         assert_eq!(facts(text), expected, "{text}");
     }

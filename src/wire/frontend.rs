@@ -84,6 +84,30 @@ impl<'a> Bind<'a> {
         view().ok_or(Malformed("Bind"))
     }
 
+    /// [`Bind::rest`] with NULL for some of the parameters, by their place from 0.
+    pub fn with_nulls(&self, is_null: impl Fn(usize) -> bool) -> Result<Vec<u8>, Malformed> {
+        let mut rest = self.rest;
+        let mut all = || {
+            let formats = usize::from(take_u16(&mut rest)?);
+            take(&mut rest, formats * 2)?;
+            let count = usize::from(take_u16(&mut rest)?);
+            let mut all = self.rest.get(..4 + formats * 2)?.to_vec();
+            for index in 0..count {
+                let length = *take(&mut rest, 4)?.first_chunk()?;
+                let value = take(&mut rest, usize::try_from(i32::from_be_bytes(length)).unwrap_or_default())?;
+                if is_null(index) {
+                    all.extend_from_slice(&(-1i32).to_be_bytes());
+                } else {
+                    all.extend_from_slice(&length);
+                    all.extend_from_slice(value);
+                }
+            }
+            all.extend_from_slice(rest);
+            Some(all)
+        };
+        all().ok_or(Malformed("Bind"))
+    }
+
     /// The parameters.
     pub fn parameters(&self) -> Result<Vec<BoundValue<'a>>, Malformed> {
         let mut rest = self.rest;

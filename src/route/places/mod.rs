@@ -49,6 +49,8 @@ pub enum Places {
 pub enum Spread {
     /// It changes reference tables, which are to be the same everywhere.
     Same,
+    /// It puts rows into one sharded table, each with its key: each shard takes its own ([`places_of_rows`]).
+    Rows,
     /// It changes rows of one sharded table, which have nothing to do with each other: each shard changes its own.
     Own,
     /// Rows of several shards are read, or wanted together.
@@ -123,6 +125,19 @@ pub fn places(uses: &Uses, distribution: &Distribution, values: Values<'_>) -> R
         *spread = search.spread()?;
     }
     Ok(all)
+}
+
+/// The shard of each row that such a statement puts in ([`Spread::Rows`]), in the text's order.
+///
+/// # Errors
+/// A row cannot be placed.
+pub fn places_of_rows(
+    uses: &Uses,
+    distribution: &Distribution,
+    values: Values<'_>,
+) -> Result<Option<Vec<Arc<str>>>, Unplaced> {
+    let [insert] = &*uses.inserts else { return Ok(None) };
+    Search { uses, distribution, values }.rows_of(insert)
 }
 
 impl Places {
@@ -205,6 +220,51 @@ impl<'s> Search<'s> {
         }
     }
 
+    /// Whether each row that is put in has its place.
+    fn are_rows_placed(&self, index: usize) -> bool {
+        let [insert] = &*self.uses.inserts else { return false };
+        insert.table == index && insert.rows.len() > 1 && self.rows_of(insert).is_ok_and(|rows| rows.is_some())
+    }
+
+    /// The shard of each row; `None` where one of them is not for one shard alone.
+    fn rows_of(&self, insert: &Insert) -> Result<Option<Vec<Arc<str>>>, Unplaced> {
+        let Some(used) = self.uses.tables.get(insert.table) else { return Ok(None) };
+        let name = &used.relation;
+        let Some(Table { placement: Placement::Key(parts), .. }) = self.distribution.table(name)? else {
+            return Ok(None);
+        };
+        let Some(table) = self.distribution.table(name)? else { return Ok(None) };
+        let mut places = Vec::with_capacity(insert.rows.len());
+        for row in &insert.rows {
+            match self.place_of_row(name, table, parts, insert, row)? {
+                Places::One(shard) => places.push(shard),
+                Places::Any | Places::Several { .. } => return Ok(None),
+            }
+        }
+        Ok(Some(places))
+    }
+
+    fn place_of_row(
+        &self,
+        name: &Name,
+        table: &Table,
+        parts: &[KeyPart],
+        insert: &Insert,
+        row: &'s [Operand],
+    ) -> Result<Places, Unplaced> {
+        let mut values = Vec::with_capacity(parts.len());
+        for part in parts {
+            match self.value_of_row(name, table, part, insert, row)? {
+                Found::Values(found) => values.push(found),
+                Found::Anything => {
+                    let why = format!("the rows that are put into \"{name}\" come from several shards");
+                    return Ok(Places::several(why));
+                }
+            }
+        }
+        self.place_of_combinations(name, &values)
+    }
+
     /// Rows that are put in: each has a key of its own.
     fn place_of_rows(&self, index: usize, name: &Name, table: &Table, parts: &[KeyPart]) -> Result<Places, Unplaced> {
         let mut inserts = self.uses.inserts.iter().filter(|insert| insert.table == index).peekable();
@@ -215,17 +275,7 @@ impl<'s> Search<'s> {
         let mut places = Places::Any;
         for insert in inserts {
             for row in &insert.rows {
-                let mut values = Vec::with_capacity(parts.len());
-                for part in parts {
-                    match self.value_of_row(name, table, part, insert, row)? {
-                        Found::Values(found) => values.push(found),
-                        Found::Anything => {
-                            let why = format!("the rows that are put into \"{name}\" come from several shards");
-                            return Ok(Places::several(why));
-                        }
-                    }
-                }
-                places = places.and(self.place_of_combinations(name, &values)?);
+                places = places.and(self.place_of_row(name, table, parts, insert, row)?);
             }
         }
         Ok(places)
@@ -354,7 +404,7 @@ impl<'s> Search<'s> {
 
     /// What a statement for several shards does there.
     fn spread(&self) -> Result<Spread, Unplaced> {
-        let (mut sharded, mut own, mut references, mut elsewhere) = (0, 0, 0, 0);
+        let (mut sharded, mut own, mut references, mut elsewhere, mut put_in) = (0, 0, 0, 0, 0);
         let is_copied = |index: usize| self.uses.inserts.iter().all(|insert| insert.table != index);
         for (index, used) in self.uses.tables.iter().enumerate() {
             if used.access == Access::Insert && is_copied(index) {
@@ -365,6 +415,7 @@ impl<'s> Search<'s> {
                 Some(Placement::Key(_)) => {
                     sharded += 1;
                     own += usize::from(used.access == Access::Change);
+                    put_in += usize::from(used.access == Access::Insert && self.are_rows_placed(index));
                 }
                 Some(Placement::Reference) => references += usize::from(used.access != Access::Read),
                 Some(Placement::Shard(_)) => elsewhere += 1,
@@ -374,6 +425,7 @@ impl<'s> Search<'s> {
         Ok(match (sharded, own, references, elsewhere) {
             (0, 0, 1.., 0) => Spread::Same,
             (1, 1, 0, 0) => Spread::Own,
+            (1, 0, 0, 0) if put_in == 1 => Spread::Rows,
             _ => Spread::Mixed,
         })
     }
