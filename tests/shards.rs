@@ -3,7 +3,7 @@
 
 mod support;
 
-use support::raw;
+use support::raw::{self, *};
 use support::shards::Shards;
 use tokio_postgres::error::SqlState;
 
@@ -290,6 +290,64 @@ async fn the_rows_of_an_insert_go_each_to_its_shard() {
         client.query("INSERT INTO accounts VALUES (100), (101), (102), (103) RETURNING id", &[]).await.unwrap_err();
     assert_eq!(code(&error), "0A000");
     assert_eq!(stand.on_each("SELECT count(*) FROM accounts WHERE id >= 100").await, ["0", "0", "0"]);
+    assert_in_order(&stand).await;
+    stand.stop().await;
+}
+
+/// How many statements have completed with this tag.
+fn completed(messages: &[Message], tag: &str) -> usize {
+    let body = format!("{tag}\0");
+    messages.iter().filter(|message| message.tag == b'C' && message.body == body.as_bytes()).count()
+}
+
+/// What the last message says of the transaction.
+fn status(messages: &[Message]) -> String {
+    messages.last().map(|message| String::from_utf8_lossy(&message.body).into_owned()).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_statements_of_a_pipeline_are_run_in_turn() {
+    let stand = stand().await;
+    let mut client = stand.raw().await;
+    // As JDBC does it: BEGIN in the same pipeline; and without a transaction block, as asyncpg's executemany.
+    for (round, begins) in [(0, false), (1, true)] {
+        let mut pipeline = if begins { vec![parse("", "BEGIN"), bind("", "", &[]), execute("", 0)] } else { vec![] };
+        pipeline.push(parse("s", "INSERT INTO accounts (id, note) VALUES ($1, 'x')"));
+        for id in 0..20 {
+            let id = (100 * round + id).to_string();
+            pipeline.extend([bind("", "s", &[&id]), describe_portal(""), execute("", 0)]);
+        }
+        pipeline.extend([close_statement("s"), sync()]);
+        let messages = client.exchange(&pipeline.concat()).await;
+        assert_eq!(raw::sqlstates(&messages), Vec::<String>::new(), "{messages:?}");
+        assert_eq!(completed(&messages, "INSERT 0 1"), 20, "{messages:?}");
+        assert_eq!(status(&messages), if begins { "T" } else { "I" }, "{messages:?}");
+        if begins {
+            assert_eq!(stand.on_each("SELECT count(*) FROM accounts WHERE id >= 100").await, ["0", "0", "0"]);
+            client.query("COMMIT").await;
+        }
+    }
+    let counts = stand.on_each("SELECT count(*) FROM accounts").await;
+    assert_eq!(counts.iter().map(|count| count.parse::<i64>().unwrap()).sum::<i64>(), 40);
+    // An error in the middle: nothing of it stays, and what follows is passed over.
+    let mut pipeline = vec![parse("", "INSERT INTO accounts (id, note) VALUES ($1, 'y')")];
+    for id in [200, 201, 202, 203, 7, 204, 205] {
+        pipeline.extend([bind("", "", &[&id.to_string()]), execute("", 0)]);
+    }
+    pipeline.push(sync());
+    let messages = client.exchange(&pipeline.concat()).await;
+    assert_eq!(raw::sqlstates(&messages), ["23505"], "{messages:?}");
+    assert_eq!(completed(&messages, "INSERT 0 1"), 4, "{messages:?}");
+    assert_eq!(status(&messages), "I");
+    assert_eq!(stand.on_each("SELECT count(*) FROM accounts WHERE id >= 200").await, ["0", "0", "0"]);
+    // Reads of several shards.
+    let mut pipeline = vec![parse("", "SELECT note FROM accounts WHERE id = $1")];
+    for id in 0..10 {
+        pipeline.extend([bind("", "", &[&id.to_string()]), execute("", 0)]);
+    }
+    pipeline.push(sync());
+    let messages = client.exchange(&pipeline.concat()).await;
+    assert_eq!(completed(&messages, "SELECT 1"), 10, "{messages:?}");
     assert_in_order(&stand).await;
     stand.stop().await;
 }

@@ -99,7 +99,7 @@ impl Session {
     }
 
     /// Goes to a shard with the transaction, which is begun where none is open.
-    async fn go_on(&mut self, shard: &Arc<str>) -> Result<Result<(), ErrorReply>, Fault> {
+    pub(super) async fn go_on(&mut self, shard: &Arc<str>) -> Result<Result<(), ErrorReply>, Fault> {
         if self.status == TransactionStatus::Idle {
             // A session that is pinned holds a connection all the time.
             let begun = match &mut self.server {
@@ -228,7 +228,7 @@ impl Session {
         Some(held)
     }
 
-    async fn roll_back_here(&mut self) {
+    pub(super) async fn roll_back_here(&mut self) {
         if let Some(server) = &mut self.server
             && server.run_own("ROLLBACK").await.is_err()
         {
@@ -245,17 +245,27 @@ impl Session {
             self.forget_exchange();
             self.follow_transaction().await?;
             self.release_if_free().await;
-        } else if self.status == TransactionStatus::Transaction {
-            if let Some(server) = &mut self.server {
-                // It must fail, and that is all.
-                let _ = server.run_own(FAIL).await;
-            }
-            self.status = TransactionStatus::Failed;
+        } else {
+            self.fail_here().await;
         }
         match why {
             Why::Told(reply) => self.refuse(work, &reply).await,
             Why::Refused(body) => self.refuse_as(work, &body).await,
         }
+    }
+}
+
+impl Session {
+    /// Has the open transaction failed, as the client has been told.
+    pub(super) async fn fail_here(&mut self) {
+        if self.status != TransactionStatus::Transaction {
+            return;
+        }
+        if let Some(server) = &mut self.server {
+            // It must fail, and that is all.
+            let _ = server.run_own(FAIL).await;
+        }
+        self.status = TransactionStatus::Failed;
     }
 }
 

@@ -67,6 +67,8 @@ pub enum Purpose {
     Tail,
     /// To prepare a statement that the client prepared elsewhere.
     Prepare,
+    /// To end a part of a pipeline that goes on on another shard.
+    Turn,
     /// The client's own messages, on another shard than the one whose answer it gets.
     Elsewhere,
     /// To move a transaction, or to clean up after a client.
@@ -127,6 +129,8 @@ pub enum Event {
     Refused(ErrorReply),
     /// `ReadyForQuery` for the client.
     Ready(TransactionStatus),
+    /// The same behind a part of a pipeline that goes on elsewhere.
+    Turned(TransactionStatus),
 }
 
 /// The expectations of one server connection.
@@ -272,6 +276,9 @@ impl Exchange {
                 }
                 if purpose == Some(Purpose::Proof) {
                     self.events.push(Event::ProofEnds);
+                }
+                if purpose == Some(Purpose::Turn) {
+                    self.events.push(Event::Turned(status));
                 }
                 if purpose.is_none_or(|purpose| purpose == Purpose::Tail) {
                     self.events.push(Event::Ready(status));

@@ -45,6 +45,7 @@ mod shortage;
 mod throttle;
 mod tracked;
 mod translate;
+mod turns;
 mod understand;
 mod wish;
 

@@ -99,7 +99,7 @@ impl Session {
                 let all = topology.shards.iter().map(|shard| Arc::clone(&shard.name));
                 Ok(all.filter(|shard| scatter.involves(shard)).collect())
             }
-            Place::Any | Place::One(_) | Place::Together(_) => Ok(vec![self.shard_for(understood)?]),
+            Place::Any | Place::One(_) | Place::Together(_) | Place::InTurn => Ok(vec![self.shard_for(understood)?]),
         }
     }
 

@@ -22,6 +22,8 @@ pub(super) enum Place {
     One(Arc<str>),
     /// Each of them is to have it, all or none.
     Everywhere(Scatter),
+    /// Each `Bind` is for one shard, and they are not all for the same.
+    InTurn,
     /// A read of rows of several shards: the coordinator.
     Together(Views),
     /// They need several, in a way that is not done.
@@ -41,6 +43,15 @@ pub(super) struct Parsed<'a> {
 pub(super) type ParsedHere<'a> = HashMap<&'a [u8], Parsed<'a>>;
 
 impl Place {
+    /// With a `Bind` behind it in one pipeline.
+    pub(super) fn then(self, next: Self) -> Self {
+        match (self, next) {
+            (Self::One(one), Self::One(other)) if one != other => Self::InTurn,
+            (Self::InTurn, Self::One(_) | Self::Any) => Self::InTurn,
+            (before, next) => before.and(next),
+        }
+    }
+
     /// Both together: one implicit transaction.
     pub(super) fn and(self, other: Self) -> Self {
         match (self, other) {

@@ -362,6 +362,7 @@ impl Session {
                     is_further = true;
                 }
                 Event::Undone => self.ledger.reopen(),
+                Event::Turned(status) => self.status = status,
                 Event::Ready(status) => {
                     self.status = status;
                     self.in_batch = false;

@@ -68,6 +68,20 @@ impl Session {
                     }
                 };
             }
+            Place::InTurn if self.in_batch || !self.pins.is_empty() => {
+                return self.misplaced(work, in_a_pipeline()).await;
+            }
+            Place::InTurn => {
+                let Work::Messages { bytes, waits: true } = work else {
+                    return self.misplaced(work, in_a_pipeline()).await;
+                };
+                let mut rest = understood.statements().enumerate();
+                if rest.any(|(place, statement)| controls_transaction(&statement.kind, place == 0)) {
+                    return self.misplaced(work, in_a_pipeline()).await;
+                }
+                self.serve_in_turn(bytes, understood).await?;
+                return Ok(Way::Served);
+            }
             Place::Everywhere(_) if self.in_batch => return self.misplaced(work, in_a_pipeline()).await,
             Place::Everywhere(scatter) => {
                 self.serve_everywhere(work, understood, &scatter).await?;
@@ -152,6 +166,11 @@ fn ends_transaction(kind: &Kind) -> bool {
     matches!(kind, Kind::Commit { .. } | Kind::Rollback { .. } | Kind::TwoPhase)
 }
 
+/// Of a statement in a pipeline over several shards; the first one may be BEGIN.
+fn controls_transaction(kind: &Kind, is_first: bool) -> bool {
+    ends_transaction(kind) || matches!(kind, Kind::Savepoint { .. }) || matches!(kind, Kind::Begin(_)) && !is_first
+}
+
 fn is_lone_commit(understood: &Understood) -> bool {
     let mut statements = understood.statements();
     let first = statements.next();
@@ -162,7 +181,7 @@ fn is_lone_commit(understood: &Understood) -> bool {
 
 fn in_a_pipeline() -> ErrorReply {
     ErrorReply::error("0A000", "one pipeline cannot be for several shards")
-        .detail("Messages up to a Sync are one implicit transaction, and its first ones have gone to another shard.")
+        .detail("Messages up to a Sync are one implicit transaction, and its first ones have gone to another shard, or it holds BEGIN, COMMIT or the like.")
         .hint("Send Sync before the statement that is for another shard, in a transaction block where they belong together.")
 }
 

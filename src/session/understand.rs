@@ -34,6 +34,8 @@ pub(super) struct Understood {
     pub(super) hinted: Option<Wish>,
     /// Which shard it is for.
     pub(super) place: Place,
+    /// Where each `Bind` is for, in order.
+    pub(super) binds: Vec<Place>,
     /// Where the portals are for that are bound here.
     pub(super) bound: Vec<(Box<[u8]>, Place)>,
     /// When it had come.
@@ -53,6 +55,7 @@ impl Understood {
             is_disproved: false,
             hinted: None,
             place: Place::Any,
+            binds: Vec::new(),
             bound: Vec::new(),
             asked_at,
         }
@@ -225,7 +228,8 @@ impl Session {
         };
         understood.bound.retain(|(portal, _)| **portal != *bind.portal);
         understood.bound.push((bind.portal.into(), place.clone()));
-        understood.add_place(place);
+        understood.binds.push(place.clone());
+        understood.place = std::mem::replace(&mut understood.place, Place::Any).then(place);
         Ok(())
     }
 
