@@ -353,6 +353,52 @@ async fn the_statements_of_a_pipeline_are_run_in_turn() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sequences_give_each_shard_values_of_its_own() {
+    let stand = stand().await;
+    let client = stand.client().await;
+    client.batch_execute("DROP TABLE entries; CREATE TABLE entries (id bigint GENERATED ALWAYS AS IDENTITY, account bigint, n serial)").await.unwrap();
+    client.batch_execute("BEGIN").await.unwrap();
+    client.batch_execute("SAVEPOINT s").await.unwrap();
+    client.batch_execute("CREATE SEQUENCE tickets").await.unwrap();
+    client.batch_execute("COMMIT").await.unwrap();
+    let insert = async || {
+        let start = std::time::Instant::now();
+        for account in 0i64..30 {
+            while let Err(error) = client.execute("INSERT INTO entries (account) VALUES ($1)", &[&account]).await {
+                assert!(start.elapsed() < support::DEADLINE, "{error:?}");
+            }
+        }
+    };
+    insert().await;
+    client.batch_execute("ALTER TABLE entries ALTER COLUMN id RESTART WITH 5000").await.unwrap();
+    insert().await;
+    let (mut ids, mut numbers, mut tickets) = (Vec::new(), Vec::new(), Vec::new());
+    for shard in 0..3 {
+        let direct = stand.direct(shard).await;
+        for row in direct.query("SELECT id, n FROM entries", &[]).await.unwrap() {
+            ids.push(row.get::<_, i64>(0));
+            numbers.push(row.get::<_, i32>(1));
+        }
+        for _ in 0..3 {
+            tickets.push(direct.query_one("SELECT nextval('tickets')", &[]).await.unwrap().get::<_, i64>(0));
+        }
+    }
+    assert_eq!((ids.len(), numbers.len(), tickets.len()), (60, 60, 9));
+    ids.sort_unstable();
+    ids.dedup();
+    numbers.sort_unstable();
+    numbers.dedup();
+    tickets.sort_unstable();
+    tickets.dedup();
+    assert_eq!((ids.len(), numbers.len(), tickets.len()), (60, 60, 9), "{ids:?} {numbers:?} {tickets:?}");
+    let error = client.batch_execute("CREATE TABLE more (id smallserial)").await.unwrap_err();
+    assert_eq!(code(&error), "0A000", "{error:?}");
+    assert_eq!(code(&client.batch_execute("SELECT setval('tickets', 1)").await.unwrap_err()), "0A000");
+    assert_in_order(&stand).await;
+    stand.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_placed_is_refused() {
     let stand = stand().await;
     let mut client = stand.raw().await;

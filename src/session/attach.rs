@@ -16,7 +16,7 @@ use crate::pool::{Checkout, CheckoutError, LoginError};
 use crate::route::{Demand, Plan, Question, Reason, Refusal, RouteSetting, decide};
 use crate::sql::Pin;
 use crate::telemetry::metrics::CausalOutcome;
-use crate::topology::{Node, Role};
+use crate::topology::{Node, Role, Shard};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::frontend::{self, tag};
 use crate::wire::{BUFFER_SIZE, ErrorReply};
@@ -207,7 +207,12 @@ impl Session {
             Place::One(shard) | Place::Together(Views { shard, .. }) => Some(shard),
             _ => self.server.as_ref().map(|server| &server.shard),
         };
-        let first = || topology.shards.first().map(|shard| Arc::clone(&shard.name));
+        // One that answers, where others do not.
+        let is_there = |shard: &&Shard| shard.primary().is_some_and(|primary| primary.is_reachable());
+        let first = || {
+            let shard = topology.shards.iter().find(is_there).or(topology.shards.first());
+            shard.map(|shard| Arc::clone(&shard.name))
+        };
         here.cloned().or_else(first).ok_or_else(|| refusal(Refusal::NoPrimary))
     }
 

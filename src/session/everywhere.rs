@@ -13,8 +13,10 @@ use super::scatter::Scatter;
 use super::serve::Work;
 use super::understand::Understood;
 use super::{Fault, Session};
+use crate::commit::RunError;
 use crate::pool::Settings;
 use crate::route::{Demand, Reason};
+use crate::shard::sql::SPREAD_SEQUENCES;
 use crate::sql::Kind;
 use crate::wire::ErrorReply;
 use crate::wire::backend::TransactionStatus;
@@ -88,6 +90,9 @@ impl Session {
             match self.run_unseen(bytes, scatter).await? {
                 Ok(rows) => changed = changed.saturating_add(rows),
                 Err(why) => return Ok(Err(why)),
+            }
+            if let Err(why) = self.spread_sequences(understood).await? {
+                return Ok(Err(why));
             }
         }
         let Ok(part) = self.part_of(bytes, scatter, last) else { return Ok(Err(Why::Told(unsplittable()))) };
@@ -169,9 +174,30 @@ impl Session {
     /// In a transaction block: the client is answered as by any statement.
     async fn answer(&mut self, work: &Work, understood: &Understood) -> Result<(), Fault> {
         match self.execute(work, understood, Until::Answered).await? {
-            Outcome::Done => self.conclude(understood).await,
-            Outcome::Refused(_) => Err(Fault::ServerLost(None)),
-            Outcome::ServerLost(words) => Err(Fault::ServerLost(words)),
+            Outcome::Done => {}
+            Outcome::Refused(_) => return Err(Fault::ServerLost(None)),
+            Outcome::ServerLost(words) => return Err(Fault::ServerLost(words)),
+        }
+        if self.status == TransactionStatus::Transaction && self.spread_sequences(understood).await?.is_err() {
+            // Not before the client's next statement can it be told.
+            self.status = TransactionStatus::Failed;
+        }
+        self.conclude(understood).await
+    }
+
+    /// Behind DDL: the sequences that it has made here are to give values that no other shard gives.
+    async fn spread_sequences(&mut self, understood: &Understood) -> Result<Result<(), Why>, Fault> {
+        if !understood.analyses.iter().any(|analysis| analysis.has_ddl()) {
+            return Ok(Ok(()));
+        }
+        let Some(server) = &mut self.server else { return Err(Fault::ServerLost(None)) };
+        match server.run_own(SPREAD_SEQUENCES).await {
+            Ok(_) => Ok(Ok(())),
+            Err(RunError::Refused(refusal)) => {
+                self.status = TransactionStatus::Failed;
+                Ok(Err(Why::Refused(refusal.0.as_ref().into())))
+            }
+            Err(RunError::Lost(_)) => Err(Fault::ServerLost(None)),
         }
     }
 
@@ -193,6 +219,11 @@ impl Session {
                     .hint("Leave RETURNING out, or send it in a transaction block."),
             ));
         };
+        if self.status == TransactionStatus::Transaction
+            && let Err(why) = self.spread_sequences(understood).await?
+        {
+            return self.fail(work, true, why).await;
+        }
         let committed = match self.status {
             TransactionStatus::Transaction => self.commit_across().await,
             _ => {

@@ -143,6 +143,13 @@ impl Session {
 
     /// Of a statement that names no table, or only such as are everywhere.
     fn place_by_functions(&self, statement: &Statement, catalog: &Catalog) -> Place {
+        if statement.functions.iter().any(|name| &*name.name == "setval") {
+            return Place::Refused(Box::new(
+                ErrorReply::error("0A000", "setval would set the sequence of one shard only")
+                    .detail("Each shard's sequence gives values of its own.")
+                    .hint("ALTER SEQUENCE … RESTART WITH sets it on all of them."),
+            ));
+        }
         match statement.functions.iter().find(|name| catalog.may_read_rows(name)) {
             Some(name) => Place::Refused(Box::new(
                 ErrorReply::error("0A000", format!("which shard a call of function {name} is for is not known"))

@@ -168,3 +168,50 @@ CREATE OR REPLACE FUNCTION pgsluice.shard_of_key(VARIADIC components pg_catalog.
 GRANT USAGE ON SCHEMA pgsluice TO PUBLIC;
 GRANT SELECT ON pgsluice.bucket_map TO PUBLIC;
 GRANT SELECT (version, digest, shard) ON pgsluice.pinned_key TO PUBLIC;
+
+-- Which shard this is: its name, and a number that no other shard has or will have. One row, written by
+-- pgsluice shards init.
+CREATE TABLE IF NOT EXISTS pgsluice.this_shard (
+    only_row pg_catalog.bool PRIMARY KEY DEFAULT true CHECK (only_row),
+    name pg_catalog.text NOT NULL,
+    number pg_catalog.int4 NOT NULL CHECK (number >= 0)
+);
+GRANT SELECT ON pgsluice.this_shard TO PUBLIC;
+
+-- Makes the sequences that this transaction has made or changed give values that no other shard gives: each shard takes
+-- every 256th value (of an integer's sequence every 64th), from its own number on. Called by pgsluice behind DDL.
+-- A sequence with an increment of its own is left as it is.
+CREATE OR REPLACE FUNCTION pgsluice.spread_sequences() RETURNS pg_catalog.void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    shard int4 := (SELECT number FROM pgsluice.this_shard);
+    began int8 := pg_current_xact_id_if_assigned()::text::int8 & 4294967295;
+    made record;
+    step int8;
+    given int8;
+BEGIN
+    IF shard IS NULL THEN
+        RAISE EXCEPTION 'this shard has no number yet' USING
+            ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Run pgsluice shards init.';
+    END IF;
+    FOR made IN
+        SELECT c.oid::regclass AS name, s.seqtypid, s.seqincrement, s.seqstart, s.seqmin, s.seqmax
+        FROM pg_sequence AS s JOIN pg_class AS c ON c.oid = s.seqrelid
+        WHERE s.xmin::text::int8 >= began AND c.relpersistence <> 't' AND pg_has_role(c.relowner, 'USAGE')
+    LOOP
+        step := CASE made.seqtypid WHEN 'int8'::regtype THEN 256 WHEN 'int4'::regtype THEN 64 END;
+        IF made.seqincrement = 1 AND (step IS NULL OR shard >= step) THEN
+            RAISE EXCEPTION 'sequence % is too narrow to give each shard values of its own', made.name USING
+                ERRCODE = 'feature_not_supported', HINT = 'Make its column bigint.';
+        ELSIF made.seqincrement = 1 THEN
+            EXECUTE format('ALTER SEQUENCE %s INCREMENT BY %s START WITH %s RESTART',
+                made.name, step, made.seqstart + (((shard + 1 - made.seqstart) % step) + step) % step);
+        ELSIF made.seqincrement = step THEN
+            -- It may have been restarted, with the same value on all shards.
+            EXECUTE format('SELECT last_value + CASE WHEN is_called THEN %s ELSE 0 END FROM %s', step, made.name) INTO given;
+            given := given + (((shard + 1 - given) % step) + step) % step;
+            PERFORM setval(made.name, given, false);
+        END IF;
+    END LOOP;
+END $$;

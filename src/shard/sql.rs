@@ -5,6 +5,15 @@
 /// Makes all of it, in the schema `pgsluice`. Idempotent; several statements, for one simple query: a transaction.
 pub const INSTALL: &str = include_str!("install.sql");
 
+/// Behind DDL, in its transaction: sequences that it has made give values that no other shard gives.
+pub const SPREAD_SEQUENCES: &str = "SELECT pgsluice.spread_sequences()";
+
+/// The shard's name and number; no row where it has none yet.
+pub const THIS_SHARD: &str = "SELECT name, number FROM pgsluice.this_shard";
+
+/// Gives it these.
+pub const STORE_THIS_SHARD: &str = "INSERT INTO pgsluice.this_shard (name, number) VALUES ($1, $2)";
+
 /// The newest map: [`super::MapParts`] without its pins, column by column. No row where none was stored.
 pub const NEWEST_MAP: &str = "SELECT version, hash_version, shards, weights, owners FROM pgsluice.bucket_map \
                               ORDER BY version DESC LIMIT 1";

@@ -7,7 +7,7 @@ use super::Common;
 use super::reach::{Site, told};
 use crate::commit;
 use crate::monitor::distribution_rows::newest_map;
-use crate::shard::sql::{INSTALL, PINS, STORE_MAP, STORE_PINS};
+use crate::shard::sql::{INSTALL, PINS, STORE_MAP, STORE_PINS, STORE_THIS_SHARD, THIS_SHARD};
 use crate::shard::{BucketMap, MapParts};
 
 pub(super) async fn run(common: &Common) -> anyhow::Result<()> {
@@ -40,6 +40,7 @@ pub async fn init(site: &Site, database: &str) -> anyhow::Result<Vec<String>> {
     if let Some(missing) = missing {
         bail!("version {} of the bucket map has no shard \"{}\"", map.version(), missing.name);
     }
+    number(&shards).await?;
     let mut lines = Vec::new();
     for ((name, client), there) in shards.iter().zip(&maps) {
         let version = map.version();
@@ -57,6 +58,25 @@ pub async fn init(site: &Site, database: &str) -> anyhow::Result<Vec<String>> {
         }
     }
     Ok(lines)
+}
+
+/// Gives each shard that has none a number that no other one has had.
+async fn number(shards: &[(String, Client)]) -> anyhow::Result<()> {
+    let failed = |error: tokio_postgres::Error| anyhow::anyhow!(told(&error));
+    let (mut next, mut without) = (0, Vec::new());
+    for (name, client) in shards {
+        match client.query_opt(THIS_SHARD, &[]).await.map_err(failed)? {
+            Some(row) if row.get::<_, &str>(0) != name => {
+                bail!("the servers of shard \"{name}\" are those of shard \"{}\"", row.get::<_, &str>(0))
+            }
+            Some(row) => next = next.max(row.get::<_, i32>(1) + 1),
+            None => without.push((name, client)),
+        }
+    }
+    for (number, (name, client)) in (next..).zip(without) {
+        client.execute(STORE_THIS_SHARD, &[name, &number]).await.map_err(failed)?;
+    }
+    Ok(())
 }
 
 async fn install(site: &Site, shard: &str, client: &Client) -> anyhow::Result<()> {
