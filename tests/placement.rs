@@ -24,7 +24,7 @@ fn key(key_type: KeyType, n: u32, text: &mut String) -> KeyValue<'_> {
             use std::fmt::Write;
             text.clear();
             write!(text, "customer-{n}").unwrap();
-            KeyValue::Text(text.into())
+            KeyValue::Text((&**text).into())
         }
         KeyType::Uuid => {
             let mut uuid = [0; 16];

@@ -63,6 +63,8 @@ async fn eventually_placed(client: &tokio_postgres::Client) {
     }
 }
 
+type Parameter<'a> = [&'a (dyn tokio_postgres::types::ToSql + Sync); 1];
+
 fn code(error: &tokio_postgres::Error) -> String {
     error.code().map(|code| code.code().to_owned()).unwrap_or_default()
 }
@@ -395,6 +397,43 @@ async fn sequences_give_each_shard_values_of_its_own() {
     assert_eq!(code(&error), "0A000", "{error:?}");
     assert_eq!(code(&client.batch_execute("SELECT setval('tickets', 1)").await.unwrap_err()), "0A000");
     assert_in_order(&stand).await;
+    stand.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_each_other_on_two_shards_is_told() {
+    let stand = stand().await;
+    let client = stand.client().await;
+    for id in 0i64..20 {
+        client.execute("INSERT INTO accounts VALUES ($1, 100)", &[&id]).await.unwrap();
+    }
+    let on = |shard: &[String], id: i64| shard.contains(&id.to_string());
+    let there = stand.on_each("SELECT string_agg(id::text, ',') FROM accounts").await;
+    let there: Vec<Vec<String>> = there.iter().map(|ids| ids.split(',').map(str::to_owned).collect()).collect();
+    let [one, other] = [0, 1].map(|shard| (0..20).find(|id| on(&there[shard], *id)).expect("an account there"));
+    let [mut first, mut second] = [stand.client().await, stand.client().await];
+    let [first, second] = [first.transaction().await.unwrap(), second.transaction().await.unwrap()];
+    let lock = "UPDATE accounts SET balance = 1 WHERE id = $1";
+    first.execute(lock, &[&one]).await.unwrap();
+    second.execute(lock, &[&other]).await.unwrap();
+    let (for_other, for_one): (Parameter<'_>, Parameter<'_>) = ([&other], [&one]);
+    let (one_told, other_told) = tokio::join!(first.execute(lock, &for_other), second.execute(lock, &for_one));
+    let told: Vec<_> =
+        [&one_told, &other_told].into_iter().filter_map(|result| result.as_ref().err().map(code)).collect();
+    assert!(!told.is_empty() && told.iter().all(|code| code == "40P01"), "{told:?}");
+    first.rollback().await.unwrap();
+    second.rollback().await.unwrap();
+    // NOWAIT is told what PostgreSQL says.
+    let mut holder = stand.client().await;
+    let holder = holder.transaction().await.unwrap();
+    holder.execute(lock, &[&one]).await.unwrap();
+    let mut asker = stand.client().await;
+    let asker = asker.transaction().await.unwrap();
+    asker.execute(lock, &[&other]).await.unwrap();
+    let error = asker.query("SELECT * FROM accounts WHERE id = $1 FOR UPDATE NOWAIT", &[&one]).await.unwrap_err();
+    assert_eq!(code(&error), "55P03");
+    assert_in_order(&stand).await;
+    drop((asker, holder));
     stand.stop().await;
 }
 

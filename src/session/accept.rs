@@ -349,6 +349,7 @@ impl Session {
         places: Option<(ClientSlot, Membership)>,
     ) -> Self {
         let (slot, membership) = places.unzip();
+        let proxy_is_sharded = proxy.config.load().shards.len() > 1;
         Self {
             pin_account: PinAccount::new(Arc::clone(&proxy)),
             limits: SessionLimits::default(),
@@ -368,6 +369,7 @@ impl Session {
             reported: Reported::new(),
             horizons: Horizons::default(),
             server: None,
+            is_sharded: proxy_is_sharded,
             across: Box::default(),
             parked: None,
             may_have_sequences: false,

@@ -21,7 +21,7 @@ use crate::route::{Demand, Reason};
 use crate::sql::{Analysis, Kind, Setting, Statement};
 use crate::topology::Role;
 use crate::wire::ErrorReply;
-use crate::wire::backend::TransactionStatus;
+use crate::wire::backend::{TransactionStatus, error_field, sqlstate};
 
 /// Savepoints and settings of one transaction that are remembered for the shards that it has not come to.
 const MAX_CONTROLS: usize = 1000;
@@ -32,6 +32,11 @@ const MODES: &str = "SELECT 'BEGIN ISOLATION LEVEL ' OPERATOR(pg_catalog.||) \
      CASE pg_catalog.current_setting('transaction_read_only') WHEN 'on' THEN ' READ ONLY' ELSE ' READ WRITE' END \
      OPERATOR(pg_catalog.||) \
      CASE pg_catalog.current_setting('transaction_deferrable') WHEN 'on' THEN ' DEFERRABLE' ELSE '' END";
+
+/// How long a statement may wait for a lock in a transaction over several shards: those that wait for each other on
+/// different servers are seen by neither. A client's own `lock_timeout` counts instead.
+const BOUND_WAITS: &str = "SELECT pg_catalog.set_config('lock_timeout', '10s', true) \
+     WHERE pg_catalog.current_setting('lock_timeout') OPERATOR(pg_catalog.=) '0'";
 
 /// Whether the open transaction has written anything: then it has an ID.
 const HAS_WRITTEN: &str = "SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL";
@@ -94,7 +99,7 @@ impl Control {
 impl Session {
     /// A text is about to run: remembers what it says of the transaction.
     pub(super) fn note_control(&mut self, analysis: &Analysis, text: &[u8]) {
-        if !self.is_sharded() {
+        if !self.is_sharded {
             return;
         }
         match Control::of(analysis) {
@@ -106,13 +111,18 @@ impl Session {
 
     /// The messages are answered: what they said of the transaction is said on its other shards, too.
     pub(super) async fn follow_transaction(&mut self) -> Result<(), Fault> {
-        if !self.is_sharded() || self.in_batch {
+        if !self.is_sharded || self.in_batch {
             return Ok(());
         }
         self.leave_coordinator().await?;
         let said = std::mem::take(&mut self.across.controls_under_way);
         match self.status {
-            TransactionStatus::Idle => self.leave_others().await,
+            TransactionStatus::Idle => {
+                if let Some(server) = &mut self.server {
+                    server.waits_are_bounded = false;
+                }
+                self.leave_others().await;
+            }
             TransactionStatus::Failed => {}
             TransactionStatus::Transaction => {
                 for text in said {
@@ -191,8 +201,11 @@ impl Session {
         }
         let Some(here) = &mut self.server else { return Ok(Err(ErrorReply::error("08006", "no server is held"))) };
         let role = here.role;
-        let modes = match here.run_own(MODES).await {
-            Ok(own) => own.rows.first().and_then(|row| first_text(row)).unwrap_or("BEGIN").to_owned(),
+        let modes = match here.run_own(&format!("{MODES}; {BOUND_WAITS}")).await {
+            Ok(own) => {
+                here.waits_are_bounded |= own.rows.len() > 1;
+                own.rows.first().and_then(|row| first_text(row)).unwrap_or("BEGIN").to_owned()
+            }
             Err(_) => return Err(Fault::ServerLost(None)),
         };
         let demand = match role {
@@ -244,7 +257,8 @@ impl Session {
             return Ok(Err(reply));
         }
         let Some(server) = &mut self.server else { return Ok(Err(ErrorReply::error("08006", "no server is held"))) };
-        let mut begun = server.run_own(begin).await;
+        let mut begun = server.run_own(&format!("{begin}; {BOUND_WAITS}")).await;
+        server.waits_are_bounded = begun.as_ref().is_ok_and(|own| !own.rows.is_empty());
         for control in &self.across.controls {
             if begun.is_ok() {
                 begun = server.run_own(&String::from_utf8_lossy(control)).await;
@@ -434,6 +448,20 @@ fn refused(cause: Cause, shard: &str) -> Committed {
                 .detail("The transaction was rolled back on all of its shards."),
         ),
     }
+}
+
+/// What a statement is told whose wait for a lock is over: `None` where it was not for that.
+pub(super) fn deadlock(waits_are_bounded: bool, body: &[u8]) -> Option<ErrorReply> {
+    // NOWAIT has the same SQLSTATE, from other functions.
+    let is_timeout = sqlstate(body) == b"55P03" && error_field(body, b'R') == Some(b"ProcessInterrupts");
+    (waits_are_bounded && is_timeout).then(|| {
+        ErrorReply::error("40P01", "deadlock suspected")
+            .detail(
+                "The statement has waited for a lock too long, in a transaction over several shards: none of them could see \
+                 whether others wait for each other in a circle.",
+            )
+            .hint("Run the transaction again. SET lock_timeout changes how long it waits.")
+    })
 }
 
 fn rolled_back() -> ErrorReply {

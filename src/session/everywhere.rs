@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::across::Committed;
+use super::across::{Committed, deadlock};
 use super::exchange::Purpose;
 use super::relay::{Outcome, Until};
 use super::scatter::Scatter;
@@ -152,7 +152,7 @@ impl Session {
             (Outcome::Done, None) => Ok(Ok(ran.rows)),
             (Outcome::Done, Some(body)) => {
                 self.status = TransactionStatus::Failed;
-                Ok(Err(Why::Refused(body)))
+                Ok(Err(deadlock(server.waits_are_bounded, &body).map_or(Why::Refused(body), Why::Told)))
             }
             (Outcome::ServerLost(words), _) => Err(Fault::ServerLost(words)),
             (Outcome::Refused(_), _) => Err(Fault::ServerLost(None)),

@@ -104,6 +104,8 @@ pub struct Session {
     /// What it has seen, on each shard.
     horizons: Horizons,
     server: Option<Attached>,
+    /// There is more than one shard to choose from.
+    is_sharded: bool,
     /// The open transaction, on its other shards.
     across: Box<across::Across>,
     /// A connection that is not in use, and kept for as long as nobody else wants it.
@@ -201,6 +203,8 @@ struct Attached {
     views_over: Option<Box<str>>,
     /// What it has to say that it has replayed, before its answer counts.
     proof: Option<Position>,
+    /// Waits for locks are over after a time, in the transaction over several shards that is open.
+    waits_are_bounded: bool,
     /// It was asked to cancel what took too long.
     is_timed_out: bool,
     /// Nothing has been run on it yet.

@@ -84,7 +84,7 @@ impl Session {
 
     /// The shards that it would go to.
     fn shards_of(&self, understood: &mut Understood, text: &[u8]) -> Result<Vec<Arc<str>>, ErrorReply> {
-        if self.is_sharded() {
+        if self.is_sharded {
             let analysis = self.proxy.analyses.analyse(text);
             let place = self.place_of(&Parsed { analysis, text, types: b"" }, None);
             understood.place = place.unwrap_or(Place::Any);

@@ -76,11 +76,6 @@ impl Place {
 }
 
 impl Session {
-    /// Whether there is more than one shard to choose from.
-    pub(super) fn is_sharded(&self) -> bool {
-        self.proxy.config.load().shards.len() > 1
-    }
-
     /// Where one execution of a text is for.
     pub(super) fn place_of(&self, parsed: &Parsed<'_>, parameters: Option<Bind<'_>>) -> Result<Place, Fault> {
         if let Some(shard) = self.wished_shard(&parsed.analysis) {

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
+use super::across::deadlock;
 use super::exchange::{Event, Sent, Verdict};
 use super::limits::timed_out;
 use super::prepared::{ClientStatements, SERVER_NAME_PREFIX};
@@ -423,7 +424,10 @@ impl Attached {
                 Verdict::Pass if self.is_timed_out && backend::sqlstate(frame.body) == b"57014" => {
                     Verdict::Replace(timed_out())
                 }
-                Verdict::Pass => with_clients_names(frame.body, statements).map_or(Verdict::Pass, Verdict::Rewrite),
+                Verdict::Pass => match deadlock(self.waits_are_bounded, frame.body) {
+                    Some(reply) => Verdict::Replace(reply),
+                    None => with_clients_names(frame.body, statements).map_or(Verdict::Pass, Verdict::Rewrite),
+                },
                 verdict => verdict,
             },
             _ => self.exchange.receive(&frame),

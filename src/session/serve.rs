@@ -157,7 +157,8 @@ impl Session {
             return self.skip(work).await;
         }
         (self.misplaced, self.part) = (None, None);
-        if self.is_sharded() && self.proxy.catalogs().distribution(&self.identity.database).is_none() {
+        self.is_sharded = self.proxy.config.load().shards.len() > 1;
+        if self.is_sharded && self.proxy.catalogs().distribution(&self.identity.database).is_none() {
             self.await_distribution().await;
         }
         let mut understood = self.understand(work)?;
@@ -169,7 +170,7 @@ impl Session {
         if self.must_move(&understood) {
             self.leave_batch().await?;
         }
-        if self.is_sharded()
+        if self.is_sharded
             && let Way::Served = self.go_to_shard(work, &mut understood).await?
         {
             return Ok(());

@@ -196,7 +196,7 @@ impl Session {
         let analysis = self.proxy.analyses.analyse(text);
         if frame.tag == tag::QUERY {
             understood.runs += analysis.statements.len().max(1);
-            if self.is_sharded() {
+            if self.is_sharded {
                 let here = Parsed { analysis: Arc::clone(&analysis), text, types: b"" };
                 understood.add_place(self.place_of(&here, None)?);
             }
@@ -213,7 +213,7 @@ impl Session {
 
     /// With the values that are bound.
     fn place_bind(&self, bind: Bind<'_>, understood: &mut Understood, parsed: &ParsedHere<'_>) -> Result<(), Fault> {
-        if !self.is_sharded() {
+        if !self.is_sharded {
             return Ok(());
         }
         let held = self.statements.get(bind.statement).map(|held| &held.statement);
