@@ -215,6 +215,7 @@ fn unplaced_reply(unplaced: &Unplaced) -> ErrorReply {
         Unplaced::NoKey { column, .. } => {
             ("0A000", format!("Give \"{column}\" a value: a literal or a parameter, not an expression or a default."))
         }
+        Unplaced::Varies { column, .. } => ("0A000", format!("Give \"{column}\" its value in the statement.")),
         Unplaced::NullKey { .. } => ("23502", "A row needs its shard key.".to_owned()),
         Unplaced::Value { .. } => ("0A000", BY_HAND.to_owned()),
         Unplaced::MovesRow { .. } => {

@@ -82,6 +82,14 @@ pub enum Unplaced {
         /// The column.
         column: Box<str>,
     },
+    /// A row of a reference table gets a value that would be another one on each shard.
+    #[error("\"{column}\" of \"{table}\" would have another value on each shard: its default is not a constant")]
+    Varies {
+        /// The table.
+        table: Name,
+        /// The column.
+        column: Box<str>,
+    },
     /// A row is put in with NULL in its key.
     #[error("null value in column \"{column}\", by which the rows of \"{table}\" are placed")]
     NullKey {
@@ -402,6 +410,28 @@ impl<'s> Search<'s> {
         self.place_of_combinations(name, &columns).map(Some)
     }
 
+    /// Rows of reference tables must come with the same values everywhere.
+    fn check_defaults(&self) -> Result<(), Unplaced> {
+        for insert in &self.uses.inserts {
+            let Some(used) = self.uses.tables.get(insert.table) else { continue };
+            let Some(table) = self.distribution.table(&used.relation)? else { continue };
+            for (place, column) in table.columns.iter().enumerate().filter(|(_, column)| column.is_made_up) {
+                let at = match &insert.columns {
+                    Some(columns) => columns.iter().position(|named| *named == column.name),
+                    None => Some(place),
+                };
+                // What is not known may be DEFAULT.
+                let is_given = |row: &[Operand]| {
+                    at.and_then(|at| row.get(at)).is_some_and(|value| !matches!(value, Operand::Unknown))
+                };
+                if !insert.rows.iter().all(|row| is_given(row)) {
+                    return Err(Unplaced::Varies { table: used.relation.clone(), column: column.name.clone() });
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What a statement for several shards does there.
     fn spread(&self) -> Result<Spread, Unplaced> {
         let (mut sharded, mut own, mut references, mut elsewhere, mut put_in) = (0, 0, 0, 0, 0);
@@ -421,6 +451,9 @@ impl<'s> Search<'s> {
                 Some(Placement::Shard(_)) => elsewhere += 1,
                 None => {}
             }
+        }
+        if let (0, 1.., 0) = (sharded, references, elsewhere) {
+            self.check_defaults()?;
         }
         Ok(match (sharded, own, references, elsewhere) {
             (0, 0, 1.., 0) => Spread::Same,

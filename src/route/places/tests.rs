@@ -13,6 +13,12 @@ fn table(name: &str, columns: &[(&str, Option<SqlType>)], placement: Placement) 
     Table { schema: None, name: name.into(), columns, placement }
 }
 
+/// Its last column has a default that is not a constant.
+fn made_up(mut table: Table) -> Table {
+    table.columns.last_mut().unwrap().is_made_up = true;
+    table
+}
+
 fn key(parts: &[(&str, SqlType)]) -> Placement {
     let part =
         |(name, sql_type): &(&str, SqlType)| KeyPart { name: (*name).into(), column: Ok(KeyColumn::of(*sql_type)) };
@@ -29,6 +35,7 @@ fn distribution() -> Distribution {
         table("p", &[("a", Some(Int8)), ("b", Some(Text))], key(&[("a", Int8), ("b", Text)])),
         table("r", &[("code", None)], Placement::Reference),
         table("s", &[("x", None)], Placement::Shard("b".into())),
+        made_up(table("m", &[("code", None), ("at", None)], Placement::Reference)),
     ];
     Distribution::new(tables, Some(Arc::new(BucketMap::new(SHARDS).unwrap())))
 }
@@ -148,6 +155,7 @@ fn without_a_key_any_or_several() {
         ("UPDATE t SET v = (SELECT max(x) FROM s)", Spread::Mixed),
         ("INSERT INTO r VALUES ('x')", Spread::Same),
         ("UPDATE r SET code = 'x'", Spread::Same),
+        ("INSERT INTO m VALUES ('x', '2024-01-01')", Spread::Same),
         ("INSERT INTO r SELECT v FROM t", Spread::Mixed),
         ("INSERT INTO r SELECT x FROM s", Spread::Mixed),
         ("TRUNCATE t", Spread::Own),
@@ -169,6 +177,9 @@ fn what_cannot_be_said_is_an_error() {
         ("INSERT INTO p VALUES (1, NULL)", "null value in column \"b\""),
         ("SELECT * FROM t WHERE id = 1.5", "a value of \"id\", by which the rows of \"t\" are placed, cannot be read"),
         ("SELECT * FROM t WHERE id = 'x'", "a value of \"id\", by which the rows of \"t\" are placed, cannot be read"),
+        ("INSERT INTO m VALUES ('x')", "\"at\" of \"m\" would have another value on each shard"),
+        ("INSERT INTO m (code) VALUES ('x')", "\"at\" of \"m\" would have another value on each shard"),
+        ("INSERT INTO m VALUES ('x', DEFAULT)", "\"at\" of \"m\" would have another value on each shard"),
         ("UPDATE t SET id = 8 WHERE id = 7 OR id = 9", "setting \"id\""),
         ("UPDATE t SET id = id + 1 WHERE id = 7", "setting \"id\""),
         ("UPDATE t SET id = NULL WHERE id = 7", "setting \"id\""),
