@@ -42,7 +42,7 @@ enum Command {
         json: bool,
     },
     /// Start a local PostgreSQL cluster with pgsluice in front; Ctrl-C stops and removes all of it.
-    #[command(after_help = "Example:\n  pgsluice demo --replicas 3")]
+    #[command(after_help = "Examples:\n  pgsluice demo --replicas 3\n  pgsluice demo --shards 3 --replicas 1")]
     Demo(cli::demo::Options),
     /// Say where a statement would go, and why.
     #[command(

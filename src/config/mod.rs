@@ -38,6 +38,6 @@ pub use rules::{AddressPattern, Candidate, DatabasePattern, NamePattern, Network
 pub use schema::*;
 pub use secret::Secret;
 pub use sections::HINTS;
-pub use table_name::TableName;
+pub use table_name::{TableName, UnfitTableName};
 pub use warnings::Warning;
 pub use watch::{ConfigWatcher, WatchError};

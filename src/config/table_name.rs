@@ -1,6 +1,7 @@
 //! Names of tables in the config, read and folded as SQL's are.
 
 use std::fmt;
+use std::str::FromStr;
 
 use toml::de::DeValue;
 
@@ -16,20 +17,33 @@ pub struct TableName {
     pub name: String,
 }
 
-/// `name` or `schema.name`, quoted as in SQL.
+/// The text is no such name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a table's name as in SQL, such as accounts or public.accounts")]
+pub struct UnfitTableName;
+
+impl FromStr for TableName {
+    type Err = UnfitTableName;
+
+    /// `name` or `schema.name`, quoted as in SQL.
+    fn from_str(text: &str) -> Result<Self, UnfitTableName> {
+        let (first, rest) = part(text).ok_or(UnfitTableName)?;
+        match rest.strip_prefix('.') {
+            None if rest.is_empty() => Ok(Self { schema: None, name: first }),
+            None => Err(UnfitTableName),
+            Some(rest) => match part(rest) {
+                Some((name, "")) => Ok(Self { schema: Some(first), name }),
+                _ => Err(UnfitTableName),
+            },
+        }
+    }
+}
+
+/// As [`TableName::from_str`].
 pub(super) fn table_name(value: &DeValue<'_>) -> Result<TableName, Complaint> {
     const FORM: &str = "a table's name as in SQL, such as \"accounts\" or \"public.accounts\"";
     let text = text(value, FORM)?;
-    let wrong = || Complaint::new(format!("{} is not a table's name", quoted(text))).expected(FORM);
-    let (first, rest) = part(text).ok_or_else(wrong)?;
-    match rest.strip_prefix('.') {
-        None if rest.is_empty() => Ok(TableName { schema: None, name: first }),
-        None => Err(wrong()),
-        Some(rest) => match part(rest) {
-            Some((name, "")) => Ok(TableName { schema: Some(first), name }),
-            _ => Err(wrong()),
-        },
-    }
+    text.parse().map_err(|_| Complaint::new(format!("{} is not a table's name", quoted(text))).expected(FORM))
 }
 
 /// One part of a name, folded as PostgreSQL folds it, and what follows.

@@ -39,7 +39,7 @@ type Columns = Vec<(Column, Result<KeyColumn, Box<str>>)>;
 ///
 /// # Errors
 /// The server does not answer, or the map in it is not one.
-pub(super) async fn load(client: &Client, config: &Config) -> Result<Distribution, LoadError> {
+pub async fn load(client: &Client, config: &Config) -> Result<Distribution, LoadError> {
     let names: Vec<&str> = config.tables.iter().map(|table| &*table.name.name).collect();
     let mut found: HashMap<String, Vec<(String, Columns)>> = HashMap::new();
     for row in client.query(COLUMNS, &[&names]).await? {

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use tokio_postgres::Client;
 
 use super::Common;
-use crate::config::{Config, Secret};
+use crate::config::{Config, Secret, Shard};
 use crate::monitor::driver;
 use crate::monitor::poll::Login;
 use crate::topology::Node;
@@ -62,18 +62,36 @@ impl Site {
     pub async fn primaries(&self, database: &str) -> anyhow::Result<Vec<(String, Client)>> {
         let mut all = Vec::new();
         for shard in &self.config.shards {
-            let mut login = Login::of(shard).to_database(database);
-            if let Some(account) = &self.account {
-                login = Login { user: account.user.clone(), password: account.password.clone(), ..login };
-            }
-            let client = primary(shard, &login).await.with_context(|| format!("shard \"{}\"", shard.name))?;
-            all.push((shard.name.clone(), client));
+            all.push((shard.name.clone(), self.primary_of(shard, database).await?));
         }
         Ok(all)
     }
+
+    /// A connection to the primary of the first shard that has one, for what is the same on all.
+    ///
+    /// # Errors
+    /// No shard has one that can be reached: what is wrong with the first.
+    pub(super) async fn any_primary(&self, database: &str) -> anyhow::Result<Client> {
+        let mut failure = None;
+        for shard in &self.config.shards {
+            match self.primary_of(shard, database).await {
+                Ok(client) => return Ok(client),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        Err(failure.unwrap_or_else(|| anyhow::anyhow!("there is no shard")))
+    }
+
+    async fn primary_of(&self, shard: &Shard, database: &str) -> anyhow::Result<Client> {
+        let mut login = Login::of(shard).to_database(database);
+        if let Some(account) = &self.account {
+            login = Login { user: account.user.clone(), password: account.password.clone(), ..login };
+        }
+        primary(shard, &login).await.with_context(|| format!("shard \"{}\"", shard.name))
+    }
 }
 
-async fn primary(shard: &crate::config::Shard, login: &Login) -> anyhow::Result<Client> {
+async fn primary(shard: &Shard, login: &Login) -> anyhow::Result<Client> {
     let mut failures = Vec::new();
     for node in &shard.nodes {
         let node = Node::new(node.host.clone(), node.port, node.weight);
