@@ -94,7 +94,7 @@ impl Session {
         }
         match &understood.place {
             Place::Refused(reply) => Err(ErrorReply::clone(reply)),
-            Place::Everywhere(_) => {
+            Place::Everywhere(_) | Place::RowByRow => {
                 Ok(self.proxy.topology.load().shards.iter().map(|shard| Arc::clone(&shard.name)).collect())
             }
             Place::Any | Place::One(_) | Place::Together(_) => Ok(vec![self.shard_for(understood)?]),

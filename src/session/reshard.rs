@@ -68,7 +68,13 @@ impl Session {
                     }
                 };
             }
-            Place::Everywhere(_) if self.in_batch => return self.misplaced(work, in_a_pipeline()).await,
+            Place::Everywhere(_) | Place::RowByRow if self.in_batch => {
+                return self.misplaced(work, in_a_pipeline()).await;
+            }
+            Place::RowByRow => {
+                self.serve_copy(work, understood).await?;
+                return Ok(Way::Served);
+            }
             Place::Everywhere(spread) => {
                 self.serve_everywhere(work, understood, spread).await?;
                 return Ok(Way::Served);
