@@ -200,7 +200,11 @@ fn seen(messages: &[Message], is_ordered: bool) -> (Vec<Vec<String>>, Vec<String
 
 /// By the simple protocol, or by the extended one.
 async fn answer(client: &mut Raw, sql: &str, is_extended: bool) -> Vec<Message> {
-    if is_extended { client.exchange(&[raw::run(sql, &[]), raw::sync()].concat()).await } else { client.query(sql).await }
+    if is_extended {
+        client.exchange(&[raw::run(sql, &[]), raw::sync()].concat()).await
+    } else {
+        client.query(sql).await
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ mod explain;
 mod horizon;
 pub mod places;
 mod reason;
+pub mod rows;
 mod session_keys;
 
 pub use decide::{Demand, Plan, Question, Refusal, RouteSetting, decide};

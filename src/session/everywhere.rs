@@ -28,6 +28,7 @@ const MAX_HELD: usize = 16 * 1024;
 const FAIL: &str = "refused by pgsluice";
 
 /// Why the client's statement fails.
+#[derive(Debug)]
 pub(super) enum Why {
     /// A server has said so: its error's body.
     Refused(Box<[u8]>),
@@ -268,7 +269,16 @@ impl Session {
     }
 
     /// Tells the client why, and leaves its transaction block failed, or, where there is none, nothing done.
-    async fn fail(&mut self, work: &Work, is_alone: bool, why: Why) -> Result<(), Fault> {
+    pub(super) async fn fail(&mut self, work: &Work, is_alone: bool, why: Why) -> Result<(), Fault> {
+        self.undo(is_alone).await?;
+        match why {
+            Why::Told(reply) => self.refuse(work, &reply).await,
+            Why::Refused(body) => self.refuse_as(work, &body).await,
+        }
+    }
+
+    /// Leaves the transaction block failed, or, where there is none, nothing done.
+    pub(super) async fn undo(&mut self, is_alone: bool) -> Result<(), Fault> {
         if is_alone {
             if self.status != TransactionStatus::Idle {
                 self.roll_back_here().await;
@@ -279,10 +289,7 @@ impl Session {
         } else {
             self.fail_here().await;
         }
-        match why {
-            Why::Told(reply) => self.refuse(work, &reply).await,
-            Why::Refused(body) => self.refuse_as(work, &body).await,
-        }
+        Ok(())
     }
 }
 

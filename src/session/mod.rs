@@ -17,6 +17,7 @@ mod cancel;
 mod clients;
 mod conclude;
 mod coordinate;
+mod copy;
 mod crowd;
 mod cut;
 mod encrypt;

@@ -99,6 +99,9 @@ impl Session {
                 let all = topology.shards.iter().map(|shard| Arc::clone(&shard.name));
                 Ok(all.filter(|shard| scatter.involves(shard)).collect())
             }
+            Place::RowByRow => {
+                Ok(self.proxy.topology.load().shards.iter().map(|shard| Arc::clone(&shard.name)).collect())
+            }
             Place::Any | Place::One(_) | Place::Together(_) | Place::InTurn => Ok(vec![self.shard_for(understood)?]),
         }
     }

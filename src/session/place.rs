@@ -24,6 +24,8 @@ pub(super) enum Place {
     Everywhere(Scatter),
     /// Each `Bind` is for one shard, and they are not all for the same.
     InTurn,
+    /// COPY from the client: each of its rows is for one shard, or for every one.
+    RowByRow,
     /// A read of rows of several shards: the coordinator.
     Together(Views),
     /// They need several, in a way that is not done.
@@ -164,6 +166,12 @@ impl Session {
     ) -> Place {
         let varying = || statement.functions.iter().find(|name| catalog.varies(name));
         let refused = match (spread, varying()) {
+            (Spread::Copied { is_same: true }, Some(name)) => {
+                ErrorReply::error("0A000", format!("{name} may choose other rows on each shard"))
+                    .detail("A reference table has the same rows on every shard.")
+                    .hint("Leave the WHERE clause out.")
+            }
+            (Spread::Copied { .. }, _) => return Place::RowByRow,
             (Spread::Own, _) if statement.kind == Kind::Write => return Place::Everywhere(Scatter::Own),
             (Spread::Same, None) => return Place::Everywhere(Scatter::Same),
             (Spread::Same, Some(name)) => {
@@ -183,7 +191,7 @@ impl Session {
         Place::Refused(Box::new(refused))
     }
 
-    fn charset(&self) -> Charset {
+    pub(super) fn charset(&self) -> Charset {
         let reported =
             |name: &str| self.reported.get(name).map_or(Cow::Borrowed(""), |value| String::from_utf8_lossy(value));
         Charset::of(&reported("client_encoding"), &reported("server_encoding"))

@@ -82,7 +82,13 @@ impl Session {
                 self.serve_in_turn(bytes, understood).await?;
                 return Ok(Way::Served);
             }
-            Place::Everywhere(_) if self.in_batch => return self.misplaced(work, in_a_pipeline()).await,
+            Place::Everywhere(_) | Place::RowByRow if self.in_batch => {
+                return self.misplaced(work, in_a_pipeline()).await;
+            }
+            Place::RowByRow => {
+                self.serve_copy(work, understood).await?;
+                return Ok(Way::Served);
+            }
             Place::Everywhere(scatter) => {
                 self.serve_everywhere(work, understood, &scatter).await?;
                 return Ok(Way::Served);

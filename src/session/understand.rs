@@ -241,7 +241,7 @@ impl Session {
             return Ok(());
         }
         match self.bound.iter().rev().find(is_it).map(|(_, place)| place) {
-            Some(Place::Everywhere(_)) => understood.add_place(Place::Refused(Box::new(
+            Some(Place::Everywhere(_) | Place::RowByRow) => understood.add_place(Place::Refused(Box::new(
                 ErrorReply::error("0A000", "a statement for every shard cannot be sent in this way")
                     .hint("Send its Bind and its Execute together."),
             ))),
@@ -252,7 +252,7 @@ impl Session {
     }
 
     /// Whether the text means what the analysis takes it to mean, under this client's encoding and settings.
-    fn can_read(&self, text: &[u8]) -> bool {
+    pub(super) fn can_read(&self, text: &[u8]) -> bool {
         let reported = |name: &str| self.reported.get(name).map(|value| &**value);
         // In these an ASCII byte can be the second half of a character.
         let unsafe_encodings: [&[u8]; 7] = [b"BIG5", b"GBK", b"GB18030", b"JOHAB", b"SJIS", b"SHIFT_JIS_2004", b"UHC"];

@@ -11,6 +11,7 @@
 mod cache;
 mod catalog;
 mod commands;
+mod copy;
 mod ctes;
 mod facts;
 mod functions;
@@ -35,6 +36,7 @@ mod wrapped;
 
 pub use cache::AnalysisCache;
 pub use catalog::{Catalog, CatalogBuilder, RelationKind, Volatility};
+pub use copy::{Columns, CopyFormat, CopyFrom, CopyUnread, CsvForm, TextForm, copy_from};
 pub use hint::Hint;
 pub use judge::{judge, judge_with_name};
 pub use lexer::{Lexer, Token, TokenKind};

@@ -53,6 +53,11 @@ pub enum Spread {
     Rows,
     /// It changes rows of one sharded table, which have nothing to do with each other: each shard changes its own.
     Own,
+    /// It is a COPY from the client: what is put into the table comes only when it runs.
+    Copied {
+        /// Each row is for every shard, and not for one.
+        is_same: bool,
+    },
     /// Rows of several shards are read, or wanted together.
     Mixed,
 }
@@ -438,8 +443,10 @@ impl<'s> Search<'s> {
         let is_copied = |index: usize| self.uses.inserts.iter().all(|insert| insert.table != index);
         for (index, used) in self.uses.tables.iter().enumerate() {
             if used.access == Access::Insert && is_copied(index) {
-                // COPY … FROM: its rows come only when it runs.
-                return Ok(Spread::Mixed);
+                // COPY … FROM.
+                let table = self.distribution.table(&used.relation)?;
+                let is_same = table.is_some_and(|table| table.placement == Placement::Reference);
+                return Ok(Spread::Copied { is_same });
             }
             match self.distribution.table(&used.relation)?.map(|table| &table.placement) {
                 Some(Placement::Key(_)) => {
