@@ -159,8 +159,8 @@ fn without_a_key_any_or_several() {
         ("INSERT INTO r SELECT v FROM t", Spread::Mixed),
         ("INSERT INTO r SELECT x FROM s", Spread::Mixed),
         ("TRUNCATE t", Spread::Own),
-        ("COPY t FROM STDIN", Spread::Mixed),
-        ("COPY r FROM STDIN", Spread::Mixed),
+        ("COPY t FROM STDIN", Spread::Copied { is_same: false }),
+        ("COPY r FROM STDIN", Spread::Copied { is_same: true }),
     ] {
         assert_eq!(spread(sql), Some(expected), "{sql}");
     }
