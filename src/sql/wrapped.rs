@@ -136,7 +136,12 @@ pub(super) fn copy(commands: &mut Commands<'_>, mut cursor: Cursor<'_>, part: &P
         cursor.parenthesised()?;
     }
     if cursor.take("from") {
-        // A WHERE clause may call functions that leave state behind.
+        // A WHERE clause may call functions that leave state behind; what stands before it calls none.
+        while !cursor.at_end() && !cursor.is("where") {
+            if cursor.parenthesised().is_none() {
+                cursor.next();
+            }
+        }
         let mut statement = scan::primary(commands.text, cursor.rest(), Kind::Write, PrimaryCause::Write);
         statement.uses = Some(Box::new(Uses::of_whole([&name], Access::Insert)));
         statement.relations = [name].into();

@@ -5,6 +5,7 @@
 //! or of the first error, after which none has. What it sends behind an error is passed over as PostgreSQL does.
 
 mod request;
+mod server;
 mod stream;
 
 use std::sync::Arc;

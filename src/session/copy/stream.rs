@@ -8,15 +8,13 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BytesMut};
+use bytes::Buf;
 
 use super::super::everywhere::Why;
-use super::super::relay::is_farewell;
 use super::super::{Attached, Fault};
-use crate::pool::note_parameter;
+use super::server::{Part, Phase};
 use crate::route::rows::{RowError, Splitter, Target};
-use crate::wire::backend::{self, tag};
-use crate::wire::frontend::{self, put, put_query};
+use crate::wire::frontend;
 use crate::wire::{BUFFER_SIZE, ErrorReply, Link, header};
 
 /// How much a server may have to take still before the client has to wait, in bytes.
@@ -24,33 +22,6 @@ const MAX_AHEAD: usize = 256 * 1024;
 
 /// `PQ_SMALL_MESSAGE_LIMIT`: no `CopyFail` is longer.
 const MAX_COPY_FAIL: usize = 10_000;
-
-/// How far a server is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// It has been sent the statement.
-    Asked,
-    /// It takes data.
-    Copying,
-    /// It has been told that there is no more.
-    Ended,
-    /// It has said all.
-    Over,
-    /// The connection is gone.
-    Lost,
-}
-
-/// One server.
-#[derive(Debug)]
-struct Part {
-    server: Attached,
-    phase: Phase,
-    rows: u64,
-    /// Its `CopyInResponse`.
-    response: Box<[u8]>,
-    /// Where the `CopyData` begins that is being written.
-    open: Option<usize>,
-}
 
 /// How the data is told apart.
 #[derive(Debug)]
@@ -84,12 +55,7 @@ pub(super) struct Left {
 impl<'c> Stream<'c> {
     /// Sends the statement to these servers, the last of which answers the client.
     pub(super) fn new(client: &'c mut Link, servers: Vec<Attached>, split: Split, sql: &[u8]) -> Self {
-        let part = |mut server: Attached| {
-            server.checkout.unnamed = None;
-            put_query(&mut server.checkout.link.output, sql);
-            Part { server, phase: Phase::Asked, rows: 0, response: [].into(), open: None }
-        };
-        let parts = servers.into_iter().map(part).collect();
+        let parts = servers.into_iter().map(|server| Part::new(server, sql)).collect();
         Self { client, parts, split, rest: 0, failure: None }
     }
 
@@ -129,12 +95,8 @@ impl<'c> Stream<'c> {
     /// Ends the COPY everywhere, and waits until all is said. How many rows were copied, or why none.
     pub(super) async fn end(mut self) -> Result<(Result<u64, Why>, Left), Fault> {
         loop {
-            let message = if self.failure.is_some() { frontend::tag::COPY_FAIL } else { frontend::tag::COPY_DONE };
-            for part in self.parts.iter_mut().filter(|part| part.phase == Phase::Copying) {
-                let reason: &[u8] = if self.failure.is_some() { b"refused by pgsluice\0" } else { b"" };
-                put(&mut part.server.checkout.link.output, message, &[reason]);
-                part.phase = Phase::Ended;
-            }
+            let has_failed = self.failure.is_some();
+            self.parts.iter_mut().for_each(|part| part.end(has_failed));
             if self.parts.iter().all(Part::is_done) {
                 break;
             }
@@ -316,108 +278,4 @@ fn give(parts: &mut [Part], shards: &[Arc<str>], target: Target, bytes: &[u8]) {
     };
     let is_for = |part: &&mut Part| name.is_none_or(|name| part.server.shard == *name);
     parts.iter_mut().filter(is_for).for_each(|part| part.put(bytes));
-}
-
-impl Part {
-    fn is_done(&self) -> bool {
-        matches!(self.phase, Phase::Over | Phase::Lost)
-    }
-
-    /// Data, in one message with what was put before and not closed.
-    fn put(&mut self, bytes: &[u8]) {
-        let output = &mut self.server.checkout.link.output;
-        if self.open.is_none() {
-            self.open = Some(output.len());
-            output.extend_from_slice(&[frontend::tag::COPY_DATA, 0, 0, 0, 0]);
-        }
-        output.extend_from_slice(bytes);
-    }
-
-    fn close(&mut self) {
-        let Some(start) = self.open.take() else { return };
-        let output = &mut self.server.checkout.link.output;
-        // At most a piece of the client's, and what was held of a row.
-        let length = u32::try_from(output.len() - start - 1).unwrap_or(u32::MAX);
-        output[start + 1..start + 5].copy_from_slice(&length.to_be_bytes());
-    }
-
-    fn poll_move(&mut self, cx: &mut Context<'_>) -> bool {
-        let link = &mut self.server.checkout.link;
-        let mut has_moved = false;
-        if !link.is_flushed() {
-            match link.poll_write_output(cx) {
-                Poll::Ready(Ok(())) => has_moved = true,
-                Poll::Ready(Err(_)) => {
-                    // It may still have something to say: reading will tell.
-                    link.output = BytesMut::new();
-                    has_moved = true;
-                }
-                Poll::Pending => {}
-            }
-        }
-        let size = header(link.unmarked()).ok().flatten().map_or(0, |header| header.size);
-        match link.poll_fill(cx, (link.input.len() + 1).max(BUFFER_SIZE).max(size)) {
-            Poll::Ready(Ok(1..)) => has_moved = true,
-            Poll::Ready(Ok(0) | Err(_)) => {
-                self.server.eof = true;
-                self.phase = Phase::Lost;
-                has_moved = true;
-            }
-            Poll::Pending => {}
-        }
-        has_moved
-    }
-
-    /// Takes what the server has said. Why the COPY has failed, where it says that.
-    fn hear(&mut self, client: &mut BytesMut) -> Result<Option<Why>, Fault> {
-        let mut failure = None;
-        let connection = &mut *self.server.checkout;
-        while let Some(header) = header(connection.link.unmarked()).map_err(Fault::ServerFrame)? {
-            if connection.link.unmarked().len() < header.size {
-                break;
-            }
-            let message = connection.link.input.split_to(header.size);
-            let body = &message[5..];
-            match header.tag {
-                tag::COPY_IN_RESPONSE => {
-                    self.response = message[..].into();
-                    self.phase = Phase::Copying;
-                }
-                tag::COMMAND_COMPLETE => self.rows = backend::rows(body),
-                tag::READY_FOR_QUERY => self.phase = Phase::Over,
-                tag::ERROR_RESPONSE => {
-                    if is_farewell(body) {
-                        self.phase = Phase::Lost;
-                    }
-                    failure = Some(Why::Refused(with_shard(body, &self.server.shard)));
-                    if self.phase == Phase::Copying {
-                        self.phase = Phase::Ended;
-                    }
-                }
-                tag::NOTICE_RESPONSE | tag::NOTIFICATION_RESPONSE => client.extend_from_slice(&message),
-                tag::PARAMETER_STATUS => drop(note_parameter(&mut connection.reported, body)),
-                _ => {}
-            }
-        }
-        if self.phase == Phase::Lost && failure.is_none() {
-            let name = &connection.node.name;
-            failure = Some(Why::Told(ErrorReply::error("08006", format!("connection to {name} was lost"))));
-        }
-        Ok(failure)
-    }
-}
-
-/// A server counts the lines that it was sent: its error says whose they are.
-fn with_shard(body: &[u8], shard: &str) -> Box<[u8]> {
-    let fields = body.split(|byte| *byte == 0).take_while(|field| !field.is_empty());
-    let mut said = Vec::with_capacity(body.len() + 64);
-    for field in fields {
-        said.extend_from_slice(field);
-        if field.starts_with(b"WCOPY ") {
-            said.extend_from_slice(format!("\nlines are counted among those for shard \"{shard}\"").as_bytes());
-        }
-        said.push(0);
-    }
-    said.push(0);
-    said.into()
 }
