@@ -196,7 +196,7 @@ fn what_is_wrong_is_said_with_its_line() {
 #[test]
 fn memory_is_bounded() {
     let copy = "COPY t FROM STDIN";
-    let long = vec![b'x'; MAX_UNPLACED + 1];
+    let long = vec![b'x'; MAX_UNPLACED + 8192];
     let late = [&long, &b"x\t1\ty\n"[..]].concat();
     assert_eq!(split(splitter(copy, BY_ID), &late, &[8192]).1, Err((1, RowError::TooLong)));
     let early = [b"x\t1\t", &long[..], &long, b"\n"].concat();
