@@ -7,13 +7,16 @@
 pub mod admin;
 pub mod audit;
 pub mod cli;
+pub mod commit;
 pub mod config;
 pub mod demo;
+pub mod gather;
 pub mod monitor;
 pub mod pool;
 pub mod proxy;
 pub mod route;
 pub mod session;
+pub mod shard;
 pub mod sql;
 pub mod statistics;
 pub mod takeover;

@@ -42,7 +42,7 @@ enum Command {
         json: bool,
     },
     /// Start a local PostgreSQL cluster with pgsluice in front; Ctrl-C stops and removes all of it.
-    #[command(after_help = "Example:\n  pgsluice demo --replicas 3")]
+    #[command(after_help = "Examples:\n  pgsluice demo --replicas 3\n  pgsluice demo --shards 3 --replicas 1")]
     Demo(cli::demo::Options),
     /// Say where a statement would go, and why.
     #[command(
@@ -65,6 +65,11 @@ enum Command {
                       PGPASSWORD, ~/.pgpass, the connection string, or else the config's own.\n\nExit codes: 0 shown, 1 \
                       nobody answered, 2 usage.")]
     Top(cli::top::Options),
+    /// Prepare shards, and say where rows lie.
+    Shards(cli::shards::Options),
+    /// Make, keep up and check the schema on which statements over several shards run.
+    #[command(subcommand)]
+    Coordinator(cli::coordinator::Task),
 }
 
 fn main() -> ExitCode {
@@ -73,7 +78,9 @@ fn main() -> ExitCode {
         Command::Check { config, json } => return cli::check::run(&config, json),
         Command::Demo(options) => cli::demo::run(&options),
         Command::Top(options) => cli::top::run(&options),
+        Command::Shards(options) => return code(cli::shards::run(&options)),
         Command::Explain(options) => return code(cli::explain::run(&options)),
+        Command::Coordinator(task) => return code(cli::coordinator::run(&task)),
     };
     code(result.map(|()| ExitCode::SUCCESS))
 }

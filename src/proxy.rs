@@ -12,10 +12,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::audit::{Audit, AuditError, Event};
+use crate::commit::{self, Coordinators, Primaries, Recovery};
 use crate::config::Config;
 use crate::monitor::{Catalogs, Monitor, MonitorHandle, UserLookup};
 use crate::pool::{Pools, Reported, Settings};
-use crate::route::{Horizon, Reason, SessionKeys};
+use crate::route::{Horizon, Horizons, Reason, SessionKeys};
 use crate::session::{Clients, Crowd, Gate, Quotas, Shortage, Statements, Throttle, Verifiers, accept};
 use crate::sql::AnalysisCache;
 use crate::statistics::StatementTable;
@@ -63,6 +64,8 @@ pub struct Proxy {
     pub throttle: Throttle,
     /// Users that the servers know.
     pub users: UserLookup,
+    /// Who is committing over several shards.
+    pub coordinators: Arc<Coordinators>,
     /// The control plane.
     pub monitor: MonitorHandle,
     /// The audit log.
@@ -71,7 +74,8 @@ pub struct Proxy {
     pub metrics: ProxyMetrics,
     /// How many clients there are.
     pub client_counts: ClientCounts,
-    shard_metrics: ShardMetrics,
+    /// By the shard's name.
+    shard_metrics: ArcSwap<Vec<(Arc<str>, ShardMetrics)>>,
     reasons: HashMap<Reason, usize>,
     /// By the same index: on primaries, on replicas.
     routes: Vec<[AtomicU64; 2]>,
@@ -108,8 +112,7 @@ impl Proxy {
         let metrics = ProxyMetrics::new();
         let audit = Audit::start(&config.audit, metrics.audit_lost.clone())?;
         let max_statements = config.statements.max;
-        let shard = config.shards.first().map(|shard| shard.name.clone()).unwrap_or_default();
-        let names: Vec<_> = Reason::all().map(Reason::name).collect();
+        let shard_metrics = ArcSwap::from_pointee(shard_metrics(&config, &[]));
         let cache_bytes = config.limits.statement_cache_bytes;
         let config = Arc::new(ArcSwap::from_pointee(config));
         let topology = SharedTopology::default();
@@ -128,10 +131,11 @@ impl Proxy {
             throttle: Throttle::default(),
             users: UserLookup::new(Arc::clone(&config), Arc::clone(&topology)),
             monitor: Monitor::spawn(Arc::clone(&config), Arc::clone(&topology), audit.clone()),
+            coordinators: Arc::default(),
             audit,
             metrics,
             client_counts: ClientCounts::default(),
-            shard_metrics: ShardMetrics::new(&shard, &names),
+            shard_metrics,
             reasons: Reason::all().enumerate().map(|(index, reason)| (reason, index)).collect(),
             routes: Reason::all().map(|_| Default::default()).collect(),
             reload_requests: OnceLock::new(),
@@ -143,6 +147,12 @@ impl Proxy {
         });
         tokio::spawn(Arc::clone(&proxy.pools).run_janitor());
         tokio::spawn(Arc::clone(&proxy).keep_house());
+        tokio::spawn(recover(
+            Arc::clone(&proxy.config),
+            Arc::clone(&proxy.topology),
+            Arc::clone(&proxy.coordinators),
+            proxy.shutdown_signal(),
+        ));
         Ok(proxy)
     }
 
@@ -263,6 +273,7 @@ impl Proxy {
         }
         // Even where nothing of it has changed: the file may have been put aside.
         self.audit.adopt(&config.audit);
+        self.shard_metrics.rcu(|known| shard_metrics(&config, known));
         self.config.store(Arc::new(config));
         self.generation.fetch_add(1, Ordering::Release);
         self.users.clear();
@@ -308,16 +319,20 @@ impl Proxy {
     }
 
     /// Counts statements that were answered together, after `duration`.
-    pub fn count_statements(&self, role: Role, reason: Reason, count: u64, duration: Duration) {
+    pub fn count_statements(&self, shard: &Arc<str>, role: Role, reason: Reason, count: u64, duration: Duration) {
+        let all = self.shard_metrics.load();
+        let metrics = all.iter().find(|(name, _)| name == shard).map(|(_, metrics)| metrics);
         if let Some(index) = self.reasons.get(&reason) {
-            if let Some(counter) = self.shard_metrics.statements(role, *index) {
+            if let Some(counter) = metrics.and_then(|metrics| metrics.statements(role, *index)) {
                 counter.increment(count);
             }
             if let Some(routes) = self.routes.get(*index) {
                 routes[usize::from(role == Role::Replica)].fetch_add(count, Ordering::Relaxed);
             }
         }
-        self.shard_metrics.duration(role).record(duration);
+        if let Some(metrics) = metrics {
+            metrics.duration(role).record(duration);
+        }
     }
 
     /// How many statements went where, and why; only what there were any of.
@@ -391,12 +406,46 @@ impl Proxy {
             *count = (count.0 + pool.idle, count.1 + (pool.size - pool.idle));
         }
         let topology = self.topology.load();
-        let shard = topology.shards.first().map_or("", |shard| &shard.name);
+        let shard_of = |node: &str| {
+            let has_it = |shard: &&Shard| shard.nodes.iter().any(|member| *member.node.name == *node);
+            topology.shards.iter().find(has_it).map_or_else(|| "".into(), |shard| Arc::clone(&shard.name))
+        };
         for (node, (idle, active)) in counts {
-            let metrics = known.entry(Arc::clone(&node)).or_insert_with(|| PoolMetrics::new(shard, &node));
+            let metrics = known.entry(Arc::clone(&node)).or_insert_with(|| PoolMetrics::new(&shard_of(&node), &node));
             metrics.connections(ServerState::Idle).set(idle as f64);
             metrics.connections(ServerState::Active).set(active as f64);
         }
+    }
+}
+
+/// Of the config's shards; what there is already goes on counting.
+fn shard_metrics(config: &Config, known: &[(Arc<str>, ShardMetrics)]) -> Vec<(Arc<str>, ShardMetrics)> {
+    let names: Vec<_> = Reason::all().map(Reason::name).collect();
+    let of = |shard: &crate::config::Shard| match known.iter().find(|(name, _)| **name == *shard.name) {
+        Some(known) => known.clone(),
+        None => (Arc::from(&*shard.name), ShardMetrics::new(&shard.name, &names)),
+    };
+    config.shards.iter().map(of).collect()
+}
+
+/// Settles what transactions over several shards have left, until the proxy is gone.
+async fn recover(
+    config: Arc<ArcSwap<Config>>,
+    topology: SharedTopology,
+    coordinators: Arc<Coordinators>,
+    mut shutdown: ShutdownSignal,
+) {
+    let work = async {
+        // A reload may add the second one.
+        while config.load().shards.len() < 2 {
+            tokio::time::sleep(HOUSEKEEPING).await;
+        }
+        let primaries = Primaries::new(config, topology);
+        Recovery::new(primaries, coordinators, commit::Settings::default()).run(|_| {}).await;
+    };
+    tokio::select! {
+        () = work => {}
+        () = shutdown.wait() => {}
     }
 }
 
@@ -452,15 +501,15 @@ type GreetingKey = (Arc<str>, Vec<u64>);
 pub struct Database {
     has_changed: AtomicBool,
     /// Where its catalog last changed.
-    catalog: Mutex<Horizon>,
+    catalog: Mutex<Horizons>,
     greetings: Mutex<HashMap<GreetingKey, Reported>>,
 }
 
 impl Database {
     /// A statement that changed the catalog was acknowledged before `at`: no session may read where
     /// that has not been replayed.
-    pub fn note_catalog_change(&self, at: Instant) {
-        self.catalog.lock().unwrap_or_else(PoisonError::into_inner).saw_primary(at, None);
+    pub fn note_catalog_change(&self, shard: &Arc<str>, at: Instant) {
+        self.catalog.lock().unwrap_or_else(PoisonError::into_inner).of(shard).saw_primary(at, None);
         self.has_changed.store(true, Ordering::Release);
     }
 
@@ -469,9 +518,10 @@ impl Database {
         if !self.has_changed.load(Ordering::Acquire) {
             return ask(&Horizon::default());
         }
-        let mut horizon = self.catalog.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut horizons = self.catalog.lock().unwrap_or_else(PoisonError::into_inner);
+        let horizon = horizons.of(&shard.name);
         horizon.settle(shard);
-        ask(&horizon)
+        ask(horizon)
     }
 
     fn is_worth_keeping(&self) -> bool {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::event::Event;
-use crate::config::{Audit, AuditEvents, AuditStatements, AuditTable, AuditText};
+use crate::config::{Audit, AuditEvents, AuditStatements, AuditText, TableName};
 use crate::sql::{Catalog, Kind, PrimaryCause, Statement, judge};
 
 /// What a statement does, for the audit log.
@@ -57,7 +57,7 @@ pub(super) struct Choice {
     is_on: bool,
     events: Vec<AuditEvents>,
     statements: Vec<AuditStatements>,
-    tables: Vec<AuditTable>,
+    tables: Vec<TableName>,
     pub(super) text: AuditText,
 }
 
@@ -99,7 +99,7 @@ impl Choice {
 }
 
 /// Whether it names one of the tables, or may: a name without a schema may be in any.
-fn names_one_of(statement: &Statement, tables: &[AuditTable]) -> bool {
+fn names_one_of(statement: &Statement, tables: &[TableName]) -> bool {
     if tables.is_empty() {
         return false;
     }
@@ -120,7 +120,7 @@ mod tests {
     use crate::sql::analyse;
 
     fn choice(statements: &[AuditStatements], tables: &[(Option<&str>, &str)]) -> Choice {
-        let table = |(schema, name): &(Option<&str>, &str)| AuditTable {
+        let table = |(schema, name): &(Option<&str>, &str)| TableName {
             schema: schema.map(str::to_owned),
             name: (*name).to_owned(),
         };

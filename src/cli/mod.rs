@@ -3,6 +3,7 @@
 pub mod check;
 mod connect;
 mod connection_string;
+pub mod coordinator;
 pub mod demo;
 mod descriptors;
 pub mod explain;
@@ -10,5 +11,6 @@ mod offline;
 mod passfile;
 mod print;
 pub mod run;
+pub mod shards;
 mod succession;
 pub mod top;

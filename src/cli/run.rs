@@ -110,6 +110,15 @@ impl Server {
         Ok(Self { address, http_address, proxy, listener, http_listener, state, serving })
     }
 
+    /// Waits until the monitor knows every shard's primary.
+    ///
+    /// # Errors
+    /// That takes too long.
+    pub(super) fn wait_until_ready(&self) -> impl Future<Output = anyhow::Result<()>> + use<> {
+        let proxy = Arc::clone(&self.proxy);
+        async move { succession::wait_until_ready(&proxy).await }
+    }
+
     /// Serves, and takes over the config's file again whenever it changes or SIGHUP comes, until `end`, or until
     /// another process has taken over and the last client is gone; then drains.
     ///

@@ -1,14 +1,13 @@
 //! `[audit]` and `[statements]`.
 
-use std::fmt;
-
 use toml::de::DeValue;
 
 use super::choices::{AUDIT_EVENTS, AUDIT_STATEMENTS, AUDIT_TEXT};
 use super::credentials::Surroundings;
 use super::document::{Mistakes, Section, kind};
-use super::error::{Complaint, quoted};
-use super::schema::{Audit, AuditEvents, AuditTable, AuditText, Statements};
+use super::error::Complaint;
+use super::schema::{Audit, AuditEvents, AuditText, Statements};
+use super::table_name::{TableName, table_name};
 use super::values::{Choices, count_usize, size};
 
 const KIB: u64 = 1024;
@@ -48,8 +47,8 @@ fn choices<T: Copy + PartialEq>(value: &DeValue<'_>, choices: &Choices<T>) -> Re
     list(value)?.map(|value| choices.parse(value)).collect()
 }
 
-fn tables(value: &DeValue<'_>) -> Result<Vec<AuditTable>, Complaint> {
-    let tables: Vec<AuditTable> = list(value)?.map(table).collect::<Result<_, _>>()?;
+fn tables(value: &DeValue<'_>) -> Result<Vec<TableName>, Complaint> {
+    let tables: Vec<TableName> = list(value)?.map(table_name).collect::<Result<_, _>>()?;
     if tables.len() > MAX_TABLES {
         let problem = format!("names {} tables", tables.len());
         return Err(Complaint::new(problem).expected(format!("at most {MAX_TABLES}")));
@@ -61,88 +60,5 @@ fn list<'v>(value: &'v DeValue<'_>) -> Result<impl Iterator<Item = &'v DeValue<'
     match value {
         DeValue::Array(array) => Ok(array.iter().map(|element| element.get_ref())),
         _ => Err(Complaint::new(format!("is {}", kind(value))).expected("a list, such as [\"a\", \"b\"]")),
-    }
-}
-
-/// `name` or `schema.name`, quoted as in SQL.
-fn table(value: &DeValue<'_>) -> Result<AuditTable, Complaint> {
-    const FORM: &str = "a table's name as in SQL, such as \"accounts\" or \"public.accounts\"";
-    let text = super::values::text(value, FORM)?;
-    let wrong = || Complaint::new(format!("{} is not a table's name", quoted(text))).expected(FORM);
-    let (first, rest) = part(text).ok_or_else(wrong)?;
-    match rest.strip_prefix('.') {
-        None if rest.is_empty() => Ok(AuditTable { schema: None, name: first }),
-        None => Err(wrong()),
-        Some(rest) => match part(rest) {
-            Some((name, "")) => Ok(AuditTable { schema: Some(first), name }),
-            _ => Err(wrong()),
-        },
-    }
-}
-
-/// One part of a name, folded as PostgreSQL folds it, and what follows.
-fn part(text: &str) -> Option<(String, &str)> {
-    if let Some(mut rest) = text.strip_prefix('"') {
-        let mut name = String::new();
-        loop {
-            let (before, after) = rest.split_once('"')?;
-            name.push_str(before);
-            match after.strip_prefix('"') {
-                Some(more) => {
-                    name.push('"');
-                    rest = more;
-                }
-                None => return (!name.is_empty()).then_some((name, after)),
-            }
-        }
-    }
-    let is_part = |character: char| character.is_alphanumeric() || "_$".contains(character);
-    let end = text.find(|character| !is_part(character)).unwrap_or(text.len());
-    let (name, rest) = text.split_at(end);
-    let begins = name.starts_with(|first: char| first.is_alphabetic() || first == '_');
-    begins.then(|| (name.to_ascii_lowercase(), rest))
-}
-
-impl fmt::Display for AuditTable {
-    /// As SQL writes it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(schema) = &self.schema {
-            write!(f, "{}.", as_written(schema))?;
-        }
-        f.write_str(&as_written(&self.name))
-    }
-}
-
-fn as_written(name: &str) -> String {
-    match part(name) {
-        Some((folded, "")) if folded == name && !name.starts_with('"') => folded,
-        _ => format!("\"{}\"", name.replace('"', "\"\"")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_tables_are_read_as_sql_reads_them() {
-        let read = |text: &str| table(&DeValue::String(text.into())).map(|table| table.to_string()).ok();
-        for (text, expected) in [
-            ("accounts", Some("accounts")),
-            ("Public.Accounts", Some("public.accounts")),
-            ("\"Odd.Name\"", Some("\"Odd.Name\"")),
-            ("s.\"a\"\"b\"", Some("s.\"a\"\"b\"")),
-            ("\"plain\"", Some("plain")),
-            ("größe", Some("größe")),
-            ("", None),
-            ("a.b.c", None),
-            ("1a", None),
-            ("a b", None),
-            ("\"open", None),
-            ("\"\"", None),
-            ("a.", None),
-        ] {
-            assert_eq!(read(text).as_deref(), expected, "{text}");
-        }
     }
 }

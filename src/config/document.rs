@@ -260,6 +260,11 @@ impl<'d> Section<'d> {
         mistakes.add(setting.offset().unwrap_or(self.offset), self.path_of(key), complaint);
     }
 
+    /// Where a key's value stands, for complaints about it once it has been read.
+    pub(super) fn place(&self, key: &'static str) -> Setting<()> {
+        self.item(key).map_or_else(|| Setting::absent(None), |item| Setting::wrong(item.offset))
+    }
+
     /// Says what is wrong with this section as a whole.
     pub(super) fn complain_whole(&self, mistakes: &mut Mistakes<'_>, complaint: Complaint) {
         mistakes.add(self.offset, &*self.path, complaint);

@@ -33,8 +33,10 @@ pub(super) const FILE: SectionKeys = SectionKeys {
         "limits",
         "databases",
         "shards",
+        "tables",
+        "coordinator",
     ],
-    later: &["failover", "tables"],
+    later: &["failover"],
 };
 pub(super) const LISTEN: SectionKeys = SectionKeys {
     name: "listen",
@@ -103,13 +105,16 @@ pub(super) const LIMITS: SectionKeys = SectionKeys {
 pub(super) const DATABASES: SectionKeys = SectionKeys { name: "databases", keys: &["name", "max_clients"], later: &[] };
 pub(super) const SHARDS: SectionKeys = SectionKeys {
     name: "shards",
-    keys: &["name", "nodes", "user", "password", "database", "sslmode", "sslrootcert", "sslcert", "sslkey"],
+    keys: &["name", "weight", "nodes", "user", "password", "database", "sslmode", "sslrootcert", "sslcert", "sslkey"],
     later: &[],
 };
 pub(super) const NODES: SectionKeys = SectionKeys { name: "shards.nodes", keys: &["address", "weight"], later: &[] };
+pub(super) const TABLES: SectionKeys =
+    SectionKeys { name: "tables", keys: &["name", "shard_key", "reference", "shard"], later: &[] };
+pub(super) const COORDINATOR: SectionKeys = SectionKeys { name: "coordinator", keys: &["shard"], later: &[] };
 
 /// All of them.
-pub(super) const SECTIONS: [&SectionKeys; 17] = [
+pub(super) const SECTIONS: [&SectionKeys; 19] = [
     &FILE,
     &LISTEN,
     &HTTP,
@@ -127,10 +132,12 @@ pub(super) const SECTIONS: [&SectionKeys; 17] = [
     &DATABASES,
     &SHARDS,
     &NODES,
+    &TABLES,
+    &COORDINATOR,
 ];
 
 /// Sections that are written `[[name]]`.
-const ARRAYS: [&str; 4] = ["databases", "shards", "auth.users", "auth.rules"];
+const ARRAYS: [&str; 5] = ["databases", "shards", "tables", "auth.users", "auth.rules"];
 
 impl SectionKeys {
     /// The section as its header is written.

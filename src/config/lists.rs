@@ -20,6 +20,9 @@ use super::sections::statement_time;
 use super::values::{count_u32, count_usize, identifier, label, text};
 
 /// Where each name was first seen: key path by name.
+/// Of `[[shards]]`: a bucket map has 16,384 buckets, and each shard is watched by connections of its own.
+const MAX_SHARDS: usize = 256;
+
 type Seen = HashMap<String, String>;
 
 pub(super) fn users(
@@ -148,10 +151,8 @@ pub(super) fn shards(mistakes: &mut Mistakes<'_>, file: &Section<'_>, around: Su
         file.complain::<()>(mistakes, "shards", &Setting::default(), complaint);
         return None;
     }
-    for section in sections.iter().skip(1) {
-        let complaint = Complaint::new("is one shard too many: this version serves a single shard");
-        section
-            .complain_whole(mistakes, complaint.expected("exactly one [[shards]], with the primary and its replicas"));
+    if let Some(section) = sections.get(MAX_SHARDS) {
+        section.complain_whole(mistakes, Complaint::new(format!("is one shard too many: there can be {MAX_SHARDS}")));
     }
     let (mut names, mut addresses) = (Seen::new(), Seen::new());
     let shards: Vec<_> =
@@ -168,6 +169,7 @@ fn shard(
 ) -> Option<Shard> {
     let name = section.read(mistakes, "name", "main".to_owned(), label);
     unique(mistakes, section, &name, "shard", names);
+    let weight = section.read(mistakes, "weight", 1, |value| count_u32(value, 1, 1000));
     let nodes = nodes(mistakes, section, addresses);
     let user = section.read(mistakes, "user", "pgsluice".to_owned(), identifier);
     let password = section.optional(mistakes, "password", |value| around.login_password(value));
@@ -175,6 +177,7 @@ fn shard(
     let encryption = encryption::shard(mistakes, section, around)?;
     Some(Shard {
         name: name.take()?,
+        weight: weight.take()?,
         nodes: nodes?,
         user: user.take()?,
         password: password.take()?,

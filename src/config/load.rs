@@ -9,8 +9,8 @@ use super::document::{Mistakes, Section, Setting, place};
 use super::error::{Complaint, ConfigErrors};
 use super::keys::{ADMIN, AUDIT, AUTH, CONSISTENCY, FILE, HTTP, LAG, LIMITS, LISTEN, LOG, POOL, STATEMENTS};
 use super::rules::Rule;
-use super::schema::{Auth, AuthMethod, Config};
-use super::{audit, lists, sections};
+use super::schema::{Auth, AuthMethod, Config, PoolMode};
+use super::{audit, coordinator, lists, sections, tables};
 
 impl Config {
     /// Reads, checks and resolves a config file. Secrets that it refers to are read now.
@@ -72,12 +72,27 @@ fn read(mistakes: &mut Mistakes<'_>, document: &DeTable<'_>, around: Surrounding
     let rules = lists::rules(mistakes, &auth, &method, &address);
     let users = lists::users(mistakes, &auth, asks_for_passwords(&method, &query.text, rules.as_deref()), around);
     let admin = sections::admin(mistakes, &admin);
-    let pool = sections::pool(mistakes, &pool);
+    let pool_section = pool;
+    let pool = sections::pool(mistakes, &pool_section);
     let consistency = sections::consistency(mistakes, &consistency);
     let lag = sections::lag(mistakes, &lag);
     let limits = sections::limits(mistakes, &limits);
     let databases = lists::databases(mistakes, &file);
     let shards = lists::shards(mistakes, &file, around);
+    let tables = tables::tables(mistakes, &file, shards.as_deref());
+    let coordinator = coordinator::coordinator(mistakes, &file, shards.as_deref());
+    if let (Some(pool), Some([_, _, ..])) = (&pool, shards.as_deref())
+        && pool.mode == PoolMode::Session
+    {
+        let complaint =
+            Complaint::new("is \"session\", where a client keeps one server connection, and there are several shards");
+        pool_section.complain::<()>(
+            mistakes,
+            "mode",
+            &pool_section.place("mode"),
+            complaint.expected("\"transaction\""),
+        );
+    }
     Some(Config {
         listen: listen?,
         http: http?,
@@ -101,6 +116,8 @@ fn read(mistakes: &mut Mistakes<'_>, document: &DeTable<'_>, around: Surrounding
         limits: limits?,
         databases: databases?,
         shards: shards?,
+        tables: tables?,
+        coordinator: coordinator?,
     })
 }
 

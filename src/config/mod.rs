@@ -11,6 +11,7 @@
 mod address;
 mod audit;
 mod choices;
+mod coordinator;
 mod credentials;
 mod document;
 mod encryption;
@@ -23,6 +24,8 @@ mod rules;
 mod schema;
 mod secret;
 mod sections;
+mod table_name;
+mod tables;
 mod values;
 mod warnings;
 mod watch;
@@ -35,5 +38,6 @@ pub use rules::{AddressPattern, Candidate, DatabasePattern, NamePattern, Network
 pub use schema::*;
 pub use secret::Secret;
 pub use sections::HINTS;
+pub use table_name::{TableName, UnfitTableName};
 pub use warnings::Warning;
 pub use watch::{ConfigWatcher, WatchError};

@@ -10,7 +10,7 @@ use super::choices::{
     REPLICATION_MODE, RULE_METHOD, RULE_TLS, SSL_MODE, TLS_MODE, WHEN_NONE,
 };
 use super::rules::Rule;
-use super::schema::{Config, Database, Listen, Password, Shard, User};
+use super::schema::{Config, Database, Listen, Password, Placement, Shard, Table, User};
 use super::secret::Secret;
 use super::values::format_size;
 
@@ -118,8 +118,23 @@ fn transition(was: Option<&Shown<'_>>, is: &Shown<'_>) -> String {
 
 /// Every key with its value. Entries of lists go by name, not by index: inserting one moves no other.
 fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
-    let Config { listen, http, log, audit, statements, auth, admin, pool, consistency, lag, limits, databases, shards } =
-        config;
+    let Config {
+        listen,
+        http,
+        log,
+        audit,
+        statements,
+        auth,
+        admin,
+        pool,
+        consistency,
+        lag,
+        limits,
+        databases,
+        shards,
+        tables,
+        coordinator,
+    } = config;
     let mut settings: Vec<(String, Shown<'_>)> = [
         ("listen.address", text(listen.address)),
         ("listen.takeover", path(listen.takeover.as_deref())),
@@ -187,6 +202,9 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
     settings.extend(auth.users.iter().flat_map(flatten_user));
     settings.extend(databases.iter().flat_map(flatten_database));
     settings.extend(shards.iter().flat_map(flatten_shard));
+    settings.extend(tables.iter().flat_map(flatten_table));
+    let coordinator = coordinator.as_ref().map(|coordinator| &coordinator.shard);
+    settings.push(("coordinator.shard".to_owned(), optional(coordinator)));
     settings
 }
 
@@ -224,6 +242,7 @@ fn flatten_rule<'c>(index: usize, rule: &Rule) -> [(String, Shown<'c>); 6] {
 fn flatten_shard(shard: &Shard) -> Vec<(String, Shown<'_>)> {
     let entry = format!("shards[{}]", shard.name);
     let mut settings = vec![
+        (format!("{entry}.weight"), text(shard.weight)),
         (format!("{entry}.user"), text(&shard.user)),
         (format!("{entry}.password"), secret(shard.password.as_ref())),
         (format!("{entry}.database"), text(&shard.database)),
@@ -240,6 +259,21 @@ fn flatten_shard(shard: &Shard) -> Vec<(String, Shown<'_>)> {
     }
     settings.push((entry, Shown::Entry));
     settings
+}
+
+fn flatten_table<'c>(table: &Table) -> [(String, Shown<'c>); 4] {
+    let entry = format!("tables[{}]", table.name);
+    let (key, reference, shard) = match &table.placement {
+        Placement::Key(columns) => (list(columns), false, Shown::Absent),
+        Placement::Reference => (Shown::Absent, true, Shown::Absent),
+        Placement::Shard(name) => (Shown::Absent, false, text(name)),
+    };
+    [
+        (format!("{entry}.shard_key"), key),
+        (format!("{entry}.reference"), text(reference)),
+        (format!("{entry}.shard"), shard),
+        (entry, Shown::Entry),
+    ]
 }
 
 fn text<'c>(value: impl ToString) -> Shown<'c> {
@@ -348,7 +382,7 @@ mod tests {
     fn every_key_of_the_schema_is_compared() {
         let config = parse(
             "auth.users = [{ name = 'u', password = 'p' }]\nauth.rules = [{ method = 'reject' }]\ndatabases = [{ name = 'd' }]\n\
-             shards = [{ name = 's', nodes = ['h:1'] }]",
+             shards = [{ name = 's', nodes = ['h:1'] }]\ntables = [{ name = 't', reference = true }]",
         );
         let flat: Vec<String> = flatten(&config).into_iter().map(|(key, _)| key).collect();
         for section in SECTIONS.iter().filter(|section| !section.name.is_empty()) {
@@ -365,6 +399,8 @@ mod tests {
                     ("shards", "nodes") | ("shards.nodes", "address") => "shards[s].nodes[h:1]".to_owned(),
                     ("shards.nodes", key) => format!("shards[s].nodes[h:1].{key}"),
                     ("shards", key) => format!("shards[s].{key}"),
+                    ("tables", "name") => "tables[t]".to_owned(),
+                    ("tables", key) => format!("tables[t].{key}"),
                     (section, key) => format!("{section}.{key}"),
                 };
                 assert!(flat.contains(&path), "{path} is not compared");

@@ -8,8 +8,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::choices::SSL_MODE;
 use super::rules::Rule;
 use super::secret::Secret;
+use super::table_name::TableName;
 pub use crate::tls::SslMode;
 use crate::tls::{Inbound, Outbound};
 
@@ -40,8 +42,12 @@ pub struct Config {
     pub limits: Limits,
     /// `[[databases]]`; empty means that any name is passed through.
     pub databases: Vec<Database>,
-    /// `[[shards]]`; exactly one in this version.
+    /// `[[shards]]`; at least one.
     pub shards: Vec<Shard>,
+    /// `[[tables]]`; asked only where there are several shards.
+    pub tables: Vec<Table>,
+    /// `[coordinator]`; without it statements that need several shards at once are refused.
+    pub coordinator: Option<Coordinator>,
 }
 
 /// `[listen]`: where clients connect.
@@ -127,7 +133,7 @@ pub struct Audit {
     /// Which kinds of statements are written as well. Default: none.
     pub statements: Vec<AuditStatements>,
     /// Statements of any kind that name one of these tables are written as well. Default: none.
-    pub tables: Vec<AuditTable>,
+    pub tables: Vec<TableName>,
     /// How much of a statement's text is written. Default `normalised`.
     pub text: AuditText,
     /// A file that has grown beyond this, in bytes, is put aside and a new one begun. Default 64 MiB.
@@ -170,15 +176,6 @@ pub enum AuditStatements {
     Read,
     /// Everything, also BEGIN, SET and the like.
     All,
-}
-
-/// One of `audit.tables`: `"name"`, in whatever schema, or `"schema.name"`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AuditTable {
-    /// None: any.
-    pub schema: Option<String>,
-    /// As PostgreSQL keeps it: unquoted names are in lower case.
-    pub name: String,
 }
 
 /// What `audit.text` takes.
@@ -415,6 +412,8 @@ pub struct Database {
 pub struct Shard {
     /// Unique; a label in metrics: letters, digits, `-`, `_`, `.`. Default `main`.
     pub name: String,
+    /// Its share of the keys beside the other shards', when buckets are given out. Default 1; 1 to 1000.
+    pub weight: u32,
     /// At least one; addresses are unique over the whole file.
     pub nodes: Vec<Node>,
     /// The monitor's own account; needs `pg_monitor`. Default `pgsluice`.
@@ -435,6 +434,13 @@ pub struct Shard {
     pub outbound: Arc<Outbound>,
 }
 
+impl Shard {
+    /// `sslmode` in libpq's word.
+    pub fn sslmode_name(&self) -> &'static str {
+        SSL_MODE.name(self.sslmode)
+    }
+}
+
 /// One of a shard's `nodes`: `"host:port"`, or `{ address = "host:port", weight = 2 }`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
@@ -444,4 +450,31 @@ pub struct Node {
     pub port: u16,
     /// Share of the reads beside the other replicas'. Default 1; 1 to 1000.
     pub weight: u32,
+}
+
+/// One of `[[tables]]`: on which shards a table's rows are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// Unique.
+    pub name: TableName,
+    /// Where its rows are.
+    pub placement: Placement,
+}
+
+/// Where a table's rows are: one of `tables.shard_key`, `tables.reference` and `tables.shard`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placement {
+    /// Each row on the shard that the values of these columns hash to; names as PostgreSQL keeps them.
+    Key(Vec<String>),
+    /// All of them on every shard.
+    Reference,
+    /// All of them on this shard.
+    Shard(String),
+}
+
+/// `[coordinator]`: where a statement runs that needs several shards and cannot be merged of their answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coordinator {
+    /// The shard whose primary runs it, on foreign tables over all shards; one of several.
+    pub shard: String,
 }

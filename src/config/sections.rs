@@ -18,7 +18,7 @@ use super::schema::{
 use super::values::{Span, count_u32, count_usize, duration, identifier, identifiers, log_filter, names, size, text};
 
 /// The parameters that clients may set, without `pgsluice.`.
-pub const HINTS: [&str; 5] = ["consistency", "max_staleness", "route", "session_key", "session_token"];
+pub const HINTS: [&str; 6] = ["consistency", "max_staleness", "route", "session_key", "session_token", "shard"];
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;

@@ -86,6 +86,9 @@ fn the_reference_loads_and_shows_the_defaults() {
     least.shards[0].sslrootcert = reference.shards[0].sslrootcert.clone();
     least.shards[0].sslcert = reference.shards[0].sslcert.clone();
     least.shards[0].sslkey = reference.shards[0].sslkey.clone();
+    least.shards.push(reference.shards[1].clone());
+    least.tables = reference.tables.clone();
+    least.coordinator = reference.coordinator.clone();
     assert_eq!(least, reference);
 }
 
@@ -192,6 +195,16 @@ fn probes() -> Vec<(&'static str, &'static str, Probe)> {
         ("shards.sslcert", "'c.crt'\nsslkey = 'x'", |c| {
             c.shards[0].sslcert == Some(PathBuf::from("/etc/pgsluice/c.crt"))
         }),
+        ("shards.weight", "7", |c| c.shards[0].weight == 7),
+        ("tables.name", "'s.t'\nreference = true", |c| c.tables.iter().any(|t| t.name.to_string() == "s.t")),
+        ("tables.shard_key", "['A', '\"B\"']\nname = 't'", |c| {
+            c.tables.iter().any(|t| t.placement == Placement::Key(vec!["a".to_owned(), "B".to_owned()]))
+        }),
+        ("tables.reference", "true\nname = 't'", |c| c.tables.iter().any(|t| t.placement == Placement::Reference)),
+        ("tables.shard", "'main'\nname = 't'", |c| {
+            c.tables.iter().any(|t| t.placement == Placement::Shard("main".to_owned()))
+        }),
+        ("coordinator.shard", "'main'", |c| c.coordinator.as_ref().is_some_and(|c| c.shard == "main")),
         ("shards.sslkey", "'c.key'\nsslcert = 'x'", |c| {
             c.shards[0].sslkey == Some(PathBuf::from("/etc/pgsluice/c.key"))
         }),
@@ -211,6 +224,10 @@ fn document(key: &str, value: &str) -> String {
     if key.starts_with("databases.") {
         tables.insert(0, ("databases", vec![("name", "'app'")]));
     }
+    if key.starts_with("coordinator.") {
+        tables.insert(0, ("shards", vec![("name", "'other'"), ("nodes", "['other:5432']")]));
+        tables.insert(2, ("shards", Vec::new()));
+    }
     let (section, name) = key.rsplit_once('.').expect("a section");
     let index = tables.iter().position(|(table, _)| *table == section).unwrap_or_else(|| {
         // `[[shards]]` comes before what is inside it.
@@ -226,7 +243,7 @@ fn document(key: &str, value: &str) -> String {
     }
     for (table, keys) in tables {
         let header = match table {
-            "auth.users" | "auth.rules" | "databases" | "shards" | "shards.nodes" => format!("[[{table}]]"),
+            "auth.users" | "auth.rules" | "databases" | "shards" | "shards.nodes" | "tables" => format!("[[{table}]]"),
             _ => format!("[{table}]"),
         };
         text.push_str(&format!("{header}\n"));

@@ -29,7 +29,7 @@ mod wait;
 pub use account::Account;
 pub use binaries::Binaries;
 pub use cluster::Cluster;
-pub use config::proxy_config;
+pub use config::{proxy_config, sharded_config};
 pub use error::DemoError;
 pub use options::{ClusterOptions, Credentials, Description, ServerCertificate, ServerDescription, ServerRole};
 pub use server::{Rows, Server, StopMode};

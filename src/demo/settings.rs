@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 /// Settings that every server of a cluster gets, before the caller's own.
-const SETTINGS: [(&str, &str); 16] = [
+const SETTINGS: [(&str, &str); 17] = [
     ("listen_addresses", "127.0.0.1"),
     ("max_connections", "300"),
     ("shared_buffers", "32MB"),
@@ -15,6 +15,8 @@ const SETTINGS: [(&str, &str); 16] = [
     ("wal_level", "replica"),
     ("max_wal_senders", "20"),
     ("max_replication_slots", "20"),
+    // Transactions over several shards need it; PostgreSQL's own default is none.
+    ("max_prepared_transactions", "64"),
     ("hot_standby", "on"),
     ("hot_standby_feedback", "off"),
     // A replica that lost its primary asks for it again soon (default 5 s) …

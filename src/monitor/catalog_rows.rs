@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::poll::chain;
+use crate::shard::MapError;
 use crate::sql::{Catalog, CatalogBuilder, RelationKind, Volatility};
 
 /// A database's catalog in a few numbers: when they are the same, so is it.
@@ -15,13 +16,16 @@ pub(super) struct Fingerprint(Vec<i64>);
 
 /// Why a catalog cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LoadError {
+pub enum LoadError {
     /// No server answers.
     #[error("no server answers")]
     NoServer,
     /// 3D000: a client asked for a database that is not there.
     #[error("no such database")]
     NoSuchDatabase,
+    /// What is stored as the bucket map is none.
+    #[error("{0}")]
+    Map(MapError),
     /// Too slow.
     #[error("no answer in time")]
     Timeout,

@@ -17,9 +17,11 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::catalog_rows::{self, Fingerprint, LoadError};
+use super::distribution_rows;
 use super::driver;
 use super::poll::Login;
 use crate::config::Config;
+use crate::route::places::Distribution;
 use crate::sql::Catalog;
 use crate::topology::{Node, Role, SharedTopology};
 
@@ -51,6 +53,8 @@ pub struct Catalogs {
 #[derive(Debug, Default)]
 struct Entry {
     catalog: ArcSwapOption<Catalog>,
+    /// Only with several shards.
+    distribution: ArcSwapOption<Distribution>,
     /// Load it anew, whatever the fingerprint says.
     stale: AtomicBool,
     /// Somebody has asked for it since the last check.
@@ -68,6 +72,24 @@ impl Catalogs {
         }
         self.want(database);
         None
+    }
+
+    /// Where the database's rows are, as last read; `None` until it is, and always where there is only one shard.
+    pub fn distribution(&self, database: &str) -> Option<Arc<Distribution>> {
+        if let Some(entry) = self.databases.load().get(database) {
+            entry.wanted.store(true, Ordering::Relaxed);
+            return entry.distribution.load_full();
+        }
+        self.want(database);
+        None
+    }
+
+    /// What was made of the config is to be made anew.
+    pub(super) fn config_changed(&self) {
+        for entry in self.databases.load().values() {
+            entry.stale.store(true, Ordering::Release);
+        }
+        self.work.notify_one();
     }
 
     /// A statement has changed the database's catalog, or may have.
@@ -211,6 +233,10 @@ impl Loader {
         // Taken before the load: what changes during it is loaded again.
         let stale = entry.stale.swap(false, Ordering::AcqRel);
         let loaded = load_if_changed(&connection.client, known.fingerprint.as_ref().filter(|_| !stale)).await;
+        let loaded = match loaded {
+            Ok(loaded) => self.refresh_distribution(&connection.client, entry).await.map(|()| loaded),
+            failed => failed,
+        };
         match loaded {
             Ok(Some((fingerprint, catalog))) => {
                 let (functions, relations) = catalog.len();
@@ -227,18 +253,32 @@ impl Loader {
         known.connection = Some(connection);
         Ok(())
     }
+
+    /// Its columns and its map may change without the catalog's fingerprint.
+    async fn refresh_distribution(&self, client: &tokio_postgres::Client, entry: &Entry) -> Result<(), LoadError> {
+        let config = self.config.load_full();
+        if config.shards.len() < 2 {
+            entry.distribution.store(None);
+            return Ok(());
+        }
+        let loading = distribution_rows::load(client, &config);
+        let distribution = timeout(LOAD_TIMEOUT, loading).await.unwrap_or(Err(LoadError::Timeout))?;
+        entry.distribution.store(Some(Arc::new(distribution)));
+        Ok(())
+    }
 }
 
-/// The first shard's primary where it answers, else a replica of it that does, and how to log in there: all
-/// shards have one schema.
+/// The first shard's primary where it answers, else a replica of it that does, else the next shard's, and how to log in
+/// there: all shards have one schema.
 pub(super) fn server_for(config: &Config, topology: &SharedTopology) -> Option<(Arc<Node>, Login)> {
     let topology = topology.load();
-    let shard = topology.shards.first()?;
-    let configured = config.shards.iter().find(|configured| *configured.name == *shard.name)?;
-    let node = (shard.nodes.iter())
-        .filter(|member| member.role != Role::Unknown && member.node.is_reachable())
-        .min_by_key(|member| member.role != Role::Primary)?;
-    Some((Arc::clone(&node.node), Login::of(configured)))
+    topology.shards.iter().find_map(|shard| {
+        let configured = config.shards.iter().find(|configured| *configured.name == *shard.name)?;
+        let node = (shard.nodes.iter())
+            .filter(|member| member.role != Role::Unknown && member.node.is_reachable())
+            .min_by_key(|member| member.role != Role::Primary)?;
+        Some((Arc::clone(&node.node), Login::of(configured)))
+    })
 }
 
 /// Logs in.

@@ -27,7 +27,7 @@ impl Connect for DriverConnect {
 
 /// Connects, and drives the connection in a task of its own, which ends when the client goes or the server does. With
 /// `prefer`, a server that fails over TLS is tried without, as libpq does.
-pub(super) async fn connect(config: &Config, tls: &Arc<Outbound>) -> Result<(Client, JoinHandle<()>), Error> {
+pub(crate) async fn connect(config: &Config, tls: &Arc<Outbound>) -> Result<(Client, JoinHandle<()>), Error> {
     let mut config = config.clone();
     let tls = DriverTls(Arc::clone(tls));
     config.ssl_mode(tls.mode());

@@ -10,7 +10,8 @@
 pub mod breaker;
 mod catalog_rows;
 pub mod catalogs;
-mod driver;
+pub mod distribution_rows;
+pub(crate) mod driver;
 pub mod lag;
 mod member;
 pub mod poll;
@@ -21,6 +22,8 @@ mod supervisor;
 mod users;
 mod watch;
 
+pub use catalog_rows::LoadError;
 pub use catalogs::Catalogs;
+pub(crate) use driver::connect as connect_driver;
 pub use supervisor::{Monitor, MonitorHandle};
 pub use users::{LookupFailed, UserLookup};

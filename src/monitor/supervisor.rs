@@ -40,6 +40,7 @@ struct Supervisor {
     config: Arc<ArcSwap<Config>>,
     topology: SharedTopology,
     audit: Audit,
+    catalogs: Arc<Catalogs>,
     lines: Arc<ArcSwap<Vec<ShardLine>>>,
     watches: Vec<(String, mpsc::Sender<Order>, ShardLine)>,
     tasks: JoinSet<()>,
@@ -53,7 +54,15 @@ impl Monitor {
         let catalogs = Arc::new(Catalogs::default());
         let mut tasks = JoinSet::new();
         tasks.spawn(catalogs::load_forever(Arc::clone(&catalogs), Arc::clone(&config), Arc::clone(&topology)));
-        let mut supervisor = Supervisor { config, topology, audit, lines: Arc::default(), watches: Vec::new(), tasks };
+        let mut supervisor = Supervisor {
+            config,
+            topology,
+            audit,
+            catalogs: Arc::clone(&catalogs),
+            lines: Arc::default(),
+            watches: Vec::new(),
+            tasks,
+        };
         supervisor.adopt_config();
         let shards = Arc::clone(&supervisor.lines);
         tokio::spawn(supervisor.run(receiver));
@@ -129,6 +138,7 @@ impl Supervisor {
             }
         }
         self.order_topology();
+        self.catalogs.config_changed();
     }
 
     /// Starts what is new and stops what is gone. Returns who is to be told of its new settings.

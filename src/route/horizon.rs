@@ -17,6 +17,22 @@ use std::time::{Duration, Instant};
 
 use crate::topology::{Node, Position, Role, Shard};
 
+/// What one session has seen, shard by shard.
+#[derive(Debug, Default)]
+pub struct Horizons(Vec<(Arc<str>, Horizon)>);
+
+impl Horizons {
+    /// Of the shard of this name.
+    pub fn of(&mut self, shard: &Arc<str>) -> &mut Horizon {
+        let known = self.0.iter().position(|(known, _)| Arc::ptr_eq(known, shard) || known == shard);
+        let at = known.unwrap_or_else(|| {
+            self.0.push((Arc::clone(shard), Horizon::default()));
+            self.0.len() - 1
+        });
+        &mut self.0[at].1
+    }
+}
+
 /// What one session has seen of one shard.
 #[derive(Debug, Default)]
 pub struct Horizon {

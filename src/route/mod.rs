@@ -6,11 +6,13 @@
 mod decide;
 mod explain;
 mod horizon;
+pub mod places;
 mod reason;
+pub mod rows;
 mod session_keys;
 
 pub use decide::{Demand, Plan, Question, Refusal, RouteSetting, decide};
 pub use explain::{Considered, explain};
-pub use horizon::Horizon;
+pub use horizon::{Horizon, Horizons};
 pub use reason::Reason;
 pub use session_keys::{SessionKey, SessionKeys};

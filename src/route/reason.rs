@@ -39,6 +39,8 @@ pub enum Reason {
     TooLong,
     /// To the primary: the fast-path function call protocol.
     FunctionCall,
+    /// To the coordinator's primary: it needs rows of several shards.
+    Coordinator,
 }
 
 impl Reason {
@@ -61,6 +63,7 @@ impl Reason {
             Self::UnreadableText,
             Self::TooLong,
             Self::FunctionCall,
+            Self::Coordinator,
         ]
         .into_iter()
         .chain(PrimaryCause::ALL.into_iter().map(Self::Statement))
@@ -86,6 +89,7 @@ impl Reason {
             Self::UnreadableText => "unreadable_text",
             Self::TooLong => "too_long",
             Self::FunctionCall => "function_call",
+            Self::Coordinator => "coordinator",
         }
     }
 
@@ -109,6 +113,7 @@ impl Reason {
             Self::UnreadableText => "the client's encoding or settings make the text unsafe to read",
             Self::TooLong => "it is too long to be looked at whole",
             Self::FunctionCall => "the fast-path function call protocol",
+            Self::Coordinator => "it needs rows of several shards together: the coordinator reads them",
         }
     }
 }

@@ -17,9 +17,9 @@ use crate::topology::Shard;
 /// How many there are.
 const SLOTS: usize = 16 * 1024;
 
-/// One key's slot.
+/// One key of one user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SessionKey(usize);
+pub struct SessionKey(u64);
 
 /// All keys' horizons. Takes no memory until the first key is used.
 #[derive(Debug, Default)]
@@ -29,21 +29,21 @@ pub struct SessionKeys {
 }
 
 impl SessionKeys {
-    /// The slot of a key of `whom`, a database and a user: others' keys are others.
+    /// A key of `whom`, a database and a user: others' keys are others.
     pub fn of(&self, whom: impl Hash, key: &str) -> SessionKey {
-        let hash = self.hasher.hash_one((whom, key));
-        SessionKey(usize::try_from(hash % SLOTS as u64).unwrap_or_default())
+        SessionKey(self.hasher.hash_one((whom, key)))
     }
 
-    /// What the primary has acknowledged under this key, for as long as it is held.
-    pub fn horizon(&self, key: SessionKey) -> MutexGuard<'_, Horizon> {
+    /// What the primary of the shard of this name has acknowledged under this key, for as long as it is held.
+    pub fn horizon(&self, key: SessionKey, shard: &str) -> MutexGuard<'_, Horizon> {
         let slots = self.slots.get_or_init(|| (0..SLOTS).map(|_| Mutex::default()).collect());
-        slots[key.0 % SLOTS].lock().unwrap_or_else(PoisonError::into_inner)
+        let slot = usize::try_from(self.hasher.hash_one((key.0, shard)) % SLOTS as u64).unwrap_or_default();
+        slots[slot].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The same, with moments turned into positions as far as samples allow.
     pub fn settled(&self, key: SessionKey, shard: &Shard) -> MutexGuard<'_, Horizon> {
-        let mut horizon = self.horizon(key);
+        let mut horizon = self.horizon(key, &shard.name);
         horizon.settle(shard);
         horizon
     }

@@ -22,6 +22,7 @@ use super::limits::SessionLimits;
 use super::operator::{greet_operator, operator};
 use super::overhead::Overhead;
 use super::pins::PinAccount;
+use super::place::Place;
 use super::prepared::ClientStatements;
 use super::relay::Tally;
 use super::replication::{self, Passage};
@@ -34,7 +35,7 @@ use crate::audit::Event;
 use crate::config::{AuthMethod, Config, PoolMode};
 use crate::pool::{Identity, Reported, SettingValue, Settings};
 use crate::proxy::{ClientSlot, Proxy};
-use crate::route::{Demand, Horizon, Reason};
+use crate::route::{Demand, Horizons, Reason};
 use crate::telemetry::metrics::LoginOutcome;
 use crate::topology::Role;
 use crate::wire::backend::{TransactionStatus, put_parameter_status, put_ready_for_query};
@@ -319,9 +320,9 @@ impl Session {
     async fn ask_a_server(&mut self) -> Result<Reported, ErrorReply> {
         let lost = || ErrorReply::fatal("08006", "the server connection was lost during login");
         let is_pooled = self.proxy.config.load().pool.mode == PoolMode::Transaction;
-        if !is_pooled || self.reach(Demand::Replica(Reason::FreshReplica)).await.is_err() {
+        if !is_pooled || self.reach(Demand::Replica(Reason::FreshReplica), Place::Any).await.is_err() {
             let reason = if is_pooled { Reason::Transaction } else { Reason::SessionPooling };
-            self.reach(Demand::Primary(reason)).await.map_err(|fault| match fault {
+            self.reach(Demand::Primary(reason), Place::Any).await.map_err(|fault| match fault {
                 Fault::Fatal(reply) => reply,
                 _ => lost(),
             })?;
@@ -348,6 +349,7 @@ impl Session {
         places: Option<(ClientSlot, Membership)>,
     ) -> Self {
         let (slot, membership) = places.unzip();
+        let proxy_is_sharded = proxy.config.load().shards.len() > 1;
         Self {
             pin_account: PinAccount::new(Arc::clone(&proxy)),
             limits: SessionLimits::default(),
@@ -365,8 +367,10 @@ impl Session {
             shared: None,
             tracked: Tracked::new(startup),
             reported: Reported::new(),
-            horizon: Horizon::default(),
+            horizons: Horizons::default(),
             server: None,
+            is_sharded: proxy_is_sharded,
+            across: Box::default(),
             parked: None,
             may_have_sequences: false,
             pins: Vec::new(),
@@ -376,6 +380,9 @@ impl Session {
             status_before: TransactionStatus::Idle,
             in_batch: false,
             skipping: false,
+            misplaced: None,
+            part: None,
+            bound: Vec::new(),
             named_here: Vec::new(),
             portals: Vec::new(),
             executed: Vec::new(),

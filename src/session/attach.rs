@@ -5,8 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::cancel::Cancelled;
+use super::coordinate::Views;
 use super::exchange::{Exchange, Purpose, Sent};
-use super::relay::{Outcome, Until};
+use super::place::Place;
+use super::relay::{HOLD_LIMIT, Outcome, Until};
 use super::understand::Understood;
 use super::wish::Wish;
 use super::{Attached, Audience, Fault, Parked, Session};
@@ -14,13 +16,10 @@ use crate::pool::{Checkout, CheckoutError, LoginError};
 use crate::route::{Demand, Plan, Question, Reason, Refusal, RouteSetting, decide};
 use crate::sql::Pin;
 use crate::telemetry::metrics::CausalOutcome;
-use crate::topology::{Node, Role};
+use crate::topology::{Node, Role, Shard};
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::frontend::{self, tag};
 use crate::wire::{BUFFER_SIZE, ErrorReply};
-
-/// The only shard of this version.
-const SHARD: usize = 0;
 
 impl Session {
     /// Decides where to go and takes a connection there. Nodes that cannot be reached are added to
@@ -31,7 +30,9 @@ impl Session {
         excluded: &mut Vec<Arc<Node>>,
     ) -> Result<(), ErrorReply> {
         loop {
-            let plan = self.plan(understood, excluded).await.map_err(cancelled)?.map_err(refusal)?;
+            let shard = self.shard_for(understood)?;
+            self.await_settled(&shard).await?;
+            let plan = self.plan(understood, &shard, excluded).await.map_err(cancelled)?.map_err(refusal)?;
             let plan = match self.take_parked(plan).await {
                 Ok(()) => return Ok(()),
                 Err(plan) => plan,
@@ -46,7 +47,7 @@ impl Session {
             self.proxy.metrics.pool_wait.record(asked_at.elapsed());
             match result.map_err(cancelled)? {
                 Ok(checkout) => {
-                    self.take(checkout, plan, true);
+                    self.take(shard, checkout, plan, true);
                     return Ok(());
                 }
                 Err(CheckoutError::Login(error)) if plan.role == Role::Replica && is_the_nodes_fault(&error) => {
@@ -68,23 +69,27 @@ impl Session {
         if !self.parked.as_ref().is_some_and(|parked| Arc::ptr_eq(&parked.checkout.node, &plan.node)) {
             return Err(plan);
         }
-        let Some(Parked { checkout: mut parked, .. }) = self.parked.take() else { return Err(plan) };
+        let Some(Parked { shard, checkout: mut parked, .. }) = self.parked.take() else { return Err(plan) };
         let is_current = parked.incarnation == plan.node.incarnation() && parked.pool().encrypts_as(&parked);
         if !is_current || parked.examine().await.is_err() {
             return Err(plan);
         }
-        self.take(parked, plan, false);
+        self.take(shard, parked, plan, false);
         Ok(())
     }
 
-    fn take(&mut self, checkout: Checkout, plan: Plan, is_fresh: bool) {
+    fn take(&mut self, shard: Arc<str>, checkout: Checkout, plan: Plan, is_fresh: bool) {
         self.registration.set(&checkout);
         self.server = Some(Attached {
+            shard,
             exchange: Exchange::default(),
             role: plan.role,
             reason: plan.reason,
             proof: plan.proof,
             holding: false,
+            hold_limit: HOLD_LIMIT,
+            views_over: None,
+            waits_are_bounded: false,
             is_timed_out: false,
             is_fresh,
             eof: false,
@@ -99,10 +104,11 @@ impl Session {
     async fn plan(
         &mut self,
         understood: &Understood,
+        shard: &Arc<str>,
         excluded: &[Arc<Node>],
     ) -> Result<Result<Plan, Refusal>, Cancelled> {
         let config = self.proxy.config.load_full();
-        let mut plan = self.decide(understood, excluded, self.may_prove(understood));
+        let mut plan = self.decide(understood, shard, excluded, self.may_prove(understood));
         let wait = match plan {
             // The session wants a replica and nothing else: that is worth the wait for any other server.
             Err(Refusal::NoFreshReplica) => config.consistency.wait.max(config.pool.checkout_timeout),
@@ -114,15 +120,16 @@ impl Session {
         }
         self.overhead.pause();
         let deadline = tokio::time::Instant::now() + wait;
-        let mut rounds = self.proxy.monitor.rounds(SHARD);
+        let at = self.proxy.topology.load().shards.iter().position(|known| known.name == *shard).unwrap_or_default();
+        let mut rounds = self.proxy.monitor.rounds(at);
         while is_behind(&plan) {
-            self.proxy.monitor.kick(SHARD);
+            self.proxy.monitor.kick(at);
             let Some(rounds) = &mut rounds else { break };
             let round = self.registration.unless_cancelled(tokio::time::timeout_at(deadline, rounds.changed()));
             if !matches!(round.await?, Ok(Ok(()))) {
                 break;
             }
-            plan = self.decide(understood, excluded, None);
+            plan = self.decide(understood, shard, excluded, None);
         }
         let outcome = if is_behind(&plan) { CausalOutcome::Primary } else { CausalOutcome::CaughtUp };
         self.proxy.metrics.causal_waits(outcome).increment(1);
@@ -149,10 +156,11 @@ impl Session {
     fn decide(
         &mut self,
         understood: &Understood,
+        shard: &Arc<str>,
         excluded: &[Arc<Node>],
         may_prove: Option<Duration>,
     ) -> Result<Plan, Refusal> {
-        self.with_question(understood, excluded, may_prove, |question| {
+        self.with_question(understood, shard, excluded, may_prove, |question| {
             decide(question, |sides| rand::random_range(0..sides))
         })?
     }
@@ -161,16 +169,18 @@ impl Session {
     pub(super) fn with_question<T>(
         &mut self,
         understood: &Understood,
+        shard: &Arc<str>,
         excluded: &[Arc<Node>],
         may_prove: Option<Duration>,
         ask: impl FnOnce(&Question<'_>) -> T,
     ) -> Result<T, Refusal> {
         let wish = self.wish_for(understood);
         let topology = self.proxy.topology.load();
-        let shard = topology.shards.get(SHARD).ok_or(Refusal::NoPrimary)?;
-        self.horizon.settle(shard);
+        let shard = topology.shards.iter().find(|known| known.name == *shard).ok_or(Refusal::NoPrimary)?;
+        let own = self.horizons.of(&shard.name);
+        own.settle(shard);
         let shared = self.shared.map(|key| self.proxy.session_keys.settled(key, shard));
-        let seen = [&self.horizon, shared.as_deref().unwrap_or(&self.horizon)];
+        let seen = [&*own, shared.as_deref().unwrap_or(own)];
         let when_none = self.proxy.config.load().lag.when_none;
         let answer = self.database.with_catalog_horizon(shard, |catalog| {
             ask(&Question {
@@ -189,6 +199,22 @@ impl Session {
             })
         });
         Ok(answer)
+    }
+
+    /// The shard that the messages go to: the one that they are for, or where the session is, or the first.
+    pub(super) fn shard_for(&self, understood: &Understood) -> Result<Arc<str>, ErrorReply> {
+        let topology = self.proxy.topology.load();
+        let here = match &understood.place {
+            Place::One(shard) | Place::Together(Views { shard, .. }) => Some(shard),
+            _ => self.server.as_ref().map(|server| &server.shard),
+        };
+        // One that answers, where others do not.
+        let is_there = |shard: &&Shard| shard.primary().is_some_and(|primary| primary.is_reachable());
+        let first = || {
+            let shard = topology.shards.iter().find(is_there).or(topology.shards.first());
+            shard.map(|shard| Arc::clone(&shard.name))
+        };
+        here.cloned().or_else(first).ok_or_else(|| refusal(Refusal::NoPrimary))
     }
 
     /// Whether what comes needs another server than the one whose pipeline is open, and can still have it.

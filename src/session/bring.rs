@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::attach::as_told;
 use super::exchange::{Purpose, Sent};
+use super::place::Place;
 use super::relay::{Outcome, Until};
 use super::understand::Understood;
 use super::{Audience, Fault, Session};
@@ -81,19 +82,26 @@ impl Session {
     }
 
     /// Takes a connection that has this session's settings, for what the proxy wants to do there.
-    pub(super) async fn reach(&mut self, demand: Demand) -> Result<(), Fault> {
-        let fatal = |reply: ErrorReply| Fault::Fatal(reply.into_fatal());
+    pub(super) async fn reach(&mut self, demand: Demand, place: Place) -> Result<(), Fault> {
+        let understood = Understood { place, ..Understood::nothing(demand) };
+        self.reach_for(&understood).await?.map_err(|reply| Fault::Fatal(reply.into_fatal()))
+    }
+
+    /// The same; where there is none, why.
+    pub(super) async fn reach_for(&mut self, understood: &Understood) -> Result<Result<(), ErrorReply>, Fault> {
         let mut excluded = Vec::new();
         loop {
-            self.attach(&Understood::nothing(demand), &mut excluded).await.map_err(fatal)?;
+            if let Err(reply) = self.attach(understood, &mut excluded).await {
+                return Ok(Err(reply));
+            }
             let mut brought = self.bring_settings().await?;
             // They may have been sent ahead, without waiting.
             if matches!(brought, Brought::Yes) && !matches!(self.relay_own().await?, Outcome::Done) {
                 brought = self.lost_own().await;
             }
             match brought {
-                Brought::Yes => return Ok(()),
-                Brought::Refused(reply) => return Err(fatal(reply)),
+                Brought::Yes => return Ok(Ok(())),
+                Brought::Refused(reply) => return Ok(Err(reply)),
                 Brought::LostReplica(node) => excluded.push(node),
             }
         }

@@ -64,6 +64,7 @@ impl Session {
             server.checkout.node.note_answer();
         }
         self.account_for_pins();
+        self.follow_transaction().await?;
         self.release_if_free().await;
         Ok(())
     }
@@ -97,7 +98,8 @@ impl Session {
         match statement.kind {
             Kind::Ddl if may_have_worked => {
                 for database in &statement.databases {
-                    self.proxy.database(&Arc::from(&**database)).note_catalog_change(Instant::now());
+                    let shard = self.server.as_ref().map_or_else(|| "".into(), |server| Arc::clone(&server.shard));
+                    self.proxy.database(&Arc::from(&**database)).note_catalog_change(&shard, Instant::now());
                 }
                 self.changed_catalog = true;
             }
@@ -152,10 +154,10 @@ impl Session {
 
     /// Tells the sessions that have to see it what the transaction, now over on a server of this role, has changed:
     /// before the client learns of the end, and can tell another one.
-    pub(super) fn tell_others(&self, role: Role) {
+    pub(super) fn tell_others(&self, shard: &Arc<str>, role: Role) {
         let now = Instant::now();
         if self.changed_catalog || self.executed.iter().any(|analysis| analysis.has_ddl()) {
-            self.database.note_catalog_change(now);
+            self.database.note_catalog_change(shard, now);
         }
         let mut run = self.executed.iter().flat_map(|analysis| &analysis.statements);
         if role == Role::Primary
@@ -164,7 +166,7 @@ impl Session {
         {
             // Of the moment alone: what this connection says of its position may not cover what another session with
             // this key has written meanwhile.
-            self.proxy.session_keys.horizon(key).saw_primary(now, None);
+            self.proxy.session_keys.horizon(key, shard).saw_primary(now, None);
         }
     }
 
@@ -178,10 +180,11 @@ impl Session {
         if saw_rows {
             let (node, incarnation) = (&server.checkout.node, server.checkout.incarnation);
             let position = lsn.filter(|_| node.incarnation() == incarnation).and_then(|lsn| node.position_at(lsn));
+            let horizon = self.horizons.of(&server.shard);
             match server.role {
-                Role::Replica => self.horizon.saw_replica(node, incarnation, now, position),
+                Role::Replica => horizon.saw_replica(node, incarnation, now, position),
                 // Those who share its key have been told.
-                _ => self.horizon.saw_primary(now, position),
+                _ => horizon.saw_primary(now, position),
             }
         }
         if changed_catalog {

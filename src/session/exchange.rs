@@ -67,6 +67,10 @@ pub enum Purpose {
     Tail,
     /// To prepare a statement that the client prepared elsewhere.
     Prepare,
+    /// To end a part of a pipeline that goes on on another shard.
+    Turn,
+    /// The client's own messages, on another shard than the one whose answer it gets.
+    Elsewhere,
     /// To move a transaction, or to clean up after a client.
     Housekeeping,
 }
@@ -125,6 +129,8 @@ pub enum Event {
     Refused(ErrorReply),
     /// `ReadyForQuery` for the client.
     Ready(TransactionStatus),
+    /// The same behind a part of a pipeline that goes on elsewhere.
+    Turned(TransactionStatus),
 }
 
 /// The expectations of one server connection.
@@ -138,6 +144,18 @@ pub struct Exchange {
     /// Data has been copied in by the extended protocol, and the `Sync` behind it is still to come.
     awaiting_sync: bool,
     description: Option<FoldingDigest>,
+    elsewhere: Elsewhere,
+    /// Rows that the next statement has changed on other shards.
+    extra_rows: u64,
+}
+
+/// What messages have done of which the client sees nothing here: [`Purpose::Elsewhere`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// Rows that were changed.
+    pub rows: u64,
+    /// Rows have come back.
+    pub has_returned: bool,
 }
 
 type FoldingDigest = foldhash::fast::FoldHasher<'static>;
@@ -204,10 +222,25 @@ impl Exchange {
 
     /// Whatever is still to come is for nobody.
     pub fn disown(&mut self) {
+        self.disown_for(Purpose::Housekeeping);
+    }
+
+    /// Whatever is still to come is for the proxy alone.
+    pub fn disown_for(&mut self, purpose: Purpose) {
         for (_, audience) in &mut self.expected {
-            *audience = Audience::Proxy(Purpose::Housekeeping);
+            *audience = Audience::Proxy(purpose);
         }
         self.events.clear();
+    }
+
+    /// What has been done for [`Purpose::Elsewhere`] since the last call.
+    pub fn take_elsewhere(&mut self) -> Elsewhere {
+        std::mem::take(&mut self.elsewhere)
+    }
+
+    /// The client is to be told of so many rows more than this server has changed by the next statement.
+    pub fn add_rows(&mut self, extra: u64) {
+        self.extra_rows = extra;
     }
 
     /// What has happened since the last call.
@@ -244,6 +277,9 @@ impl Exchange {
                 if purpose == Some(Purpose::Proof) {
                     self.events.push(Event::ProofEnds);
                 }
+                if purpose == Some(Purpose::Turn) {
+                    self.events.push(Event::Turned(status));
+                }
                 if purpose.is_none_or(|purpose| purpose == Purpose::Tail) {
                     self.events.push(Event::Ready(status));
                     return Verdict::Pass;
@@ -257,6 +293,23 @@ impl Exchange {
             }
             (Sent::Query, tag::DATA_ROW) if purpose == Some(Purpose::Position) => {
                 self.events.push(Event::Position(frame.body.into()));
+            }
+            (Sent::Query | Sent::Execute, tag::DATA_ROW) if purpose == Some(Purpose::Elsewhere) => {
+                self.elsewhere.has_returned = true;
+            }
+            (Sent::Query | Sent::Execute, tag::COMMAND_COMPLETE) if purpose == Some(Purpose::Elsewhere) => {
+                self.elsewhere.rows = self.elsewhere.rows.saturating_add(backend::rows(frame.body));
+                if *sent == Sent::Execute {
+                    self.expected.pop_front();
+                }
+            }
+            (Sent::Query | Sent::Execute, tag::COMMAND_COMPLETE) if purpose.is_none() && self.extra_rows > 0 => {
+                let rows = backend::rows(frame.body).saturating_add(std::mem::take(&mut self.extra_rows));
+                self.events.push(Event::Completed { rows });
+                if *sent == Sent::Execute {
+                    self.expected.pop_front();
+                }
+                return Verdict::Rewrite(backend::command_complete(frame.body, rows));
             }
             (Sent::Query | Sent::Execute, tag::COPY_IN_RESPONSE) => self.begin_copy_in(),
             (Sent::Query, tag::COMMAND_COMPLETE) if purpose.is_none() => {

@@ -244,7 +244,7 @@ impl Session {
             }
         }
         let count = u64::try_from(ledger.outcomes.len()).unwrap_or(u64::MAX);
-        self.proxy.count_statements(server.role, server.reason, count, since.elapsed());
+        self.proxy.count_statements(&server.shard, server.role, server.reason, count, since.elapsed());
     }
 
     fn count_one(&self, server: &Attached, run: &Run, outcome: &Outcome, took: Duration) {
@@ -263,10 +263,9 @@ impl Session {
         let catalog = self.proxy.catalogs().get(&self.identity.database);
         let statement = run.analysis.statements.get(outcome.statement);
         let Some(kind) = self.proxy.audit.chooses(statement, catalog.as_deref()) else { return };
-        let topology = self.proxy.topology.load();
         self.proxy.audit.tell(Event::Statement {
             who: self.who(),
-            shard: topology.shards.first().map_or_else(|| "".into(), |shard| (&shard.name).into()),
+            shard: (&server.shard).into(),
             node: (&server.checkout.node.name).into(),
             role: server.role.name(),
             reason: server.reason.name(),

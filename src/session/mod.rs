@@ -7,6 +7,7 @@
 //! connection ([`part`]). Where a statement goes is decided in `route/` alone.
 
 mod accept;
+mod across;
 mod attach;
 mod attempt;
 mod auth;
@@ -15,12 +16,16 @@ mod bring;
 mod cancel;
 mod clients;
 mod conclude;
+mod coordinate;
+mod copy;
 mod crowd;
 mod cut;
 mod encrypt;
+mod everywhere;
 mod exchange;
 mod gate;
 mod gather;
+mod hand;
 mod ledger;
 mod limits;
 mod operator;
@@ -28,16 +33,20 @@ mod overhead;
 mod own;
 mod part;
 mod pins;
+mod place;
 mod prepared;
 mod quota;
 mod relay;
 mod relocate;
 mod replication;
+mod reshard;
+mod scatter;
 mod serve;
 mod shortage;
 mod throttle;
 mod tracked;
 mod translate;
+mod turns;
 mod understand;
 mod wish;
 
@@ -67,7 +76,7 @@ use tracked::Tracked;
 use crate::audit::Who;
 use crate::pool::{Checkout, Identity, NodePool, Reported, Settings};
 use crate::proxy::{ClientSlot, Database, Proxy};
-use crate::route::{Horizon, Reason, SessionKey};
+use crate::route::{Horizons, Reason, SessionKey};
 use crate::sql::{Analysis, Pin};
 use crate::topology::{Outstanding, Position, Role};
 use crate::wire::backend::TransactionStatus;
@@ -93,8 +102,13 @@ pub struct Session {
     shared: Option<SessionKey>,
     /// What the client was told of the server's settings.
     reported: Reported,
-    horizon: Horizon,
+    /// What it has seen, on each shard.
+    horizons: Horizons,
     server: Option<Attached>,
+    /// There is more than one shard to choose from.
+    is_sharded: bool,
+    /// The open transaction, on its other shards.
+    across: Box<across::Across>,
     /// A connection that is not in use, and kept for as long as nobody else wants it.
     parked: Option<Parked>,
     /// The open transaction may have called `nextval`.
@@ -115,6 +129,12 @@ pub struct Session {
     in_batch: bool,
     /// An error was told without a server's help: the client's messages are ignored up to its next `Sync`.
     skipping: bool,
+    /// What the messages under way are refused with, in their place, where they are for another shard than can be had.
+    misplaced: Option<ErrorReply>,
+    /// Where the portals of the open transaction are for.
+    bound: Vec<(Box<[u8]>, place::Place)>,
+    /// What stands for the text under way on this shard.
+    part: Option<scatter::Part>,
     /// Names that the messages under way have given to statements.
     named_here: Vec<Box<[u8]>>,
     /// Portals of the messages under way, and of the transaction.
@@ -153,6 +173,8 @@ fn who(identity: &Identity, client: Option<SocketAddr>) -> Who {
 /// See [`Session::parked`].
 #[derive(Debug)]
 struct Parked {
+    /// Its shard's name.
+    shard: Arc<str>,
     checkout: Checkout,
     /// When its pool would close it.
     until: Instant,
@@ -168,14 +190,22 @@ impl Parked {
 /// A server connection in a session's hands.
 #[derive(Debug)]
 struct Attached {
+    /// Its shard's name.
+    shard: Arc<str>,
     checkout: Checkout,
     exchange: Exchange,
     role: Role,
     reason: Reason,
     /// The answer is held back: nothing of it has been shown to the client.
     holding: bool,
+    /// How much of it is, in bytes.
+    hold_limit: usize,
+    /// While names mean the coordinator's views there: the `search_path` without them.
+    views_over: Option<Box<str>>,
     /// What it has to say that it has replayed, before its answer counts.
     proof: Option<Position>,
+    /// Waits for locks are over after a time, in the transaction over several shards that is open.
+    waits_are_bounded: bool,
     /// It was asked to cancel what took too long.
     is_timed_out: bool,
     /// Nothing has been run on it yet.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::Session;
+use super::place::{Parsed, Place};
 use super::understand::Understood;
 use crate::config::PoolMode;
 use crate::pool::{Identity, quote_literal};
@@ -30,7 +31,7 @@ pub fn explain_new_session(
 ) -> Vec<Considered> {
     let mut session = Session::of_nobody(proxy, identity, Arc::default());
     if let Some(position) = seen {
-        session.horizon.must_see(position);
+        session.horizons.of(&Arc::from(&*session.first_shard())).must_see(position);
     }
     let text = sql.as_bytes();
     // Whoever asks from outside may have copied the whole of it.
@@ -67,11 +68,42 @@ impl Session {
         self.decide_demand(&mut understood, [text]);
         let detail = self.culprit(&analysis, understood.demand);
         let may_prove = self.may_prove(&understood);
-        let mut rows = self.with_question(&understood, &[], may_prove, explain).unwrap_or_default();
+        let shards = match self.shards_of(&mut understood, text) {
+            Ok(shards) => shards,
+            Err(reply) => return vec![self.refused(&reply)],
+        };
+        let mut rows = Vec::new();
+        for shard in &shards {
+            rows.extend(self.with_question(&understood, shard, &[], may_prove, explain).unwrap_or_default());
+        }
         if let (Some(detail), Some(first)) = (detail, rows.first_mut()) {
             first.considered = format!("{}: {detail}", first.considered);
         }
         rows
+    }
+
+    /// The shards that it would go to.
+    fn shards_of(&self, understood: &mut Understood, text: &[u8]) -> Result<Vec<Arc<str>>, ErrorReply> {
+        if self.is_sharded {
+            let analysis = self.proxy.analyses.analyse(text);
+            let place = self.place_of(&Parsed { analysis, text, types: b"" }, None);
+            understood.place = place.unwrap_or(Place::Any);
+            if let Place::Together(_) = understood.place {
+                understood.demand = Demand::Primary(Reason::Coordinator);
+            }
+        }
+        match &understood.place {
+            Place::Refused(reply) => Err(ErrorReply::clone(reply)),
+            Place::Everywhere(scatter) => {
+                let topology = self.proxy.topology.load();
+                let all = topology.shards.iter().map(|shard| Arc::clone(&shard.name));
+                Ok(all.filter(|shard| scatter.involves(shard)).collect())
+            }
+            Place::RowByRow => {
+                Ok(self.proxy.topology.load().shards.iter().map(|shard| Arc::clone(&shard.name)).collect())
+            }
+            Place::Any | Place::One(_) | Place::Together(_) | Place::InTurn => Ok(vec![self.shard_for(understood)?]),
+        }
     }
 
     /// The statement would be answered with this error, here.
@@ -102,7 +134,7 @@ impl Session {
             return None;
         };
         Some(Considered {
-            shard: self.first_shard(),
+            shard: server.shard.to_string(),
             node: Some(server.checkout.node.name.to_string()),
             role: Some(server.role.name()),
             reason: Some(server.reason.name()),

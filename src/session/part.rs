@@ -74,7 +74,7 @@ impl Session {
         if let Some(server) = self.server.take() {
             let limits = &self.proxy.config.load().pool;
             let until = (Instant::now() + limits.idle_timeout).min(server.checkout.created + limits.max_lifetime);
-            self.parked = Some(Parked { checkout: server.checkout, until });
+            self.parked = Some(Parked { shard: server.shard, checkout: server.checkout, until });
         }
     }
 

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
+use super::across::deadlock;
 use super::exchange::{Event, Sent, Verdict};
 use super::limits::timed_out;
 use super::prepared::{ClientStatements, SERVER_NAME_PREFIX};
@@ -25,7 +26,7 @@ use crate::wire::{BUFFER_SIZE, Frame, Link, frontend, header};
 
 /// PostgreSQL sends when it has this much (`PQ_SEND_BUFFER_SIZE`) or is done: an answer that is
 /// longer than this would come in pieces on a direct connection too.
-const HOLD_LIMIT: usize = 8192;
+pub(super) const HOLD_LIMIT: usize = 8192;
 
 /// A message that is not a row is held whole up to this size, in bytes.
 const MAX_MESSAGE: usize = 1 << 20;
@@ -152,7 +153,7 @@ impl Session {
         let link = &server.checkout.link;
         // Nothing will be asked of another node any more: the answer is here, or too long to wait for.
         let is_all_here = until == Until::Answered && is_answered && link.unread == 0;
-        if server.holding && (is_all_here || link.ready > HOLD_LIMIT) {
+        if server.holding && (is_all_here || link.ready > server.hold_limit) {
             server.holding = false;
         }
         let is_sent = link.output.is_empty() && self.client.ready == 0 && self.client.unread == 0;
@@ -362,10 +363,12 @@ impl Session {
                     is_further = true;
                 }
                 Event::Undone => self.ledger.reopen(),
+                Event::Turned(status) => self.status = status,
                 Event::Ready(status) => {
                     self.status = status;
                     self.in_batch = false;
-                    ended_on = ended_on.or((status == TransactionStatus::Idle).then_some(server.role));
+                    let ended = status == TransactionStatus::Idle;
+                    ended_on = ended_on.or_else(|| ended.then(|| (Arc::clone(&server.shard), server.role)));
                 }
             }
         }
@@ -373,8 +376,8 @@ impl Session {
             self.deadline = self.limits.deadline(self.ledger.unanswered());
         }
         refused.iter().for_each(|reply| self.note_refusal(reply));
-        if let Some(role) = ended_on {
-            self.tell_others(role);
+        if let Some((shard, role)) = ended_on {
+            self.tell_others(&shard, role);
         }
         worth_another
     }
@@ -421,7 +424,10 @@ impl Attached {
                 Verdict::Pass if self.is_timed_out && backend::sqlstate(frame.body) == b"57014" => {
                     Verdict::Replace(timed_out())
                 }
-                Verdict::Pass => with_clients_names(frame.body, statements).map_or(Verdict::Pass, Verdict::Rewrite),
+                Verdict::Pass => match deadlock(self.waits_are_bounded, frame.body) {
+                    Some(reply) => Verdict::Replace(reply),
+                    None => with_clients_names(frame.body, statements).map_or(Verdict::Pass, Verdict::Rewrite),
+                },
                 verdict => verdict,
             },
             _ => self.exchange.receive(&frame),
@@ -477,7 +483,7 @@ fn with_clients_names(body: &[u8], statements: &ClientStatements) -> Option<Vec<
 }
 
 /// Whether the server ends the session with this error.
-fn is_farewell(body: &[u8]) -> bool {
+pub(super) fn is_farewell(body: &[u8]) -> bool {
     matches!(backend::error_field(body, b'V').or_else(|| backend::error_field(body, b'S')), Some(b"FATAL" | b"PANIC"))
 }
 

@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 use super::exchange::{Purpose, Sent};
+use super::place::Place;
 use super::relay::{Outcome, Until};
 use super::understand::Understood;
 use super::{Audience, Fault, Session};
@@ -79,11 +80,29 @@ impl Session {
     /// Begins the open transaction anew elsewhere, where what comes needs that and nothing has been run.
     pub(super) async fn relocate_if_needed(&mut self, understood: &Understood) -> Result<(), Fault> {
         let Some(demand) = self.other_side(understood) else { return Ok(()) };
+        let place = self.server.as_ref().map_or(Place::Any, |server| Place::One(Arc::clone(&server.shard)));
+        self.begin_anew(demand, place).await
+    }
+
+    /// Whether nothing has been run in the open transaction but what has begun it.
+    pub(super) fn has_only_begun(&self) -> bool {
+        !self.opening.begun.is_empty() && !self.in_batch
+    }
+
+    /// Where it belongs when it is begun anew for these messages: as [`Session::relocate_if_needed`] will find.
+    pub(super) fn side_to_begin_on(&self, role: Role, understood: &Understood) -> Demand {
+        self.other_side(understood).unwrap_or(match role {
+            Role::Replica => Demand::Replica(Reason::ReadOnlyTransaction),
+            _ => Demand::Primary(Reason::Transaction),
+        })
+    }
+
+    pub(super) async fn begin_anew(&mut self, demand: Demand, place: Place) -> Result<(), Fault> {
         let texts = std::mem::take(&mut self.opening.begun);
         self.run_own(b"ROLLBACK").await?;
         self.release().await;
         self.status = TransactionStatus::Idle;
-        self.reach(demand).await?;
+        self.reach(demand, place).await?;
         for text in &texts {
             self.run_own(text).await?;
         }

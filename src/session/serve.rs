@@ -16,6 +16,7 @@ use super::gather::Gathered;
 use super::ledger::End;
 use super::limits::Patience;
 use super::relay::{Failure, Outcome, Until};
+use super::reshard::Way;
 use super::understand::Understood;
 use super::{ClientFault, Fault, Session, Tally};
 use crate::config::PoolMode;
@@ -23,7 +24,7 @@ use crate::route::{Demand, Reason};
 use crate::telemetry::metrics::CutCause;
 use crate::topology::{Node, Role};
 use crate::wire::backend::{self, TransactionStatus, put_ready_for_query};
-use crate::wire::frontend::{put_query, tag};
+use crate::wire::frontend::{put, put_query, tag};
 use crate::wire::{ErrorReply, Frames, Header};
 
 /// Covers whatever has been read on this connection of a primary.
@@ -155,6 +156,11 @@ impl Session {
         if self.skipping {
             return self.skip(work).await;
         }
+        (self.misplaced, self.part) = (None, None);
+        self.is_sharded = self.proxy.config.load().shards.len() > 1;
+        if self.is_sharded && self.proxy.catalogs().distribution(&self.identity.database).is_none() {
+            self.await_distribution().await;
+        }
         let mut understood = self.understand(work)?;
         self.overhead.start(understood.asked_at);
         if let Err(reply) = self.keep_pace(understood.runs).await {
@@ -163,6 +169,11 @@ impl Session {
         self.ledger.begin(understood.asked_at);
         if self.must_move(&understood) {
             self.leave_batch().await?;
+        }
+        if self.is_sharded
+            && let Way::Served = self.go_to_shard(work, &mut understood).await?
+        {
+            return Ok(());
         }
         self.relocate_if_needed(&understood).await?;
         let mut excluded = Vec::new();
@@ -200,7 +211,7 @@ impl Session {
         self.forget_sequences(understood);
         self.hold_where_possible(understood);
         self.demand_proof();
-        match self.execute(work, understood).await? {
+        match self.execute(work, understood, Until::Answered).await? {
             Outcome::Done => Ok(Attempt::Done),
             Outcome::Refused(failure) => {
                 self.reconsider(failure, understood, excluded);
@@ -212,16 +223,22 @@ impl Session {
     }
 
     /// Sends the messages and relays the answers, as far as the client waits for them.
-    async fn execute(&mut self, work: &Work, understood: &Understood) -> Result<Outcome, Fault> {
+    /// They are answered up to `until`, at the most.
+    pub(super) async fn execute(
+        &mut self,
+        work: &Work,
+        understood: &Understood,
+        until: Until,
+    ) -> Result<Outcome, Fault> {
         let statements = understood.analyses.iter().flat_map(|analysis| &analysis.statements);
         statements.flat_map(|statement| &statement.databases).for_each(|database| self.proxy.vacate(database));
         self.start_clock(if understood.is_commit() { 0 } else { understood.runs.max(1) });
-        let outcome = self.send_and_relay(work, understood).await;
+        let outcome = self.send_and_relay(work, understood, until).await;
         self.stop_clock().await;
         outcome
     }
 
-    async fn send_and_relay(&mut self, work: &Work, understood: &Understood) -> Result<Outcome, Fault> {
+    async fn send_and_relay(&mut self, work: &Work, understood: &Understood, until: Until) -> Result<Outcome, Fault> {
         let sent = match work {
             Work::Messages { bytes, .. } => self.translate(bytes).await?,
             Work::Long(header) => self.translate_long(*header).await?,
@@ -229,7 +246,7 @@ impl Session {
         match sent {
             Outcome::Done => {
                 self.ask_position(understood);
-                self.relay(if understood.waits { Until::Answered } else { Until::Sent }).await
+                self.relay(if understood.waits { until } else { Until::Sent }).await
             }
             other => Ok(other),
         }
@@ -255,7 +272,7 @@ impl Session {
         let ends_idle = understood.is_repeatable && understood.is_query() || understood.is_commit();
         if ends_idle
             && server.exchange.ends_ready()
-            && self.horizon.is_unsettled_for(server.role, understood.asked_at) >= patience
+            && self.horizons.of(&server.shard).is_unsettled_for(server.role, understood.asked_at) >= patience
         {
             self.put(|out| put_query(out, sql));
             self.expect(Sent::Query, Audience::Proxy(Purpose::Position));
@@ -302,7 +319,7 @@ impl Session {
         let is_at_a_boundary = link.ready == 0 && link.unread == 0 && self.client.unread == 0;
         let reply = lost(&node, server.role, understood, in_transaction, words);
         if server.role != Role::Replica && understood.may_commit(in_transaction) {
-            self.note_unknown_outcome(understood);
+            self.note_unknown_outcome(understood, &server.shard);
         }
         if in_transaction || !is_at_a_boundary {
             return Err(Fault::Fatal(reply.into_fatal()));
@@ -324,20 +341,20 @@ impl Session {
     }
 
     /// It may have been committed, so what comes next must show it if it was.
-    fn note_unknown_outcome(&mut self, understood: &Understood) {
+    fn note_unknown_outcome(&mut self, understood: &Understood, shard: &Arc<str>) {
         let now = Instant::now();
-        self.horizon.saw_primary(now, None);
+        self.horizons.of(shard).saw_primary(now, None);
         if let Some(key) = self.shared {
-            self.proxy.session_keys.horizon(key).saw_primary(now, None);
+            self.proxy.session_keys.horizon(key, shard).saw_primary(now, None);
         }
         if self.changed_catalog || understood.analyses.iter().any(|analysis| analysis.has_ddl()) {
-            self.database.note_catalog_change(now);
+            self.database.note_catalog_change(shard, now);
             self.proxy.monitor.catalog_changed(&self.identity.database);
         }
     }
 
     /// What was under way will never be answered.
-    fn forget_exchange(&mut self) {
+    pub(super) fn forget_exchange(&mut self) {
         self.status = TransactionStatus::Idle;
         self.in_batch = false;
         self.tally = Tally::default();
@@ -349,10 +366,20 @@ impl Session {
     }
 
     /// Tells the client an error of the proxy's own, where no server connection is held.
-    async fn refuse(&mut self, work: &Work, reply: &ErrorReply) -> Result<(), Fault> {
+    pub(super) async fn refuse(&mut self, work: &Work, reply: &ErrorReply) -> Result<(), Fault> {
         self.note_refusal(reply);
-        self.undo_names();
         reply.put(&mut self.client.output);
+        self.give_up(work).await
+    }
+
+    /// Tells the client an error that a server has said elsewhere: its body.
+    pub(super) async fn refuse_as(&mut self, work: &Work, body: &[u8]) -> Result<(), Fault> {
+        put(&mut self.client.output, backend::tag::ERROR_RESPONSE, &[body]);
+        self.give_up(work).await
+    }
+
+    async fn give_up(&mut self, work: &Work) -> Result<(), Fault> {
+        self.undo_names();
         self.skipping = true;
         if let Work::Long(header) = work {
             let here = header.size.min(self.client.input.len());
@@ -371,12 +398,12 @@ impl Session {
         };
         if last.is_some_and(ends) {
             self.skipping = false;
-            put_ready_for_query(&mut self.client.output, TransactionStatus::Idle);
+            put_ready_for_query(&mut self.client.output, self.status);
         }
         self.client.flush().await.map_err(|_| Fault::ClientGone)
     }
 
-    fn undo_names(&mut self) {
+    pub(super) fn undo_names(&mut self) {
         for name in self.named_here.drain(..) {
             self.statements.remove(&name);
         }

@@ -9,6 +9,7 @@ use super::exchange::{Purpose, Sent};
 use super::prepared::{Held, Prepared, SERVER_NAME_PREFIX};
 use super::relay::{Outcome, Until};
 use super::relocate::opens;
+use super::scatter::Part;
 use super::{Audience, Fault, Session};
 use crate::config::PoolMode;
 use crate::pool::Settings;
@@ -118,7 +119,8 @@ impl Session {
         let analysis = self.proxy.analyses.analyse(text);
         self.statements.drop_unnamed();
         self.unprepare_by_sql("");
-        if let Some(reply) = self.objection(&analysis).or_else(|| self.claim_pin(&analysis)) {
+        let misplaced = self.misplaced.clone();
+        if let Some(reply) = misplaced.or_else(|| self.objection(&analysis)).or_else(|| self.claim_pin(&analysis)) {
             self.expect(Sent::Query, Audience::Refusal(reply));
             self.put(|out| put_query(out, REFUSED));
         } else if let Some((held, renamed)) = self.rename(&analysis, text) {
@@ -143,12 +145,16 @@ impl Session {
             self.put(|out| put_query(out, answer.as_bytes()));
         } else {
             self.expect(Sent::Query, Audience::Client);
-            self.put(|out| out.extend_from_slice(frame.bytes));
+            match self.part.take() {
+                Some(part) => self.put(|out| put_query(out, &part.text)),
+                None => self.put(|out| out.extend_from_slice(frame.bytes)),
+            }
         }
         let is_lone_opening = matches!(&*analysis.statements, [statement] if opens(statement));
         self.opening.sent = is_lone_opening.then(|| text.into());
         self.tail = self.tracked.tail(&analysis).over(&self.tail);
         self.note_query(&analysis, text);
+        self.note_control(&analysis, text);
         self.executed.push(analysis);
         self.put_tail();
         Ok(Outcome::Done)
@@ -243,15 +249,30 @@ impl Session {
             return Ok(outcome);
         }
         self.note_portal(bind);
-        if let Some(reply) = self.claim_pin(&held.statement.analysis) {
+        if let Some(reply) = self.misplaced.clone().or_else(|| self.claim_pin(&held.statement.analysis)) {
             self.expect(Sent::Bind, Audience::Refusal(reply));
             self.put(|out| put_bind(out, Bind { statement: NO_STATEMENT, ..bind }));
+            return Ok(Outcome::Done);
+        }
+        if let Some(part) = self.part.take() {
+            self.put_part(bind, &part);
             return Ok(Outcome::Done);
         }
         self.expect(Sent::Bind, Audience::Client);
         let statement = held.statement.server_name.as_bytes();
         self.put(|out| put_bind(out, Bind { statement, ..bind }));
         Ok(Outcome::Done)
+    }
+
+    /// Binds a text that stands for the client's own.
+    fn put_part(&mut self, bind: Bind<'_>, part: &Part) {
+        self.expect(Sent::ParseOther, Audience::Proxy(Purpose::Prepare));
+        self.put(|out| put_parse(out, Parse { name: b"", text: &part.text, types: &part.types }));
+        self.expect(Sent::Bind, Audience::Client);
+        self.put(|out| put_bind(out, Bind { statement: b"", rest: &part.rest, ..bind }));
+        if let Some(server) = &mut self.server {
+            server.checkout.unnamed = None;
+        }
     }
 
     /// A statement that this client has not prepared by `Parse`: one of SQL's PREPARE, on a connection that is kept
@@ -332,6 +353,9 @@ impl Session {
                 let known = self.portals.iter().find(|(name, _)| **name == *portal);
                 let known = known.map(|(_, prepared)| Arc::clone(prepared));
                 self.note_execute(known.as_ref());
+                if let Some(prepared) = &known {
+                    self.note_control(&prepared.analysis, &prepared.text);
+                }
                 // Without a name that is known here: of a text too long to be read, or of SQL's PREPARE or DECLARE.
                 let analysis = known.map_or_else(|| Arc::new(unread()), |prepared| Arc::clone(&prepared.analysis));
                 self.tail = self.tracked.tail(&analysis).over(&self.tail);

@@ -1,9 +1,9 @@
 //! What the gathered messages are about, and what they need.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::place::{Parsed, ParsedHere, Place};
 use super::serve::Work;
 use super::wish::{Wish, constant, object_to_setting, object_to_show};
 use super::{Fault, Session};
@@ -32,6 +32,12 @@ pub(super) struct Understood {
     pub(super) is_disproved: bool,
     /// What the client wants of their way, where that is not what its session has set.
     pub(super) hinted: Option<Wish>,
+    /// Which shard it is for.
+    pub(super) place: Place,
+    /// Where each `Bind` is for, in order.
+    pub(super) binds: Vec<Place>,
+    /// Where the portals are for that are bound here.
+    pub(super) bound: Vec<(Box<[u8]>, Place)>,
     /// When it had come.
     pub(super) asked_at: Instant,
 }
@@ -48,6 +54,9 @@ impl Understood {
             is_repeatable: false,
             is_disproved: false,
             hinted: None,
+            place: Place::Any,
+            binds: Vec::new(),
+            bound: Vec::new(),
             asked_at,
         }
     }
@@ -56,6 +65,15 @@ impl Understood {
     pub(super) fn is_query(&self) -> bool {
         let mut statements = self.analyses.iter().flat_map(|analysis| &analysis.statements);
         self.runs > 0 && statements.all(|statement| statement.kind == Kind::Query)
+    }
+
+    /// All statements that it is about.
+    pub(super) fn statements(&self) -> impl Iterator<Item = &Statement> {
+        self.analyses.iter().flat_map(|analysis| &analysis.statements)
+    }
+
+    fn add_place(&mut self, place: Place) {
+        self.place = std::mem::replace(&mut self.place, Place::Any).and(place);
     }
 
     /// Whether it is the end of a transaction, and no other begins with it.
@@ -111,7 +129,7 @@ impl Session {
     }
 
     fn understand_messages(&self, messages: &[u8], understood: &mut Understood) -> Result<(), Fault> {
-        let mut parsed = HashSet::new();
+        let mut parsed = ParsedHere::new();
         Frames::new(messages)
             .try_for_each(|frame| self.understand_message(&frame.map_err(Fault::from)?, understood, &mut parsed))
     }
@@ -134,24 +152,21 @@ impl Session {
         &self,
         frame: &Frame<'a>,
         understood: &mut Understood,
-        parsed: &mut HashSet<&'a [u8]>,
+        parsed: &mut ParsedHere<'a>,
     ) -> Result<(), Fault> {
         let mut uses = |name: &[u8]| {
-            if !parsed.contains(name) {
+            if !parsed.contains_key(name) {
                 let held = self.statements.get(name);
                 understood.analyses.extend(held.map(|held| Arc::clone(&held.statement.analysis)));
             }
         };
         let text = match frame.tag {
             tag::QUERY => frontend::query(frame.body)?,
-            tag::PARSE => {
-                let parse = Parse::read(frame.body)?;
-                parsed.insert(parse.name);
-                parse.text
-            }
+            tag::PARSE => Parse::read(frame.body)?.text,
             tag::BIND => {
-                uses(Bind::read(frame.body)?.statement);
-                return Ok(());
+                let bind = Bind::read(frame.body)?;
+                uses(bind.statement);
+                return self.place_bind(bind, understood, parsed);
             }
             tag::DESCRIBE => {
                 if let Target::Statement(name) = Target::read(frame.body, "Describe")? {
@@ -161,6 +176,9 @@ impl Session {
             }
             tag::EXECUTE => {
                 understood.runs += 1;
+                if !self.bound.is_empty() {
+                    self.place_execute(frame.body, understood)?;
+                }
                 return Ok(());
             }
             tag::CLOSE => {
@@ -178,6 +196,13 @@ impl Session {
         let analysis = self.proxy.analyses.analyse(text);
         if frame.tag == tag::QUERY {
             understood.runs += analysis.statements.len().max(1);
+            if self.is_sharded {
+                let here = Parsed { analysis: Arc::clone(&analysis), text, types: b"" };
+                understood.add_place(self.place_of(&here, None)?);
+            }
+        } else {
+            let parse = Parse::read(frame.body)?;
+            parsed.insert(parse.name, Parsed { analysis: Arc::clone(&analysis), text, types: parse.types });
         }
         if !self.can_read(text) {
             understood.demand = Demand::Primary(Reason::UnreadableText);
@@ -186,8 +211,48 @@ impl Session {
         Ok(())
     }
 
+    /// With the values that are bound.
+    fn place_bind(&self, bind: Bind<'_>, understood: &mut Understood, parsed: &ParsedHere<'_>) -> Result<(), Fault> {
+        if !self.is_sharded {
+            return Ok(());
+        }
+        let held = self.statements.get(bind.statement).map(|held| &held.statement);
+        let place = match (parsed.get(bind.statement), held) {
+            (Some(here), _) => self.place_of(here, Some(bind))?,
+            (None, Some(held)) => {
+                let held = Parsed { analysis: Arc::clone(&held.analysis), text: &held.text, types: &held.types };
+                self.place_of(&held, Some(bind))?
+            }
+            // It will be refused, or it lives where this session is pinned.
+            (None, None) => Place::Any,
+        };
+        understood.bound.retain(|(portal, _)| **portal != *bind.portal);
+        understood.bound.push((bind.portal.into(), place.clone()));
+        understood.binds.push(place.clone());
+        understood.place = std::mem::replace(&mut understood.place, Place::Any).then(place);
+        Ok(())
+    }
+
+    /// Of a portal that was bound by earlier messages.
+    fn place_execute(&self, body: &[u8], understood: &mut Understood) -> Result<(), Fault> {
+        let (portal, _) = frontend::execute(body)?;
+        let is_it = |(name, _): &&(Box<[u8]>, Place)| **name == *portal;
+        if understood.bound.iter().any(|bound| is_it(&bound)) {
+            return Ok(());
+        }
+        match self.bound.iter().rev().find(is_it).map(|(_, place)| place) {
+            Some(Place::Everywhere(_) | Place::RowByRow) => understood.add_place(Place::Refused(Box::new(
+                ErrorReply::error("0A000", "a statement for every shard cannot be sent in this way")
+                    .hint("Send its Bind and its Execute together."),
+            ))),
+            Some(place) => understood.add_place(place.clone()),
+            None => {}
+        }
+        Ok(())
+    }
+
     /// Whether the text means what the analysis takes it to mean, under this client's encoding and settings.
-    fn can_read(&self, text: &[u8]) -> bool {
+    pub(super) fn can_read(&self, text: &[u8]) -> bool {
         let reported = |name: &str| self.reported.get(name).map(|value| &**value);
         // In these an ASCII byte can be the second half of a character.
         let unsafe_encodings: [&[u8]; 7] = [b"BIG5", b"GBK", b"GB18030", b"JOHAB", b"SJIS", b"SHIFT_JIS_2004", b"UHC"];
@@ -280,6 +345,11 @@ impl Session {
         let by_statement = analysis.statements.iter().find_map(|statement| match &statement.kind {
             Kind::Set(Setting::Session { name, value: Some(value) } | Setting::Local { name, value: Some(value) }) => {
                 object_to_setting(name, value, &self.proxy.config.load())
+            }
+            Kind::ShowOwn { name } if self.is_sharded && &**name == "session_token" => {
+                Some(ErrorReply::error("0A000", "a session token is of one shard, and there are several here").hint(
+                    "SET pgsluice.session_key to the same value in all sessions that are to see each other's writes.",
+                ))
             }
             Kind::ShowOwn { name } => object_to_show(name),
             _ if on_replica && self.takes_advisory_lock(statement) => Some(

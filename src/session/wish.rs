@@ -34,6 +34,8 @@ enum Value {
     Route(RouteSetting),
     Key(Box<str>),
     Token(Token),
+    /// Empty: by the shard key.
+    Shard(Box<str>),
 }
 
 /// What `SHOW pgsluice.session_token` gives: `shard:timeline:LSN`.
@@ -108,7 +110,10 @@ impl Session {
             let topology = self.proxy.topology.load();
             let primary = topology.shards.iter().find(|shard| shard.name == token.shard.as_ref().into());
             let layout = primary.and_then(|shard| shard.primary()?.position_at(token.position.lsn));
-            self.horizon.must_see(Position { lsn: layout.map_or(token.position.lsn, |at| at.lsn), ..token.position });
+            let shard = Arc::from(&*token.shard);
+            self.horizons
+                .of(&shard)
+                .must_see(Position { lsn: layout.map_or(token.position.lsn, |at| at.lsn), ..token.position });
         }
     }
 
@@ -144,9 +149,38 @@ impl Session {
                 ErrorReply::error("22023", format!("\"{}\" cannot be set for one statement", hint.key))
                     .hint(format!("SET {PREFIX}{} in the session.", hint.key)),
             ),
+            (_, Ok(Value::Shard(shard))) if is_no_shard(&shard, &config) => {
+                Some(no_such_shard(&shard, &config).detail("It stands in the comment in front of the statement."))
+            }
             (key, Ok(_)) => not_allowed(key, &config),
         })
     }
+
+    /// The shard that the client has named, for this text or in its session. Of several hints the first counts: texts
+    /// that go together are for one shard.
+    pub(super) fn wished_shard(&self, analysis: &Analysis) -> Option<Arc<str>> {
+        let hinted = analysis.hints.iter().find_map(|hint| read(&hint.key, &hint.value).ok().and_then(Value::shard));
+        let wished = hinted.or_else(|| own(self.tracked.current(), "shard").and_then(Value::shard))?;
+        (!wished.is_empty()).then(|| wished.into())
+    }
+}
+
+impl Value {
+    fn shard(self) -> Option<Box<str>> {
+        match self {
+            Self::Shard(shard) => Some(shard),
+            _ => None,
+        }
+    }
+}
+
+fn is_no_shard(name: &str, config: &Config) -> bool {
+    !name.is_empty() && config.shards.iter().all(|shard| shard.name != *name)
+}
+
+fn no_such_shard(name: &str, config: &Config) -> ErrorReply {
+    let names: Vec<_> = config.shards.iter().map(|shard| &*shard.name).collect();
+    invalid("shard", name).hint(format!("The shards are: {}.", names.join(", ")))
 }
 
 /// Whether a client may not set this: only of `pgsluice.*`.
@@ -155,6 +189,7 @@ pub(super) fn object_to_setting(name: &str, value: &str, config: &Config) -> Opt
     let constant = Setting::constant_value(value).unwrap_or_else(|| value.to_owned());
     match read(own, &constant) {
         Err(reply) => Some(reply),
+        Ok(Value::Shard(shard)) if is_no_shard(&shard, config) => Some(no_such_shard(&shard, config)),
         Ok(Value::Token(token)) if config.shards.iter().all(|shard| shard.name != *token.shard) => {
             Some(invalid("session_token", &constant).detail(format!("There is no shard \"{}\" here.", token.shard)))
         }
@@ -198,6 +233,7 @@ fn read(name: &str, value: &str) -> Result<Value, ErrorReply> {
         "route" => {
             route_named(value).map(Value::Route).ok_or_else(|| available("Available values: auto, primary, replica."))
         }
+        "shard" => Ok(Value::Shard(value.into())),
         "session_key" if value.len() <= MAX_KEY => Ok(Value::Key(value.into())),
         "session_key" => Err(ErrorReply::error("22023", format!("\"{PREFIX}{name}\" takes at most {MAX_KEY} bytes"))),
         "session_token" => token(value)

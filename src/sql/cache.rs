@@ -10,6 +10,7 @@ use super::{
     shape::{Shape, shape},
     statement::{Analysis, Name, Statement},
     text::{MAX_PARSED_BYTES, analyse_bytes},
+    uses::Uses,
 };
 use foldhash::quality::RandomState;
 use quick_cache::{
@@ -141,7 +142,8 @@ fn statement_weight(statement: &Statement) -> usize {
     let names = |names: &[Name]| -> usize {
         names.iter().map(|n| size_of::<Name>() + n.name.len() + n.schema.as_deref().map_or(0, str::len)).sum()
     };
-    size_of::<Statement>() + names(&statement.relations) + names(&statement.functions)
+    let uses = statement.uses.as_deref().map_or(0, Uses::weight);
+    size_of::<Statement>() + names(&statement.relations) + names(&statement.functions) + uses
 }
 
 #[cfg(test)]

@@ -42,6 +42,8 @@ type Words<V> = HashMap<Box<str>, V, RandomState>;
 pub struct Catalog {
     functions: Facts<Option<PrimaryCause>>,
     relations: Facts<PrimaryCause>,
+    /// Functions that are not IMMUTABLE, in whatever schema; true where that is not the system's own.
+    varying: Words<bool>,
 }
 
 /// Facts by qualified name, and by the last part alone.
@@ -91,6 +93,25 @@ impl Catalog {
         statement.functions.iter().any(|name| matches!(self.function(name), Some(VolatileFunction | UnknownFunction)))
     }
 
+    /// Whether a call of the function may give another value on another server.
+    pub fn varies(&self, name: &Name) -> bool {
+        !functions::is_syntax(&name.name) && (self.varying.contains_key(&name.name) || self.is_unknown(name))
+            || functions::tells_the_time_or_place(&name.name)
+    }
+
+    /// Whether a call of the function may read, or change, the application's rows: it is not the system's, and not
+    /// IMMUTABLE, or nothing is known of it.
+    pub fn may_read_rows(&self, name: &Name) -> bool {
+        !functions::is_syntax(&name.name)
+            && (self.varying.get(&name.name).is_some_and(|is_users| *is_users)
+                || self.is_unknown(name)
+                || functions::runs_a_text(&name.name))
+    }
+
+    fn is_unknown(&self, name: &Name) -> bool {
+        self.functions.get(name).is_none()
+    }
+
     /// Why reading the relation belongs on the primary; `None` for plain tables.
     pub(super) fn relation(&self, name: &Name) -> Option<PrimaryCause> {
         self.relations.get(name)
@@ -106,6 +127,7 @@ impl Catalog {
 #[derive(Debug, Default)]
 pub struct CatalogBuilder {
     functions: Names<Option<PrimaryCause>>,
+    varying: Words<bool>,
     relations: Facts<PrimaryCause>,
     rules: Vec<(Name, Box<[Statement]>)>,
 }
@@ -120,6 +142,9 @@ impl CatalogBuilder {
             Some(Builtin::Primary(cause)) => Some(cause),
             None => volatile,
         };
+        if volatility != Volatility::Immutable {
+            *self.varying.entry(name.into()).or_default() |= schema != "pg_catalog";
+        }
         let known = self.functions.entry(qualified(schema, name)).or_insert(cause);
         *known = known.or(cause);
         self
@@ -160,7 +185,7 @@ impl CatalogBuilder {
             let worst = functions.bare.entry(name.name.clone()).or_insert(*cause);
             *worst = worst.or(*cause);
         }
-        let mut catalog = Catalog { functions, relations: self.relations };
+        let mut catalog = Catalog { functions, relations: self.relations, varying: self.varying };
         resolve(&mut catalog, self.rules);
         catalog
     }

@@ -60,7 +60,9 @@ impl Commands<'_> {
             "deallocate" => deallocate(cursor),
             "discard" => discard(cursor),
             "listen" | "unlisten" => listen(&leading, cursor),
-            "fetch" | "move" | "close" => (!cursor.at_end()).then(|| Statement::new(Kind::Query, None)),
+            "fetch" | "move" | "close" => {
+                (!cursor.at_end()).then(|| Statement::new(Kind::Query, None).without_tables())
+            }
             _ => self.utility(&leading, cursor),
         };
         let mut statement = match statement {

@@ -23,7 +23,8 @@ impl Facts {
 
     /// A called function. What `set_config` does depends on its arguments: see [`Facts::set_config`].
     pub(super) fn function(&mut self, name: Name) {
-        if name.schema.is_none() && functions::is_syntax(&name.name) {
+        if name.schema.is_none() && functions::is_syntax(&name.name) && !functions::tells_the_time_or_place(&name.name)
+        {
             return;
         }
         if functions::is_temporary_schema(name.schema.as_deref()) {
@@ -71,6 +72,7 @@ impl Facts {
             changes_settings: self.changes_settings || updates_settings,
             databases: [].into(),
             two_part_names: [].into(),
+            uses: None,
         }
     }
 }

@@ -119,6 +119,30 @@ pub(super) fn is_syntax(name: &str) -> bool {
     SYNTAX.binary_search(&name).is_ok()
 }
 
+/// Whether what looks like a function, and is syntax, depends on when, where or by whom it is called.
+pub(super) fn tells_the_time_or_place(name: &str) -> bool {
+    name.starts_with("current_")
+        || matches!(name, "localtime" | "localtimestamp" | "session_user" | "system_user" | "user")
+}
+
+/// Whether a function of the system runs the query in its text argument, or reads a table that this names.
+pub(super) fn runs_a_text(name: &str) -> bool {
+    matches!(
+        name,
+        "query_to_xml"
+            | "query_to_xmlschema"
+            | "query_to_xml_and_xmlschema"
+            | "ts_stat"
+            | "ts_rewrite"
+            | "table_to_xml"
+            | "table_to_xml_and_xmlschema"
+            | "schema_to_xml"
+            | "schema_to_xml_and_xmlschema"
+            | "database_to_xml"
+            | "database_to_xml_and_xmlschema"
+    )
+}
+
 fn is_harmless(name: &str) -> bool {
     matches!(
         name,

@@ -218,7 +218,7 @@ pub(super) fn show(mut cursor: Cursor<'_>) -> Option<Statement> {
         return Some(Statement::new(Kind::ShowOwn { name: name.into() }, primary));
     }
     let primary = tells_of_one_server(&name).then_some(PrimaryCause::ServerFunction);
-    Some(Statement::new(Kind::Query, primary))
+    Some(Statement::new(Kind::Query, primary).without_tables())
 }
 
 /// Settings whose value differs from server to server: clients ask for them to learn where they are.

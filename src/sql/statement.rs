@@ -4,6 +4,7 @@
 //! and facts, nothing of a parser's tree, so that the parser can be another one tomorrow.
 
 use super::hint::Hint;
+use super::uses::Uses;
 use std::{
     fmt,
     ops::Range,
@@ -96,6 +97,8 @@ pub struct Statement {
     /// Where `changes_settings`: what its text holds of two-part names, any of which may be the setting's. A server
     /// does not list those of no known module.
     pub two_part_names: Box<[Box<str>]>,
+    /// Where it names tables, and with which values; `None`: that is not known.
+    pub uses: Option<Box<Uses>>,
 }
 
 impl Statement {
@@ -112,7 +115,14 @@ impl Statement {
             changes_settings,
             databases: [].into(),
             two_part_names: [].into(),
+            uses: None,
         }
+    }
+
+    /// As one of which it is known that it names no table.
+    pub(super) fn without_tables(mut self) -> Self {
+        self.uses = Some(Box::default());
+        self
     }
 
     /// With this mark left in the server's session.

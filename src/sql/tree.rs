@@ -1,13 +1,16 @@
 //! One query or data-modifying statement through `sqlparser` → its summary.
 //!
-//! The only file that knows the parser's tree. The tree is dropped here: it is hundreds of times the
-//! size of the summary. What the caller passes is bounded in length, depth and operators, because
+//! With `relate` and `ctes` the only file that knows the parser's tree. The tree is dropped here: it is hundreds of
+//! times the size of the summary. What the caller passes is bounded in length, depth and operators, because
 //! dropping a deep tree recurses without a limit.
 
 use super::{
+    ctes::Ctes,
     facts::Facts,
     functions,
     lexer::Token,
+    literals::literals_before,
+    relate::relate,
     settings::tells_of_one_server,
     statement::{Kind, Name, Pin, PrimaryCause, Statement},
     tokens::is_keyword,
@@ -31,10 +34,11 @@ const RECURSION_LIMIT: usize = 200;
 
 /// The summary of the statement at `span`, whose tokens are `tokens`; `None` if it cannot be parsed.
 pub(super) fn summarise(text: &[u8], span: Range<usize>, tokens: &[Token]) -> Option<Statement> {
-    let respelt = respell(text, span, tokens);
+    let respelt = respell(text, span.clone(), tokens);
     let sql = String::from_utf8_lossy(&respelt);
+    let literals = literals_before(text, span.start);
     // A parser of somebody else's, over bytes that a client chose: its panic is a text not parsed.
-    catch_unwind(AssertUnwindSafe(|| parse(&sql))).ok().flatten()
+    catch_unwind(AssertUnwindSafe(|| parse(&sql, literals))).ok().flatten()
 }
 
 /// The same statement in the parser's dialect: `FROM ONLY t` without ONLY, which it would take for a
@@ -80,7 +84,7 @@ fn respell<'a>(text: &'a [u8], span: Range<usize>, tokens: &[Token]) -> Cow<'a, 
     Cow::Owned(sql)
 }
 
-fn parse(sql: &str) -> Option<Statement> {
+fn parse(sql: &str, literals_before: usize) -> Option<Statement> {
     let parser = Parser::new(&PostgreSqlDialect {}).with_recursion_limit(RECURSION_LIMIT);
     let trees = parser.try_with_sql(sql).ok()?.parse_statements().ok()?;
     let [tree] = trees.as_slice() else { return None };
@@ -91,7 +95,9 @@ fn parse(sql: &str) -> Option<Statement> {
     };
     let mut walker = Walker::default();
     let _ = tree.visit(&mut walker);
-    Some(walker.finish(writes))
+    let mut statement = walker.finish(writes);
+    statement.uses = Some(Box::new(relate(tree, sql, literals_before)));
+    Some(statement)
 }
 
 /// Whether a `WITH …` goes on with INSERT, UPDATE, DELETE or MERGE.
@@ -105,20 +111,12 @@ fn is_write(mut body: &SetExpr) -> bool {
 #[derive(Default)]
 struct Walker {
     facts: Facts,
-    scopes: Vec<Scope>,
+    ctes: Ctes,
     /// The name of a function in FROM, which the visitor is about to report as a relation.
     called: Option<*const ObjectName>,
     into: bool,
     locks: bool,
     modifies: bool,
-}
-
-/// The WITH list of one query.
-#[derive(Default)]
-struct Scope {
-    ctes: Vec<(*const Query, Box<str>)>,
-    /// So many of them, from the first on, are visible to what is being walked.
-    visible: usize,
 }
 
 impl Walker {
@@ -133,11 +131,6 @@ impl Walker {
             (Kind::Query, None)
         };
         self.facts.into_statement(kind, cause)
-    }
-
-    fn is_cte(&self, name: &Name) -> bool {
-        name.schema.is_none()
-            && self.scopes.iter().any(|s| s.ctes.iter().take(s.visible).any(|(_, cte)| *cte == name.name))
     }
 
     fn call(&mut self, function: &Function) {
@@ -165,23 +158,12 @@ impl Visitor for Walker {
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
         self.locks |= !query.locks.is_empty();
-        let mut scope = Scope::default();
-        if let Some(with) = &query.with {
-            scope.ctes = with.cte_tables.iter().map(|c| (&raw const *c.query, folded(&c.alias.name))).collect();
-            // Without RECURSIVE a WITH query sees only those before it.
-            scope.visible = if with.recursive { scope.ctes.len() } else { 0 };
-        }
-        self.scopes.push(scope);
+        self.ctes.enter(query);
         ControlFlow::Continue(())
     }
 
     fn post_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
-        self.scopes.pop();
-        if let Some(parent) = self.scopes.last_mut()
-            && let Some(i) = parent.ctes.iter().position(|(cte, _)| std::ptr::eq(*cte, query))
-        {
-            parent.visible = parent.visible.max(i + 1);
-        }
+        self.ctes.leave(query);
         ControlFlow::Continue(())
     }
 
@@ -212,7 +194,7 @@ impl Visitor for Walker {
             return ControlFlow::Continue(());
         }
         if let Some(name) = name_of(relation)
-            && !self.is_cte(&name)
+            && !self.ctes.has(&name)
         {
             self.facts.relation(name);
         }
@@ -238,7 +220,7 @@ impl Facts {
     }
 }
 
-fn name_of(object: &ObjectName) -> Option<Name> {
+pub(super) fn name_of(object: &ObjectName) -> Option<Name> {
     let mut parts = object.0.iter().rev().map(|part| match part {
         ObjectNamePart::Identifier(ident) => folded(ident),
         ObjectNamePart::Function(function) => folded(&function.name),
@@ -247,7 +229,7 @@ fn name_of(object: &ObjectName) -> Option<Name> {
     Some(Name { schema: parts.next(), name })
 }
 
-fn folded(ident: &Ident) -> Box<str> {
+pub(super) fn folded(ident: &Ident) -> Box<str> {
     match ident.quote_style {
         None => ident.value.to_ascii_lowercase().into(),
         Some(_) => ident.value.as_str().into(),

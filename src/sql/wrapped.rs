@@ -9,6 +9,7 @@ use super::{
     split::Part,
     statement::{Kind, Pin, PrimaryCause, Setting, Statement},
     tokens::Cursor,
+    uses::{Access, Uses},
 };
 
 const QUERY: &[&str] = &["select", "values", "table", "with"];
@@ -79,7 +80,7 @@ fn is_explainable(cursor: &Cursor<'_>, part: &Part) -> bool {
 /// The statement when it is planned and not run: the planner opens relations, but calls nothing VOLATILE.
 /// That is so even for what cannot be parsed here.
 fn planned(inner: Statement) -> Statement {
-    Statement { relations: inner.relations, ..Statement::new(Kind::Query, None) }
+    Statement { relations: inner.relations, uses: inner.uses, ..Statement::new(Kind::Query, None) }
 }
 
 /// EXPLAIN's options; whether ANALYZE is among them and on.
@@ -135,8 +136,14 @@ pub(super) fn copy(commands: &mut Commands<'_>, mut cursor: Cursor<'_>, part: &P
         cursor.parenthesised()?;
     }
     if cursor.take("from") {
-        // A WHERE clause may call functions that leave state behind.
+        // A WHERE clause may call functions that leave state behind; what stands before it calls none.
+        while !cursor.at_end() && !cursor.is("where") {
+            if cursor.parenthesised().is_none() {
+                cursor.next();
+            }
+        }
         let mut statement = scan::primary(commands.text, cursor.rest(), Kind::Write, PrimaryCause::Write);
+        statement.uses = Some(Box::new(Uses::of_whole([&name], Access::Insert)));
         statement.relations = [name].into();
         return Some(statement);
     }
@@ -144,7 +151,8 @@ pub(super) fn copy(commands: &mut Commands<'_>, mut cursor: Cursor<'_>, part: &P
         return None;
     }
     let cause = (!copies_to_client(&cursor)?).then_some(PrimaryCause::ServerFunction);
-    let table = scan::relation(name, Kind::Query, cause);
+    let uses = Some(Box::new(Uses::of_whole([&name], Access::Read)));
+    let table = Statement { uses, ..scan::relation(name, Kind::Query, cause) };
     Some(if part.complete { table } else { commands.unparsed(&part.tokens, Kind::Utility) })
 }
 
@@ -239,5 +247,6 @@ pub(super) fn truncate(mut cursor: Cursor<'_>) -> Option<Statement> {
             break;
         }
     }
-    Some(Statement { relations: relations.into(), ..Statement::new(Kind::Write, Some(PrimaryCause::Write)) })
+    let uses = Some(Box::new(Uses::of_whole(&relations, Access::Change)));
+    Some(Statement { relations: relations.into(), uses, ..Statement::new(Kind::Write, Some(PrimaryCause::Write)) })
 }

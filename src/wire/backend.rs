@@ -92,6 +92,16 @@ pub fn rows(body: &[u8]) -> u64 {
     std::str::from_utf8(last).ok().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
+/// A `CommandComplete` with the same tag, of so many rows.
+pub fn command_complete(body: &[u8], rows: u64) -> Vec<u8> {
+    let tag = body.strip_suffix(b"\0").unwrap_or(body);
+    let words = tag.iter().rposition(|byte| *byte == b' ').map_or(tag, |at| &tag[..at]);
+    let mut message = BytesMut::new();
+    let rows = rows.to_string();
+    super::frontend::put(&mut message, tag::COMMAND_COMPLETE, &[words, b" ", rows.as_bytes(), b"\0"]);
+    message.to_vec()
+}
+
 /// An `ErrorResponse`'s SQLSTATE; `XX000` where it has none.
 pub fn sqlstate(body: &[u8]) -> &[u8] {
     error_field(body, b'C').unwrap_or(b"XX000")
@@ -115,6 +125,12 @@ mod tests {
         ] {
             assert_eq!(rows(tag.as_bytes()), expected, "{tag}");
         }
+    }
+
+    #[test]
+    fn a_tag_gets_another_number() {
+        assert_eq!(command_complete(b"UPDATE 3\0", 12), b"C\0\0\0\x0eUPDATE 12\0");
+        assert_eq!(command_complete(b"INSERT 0 5\0", 7), b"C\0\0\0\x0fINSERT 0 7\0");
     }
 
     #[test]

@@ -59,6 +59,9 @@ impl<'a> Parse<'a> {
     }
 }
 
+/// Of one parameter: whether it is in binary format, and its value, `None` for NULL.
+pub type BoundValue<'a> = (bool, Option<&'a [u8]>);
+
 /// The start of a `Bind`; the parameters follow and are not looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bind<'a> {
@@ -79,6 +82,57 @@ impl<'a> Bind<'a> {
             Some(Self { portal, statement, rest })
         };
         view().ok_or(Malformed("Bind"))
+    }
+
+    /// [`Bind::rest`] with NULL for some of the parameters, by their place from 0.
+    pub fn with_nulls(&self, is_null: impl Fn(usize) -> bool) -> Result<Vec<u8>, Malformed> {
+        let mut rest = self.rest;
+        let mut all = || {
+            let formats = usize::from(take_u16(&mut rest)?);
+            take(&mut rest, formats * 2)?;
+            let count = usize::from(take_u16(&mut rest)?);
+            let mut all = self.rest.get(..4 + formats * 2)?.to_vec();
+            for index in 0..count {
+                let length = *take(&mut rest, 4)?.first_chunk()?;
+                let value = take(&mut rest, usize::try_from(i32::from_be_bytes(length)).unwrap_or_default())?;
+                if is_null(index) {
+                    all.extend_from_slice(&(-1i32).to_be_bytes());
+                } else {
+                    all.extend_from_slice(&length);
+                    all.extend_from_slice(value);
+                }
+            }
+            all.extend_from_slice(rest);
+            Some(all)
+        };
+        all().ok_or(Malformed("Bind"))
+    }
+
+    /// The parameters.
+    pub fn parameters(&self) -> Result<Vec<BoundValue<'a>>, Malformed> {
+        let mut rest = self.rest;
+        let mut all = || {
+            let count = take_u16(&mut rest)?;
+            let formats = take(&mut rest, usize::from(count) * 2)?;
+            // None: all are texts; one: it is everybody's.
+            let is_binary = |index: usize| match count {
+                0 => Some(false),
+                1 => Some(formats != [0, 0]),
+                _ => Some(formats.get(index * 2..index * 2 + 2)? != [0, 0]),
+            };
+            let count = usize::from(take_u16(&mut rest)?);
+            let mut parameters = Vec::with_capacity(count);
+            for index in 0..count {
+                let length = i32::from_be_bytes(*take(&mut rest, 4)?.first_chunk()?);
+                let value = match usize::try_from(length) {
+                    Ok(length) => Some(take(&mut rest, length)?),
+                    Err(_) => None,
+                };
+                parameters.push((is_binary(index)?, value));
+            }
+            Some(parameters)
+        };
+        all().ok_or(Malformed("Bind"))
     }
 }
 

@@ -3,10 +3,12 @@
 
 pub mod audit_log;
 pub mod certificates;
+pub mod coordinator;
 pub mod pgbench;
 pub mod raw;
 pub mod readers;
 pub mod server_log;
+pub mod shards;
 pub mod unruly;
 
 use std::path::{Path, PathBuf};

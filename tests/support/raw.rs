@@ -170,6 +170,11 @@ impl Raw {
         self.stream.write_all(bytes).await.expect("it takes them");
     }
 
+    /// Sends bytes to a server that may be gone.
+    pub async fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes).await
+    }
+
     /// The next message.
     pub async fn read(&mut self) -> Message {
         self.next().await.expect("a message, and not the end")

@@ -1,4 +1,8 @@
-//! `pgsluice demo`: a real local cluster with pgsluice in front, to look at and to break.
+//! `pgsluice demo`: a real local cluster with pgsluice in front, to look at and to break. Several of them are shards
+//! ([`shards`]).
+
+mod shards;
+mod tour;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -13,7 +17,10 @@ use crate::demo::{Binaries, Cluster, ClusterOptions, Description, proxy_config};
 /// Arguments of `pgsluice demo`.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
-    /// Streaming replicas beside the primary.
+    /// Clusters, each of them a shard. With more than one there is a small sample schema, too.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub shards: u8,
+    /// Streaming replicas beside the primary, of each shard.
     #[arg(long, value_name = "M", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=16))]
     pub replicas: u8,
     /// A setting of the PostgreSQL servers (`--set max_prepared_transactions=10`); may be given several times.
@@ -32,6 +39,9 @@ pub struct Options {
 /// # Errors
 /// No PostgreSQL is there, or something does not start.
 pub fn run(options: &Options) -> anyhow::Result<()> {
+    if options.shards > 1 {
+        return runtime()?.block_on(shards::run(options));
+    }
     runtime()?.block_on(async {
         let end = end_signal()?;
         tokio::pin!(end);

@@ -1,0 +1,152 @@
+//! The queries that tell where rows are: the columns of the config's `[[tables]]`, and the bucket map.
+//!
+//! They need no more than a login: what they read is open to all.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio_postgres::Client;
+
+use super::catalog_rows::LoadError;
+use crate::config::{self, Config};
+use crate::route::places::{Column, Distribution, KeyPart, Placement, Table};
+use crate::shard::sql::{NEWEST_MAP, UNLABELLED_PINS};
+use crate::shard::{BucketMap, KeyColumn, MapError, MapParts, PinParts};
+use crate::sql::{PrimaryCause, analyse};
+
+/// Columns of all tables and views with one of the names `$1`, in their order. A domain is its base type.
+const COLUMNS: &str = "\
+SELECT n.nspname, c.relname, a.attname,
+       CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END AS type,
+       CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END AS typmod,
+       COALESCE(l.collisdeterministic, true) AS deterministic,
+       a.attidentity <> '' AS identity,
+       CASE WHEN a.attgenerated = '' THEN pg_catalog.pg_get_expr(d.adbin, d.adrelid) END AS made_by
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+  JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+  LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
+  LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+ WHERE c.relname::pg_catalog.text = ANY ($1) AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname !~ '^pg_'
+   AND n.nspname <> 'information_schema'
+ ORDER BY n.nspname, c.relname, a.attnum";
+
+/// A table's columns, and of each why it could not be a key's.
+type Columns = Vec<(Column, Result<KeyColumn, Box<str>>)>;
+
+/// Where this database's rows are.
+///
+/// # Errors
+/// The server does not answer, or the map in it is not one.
+pub async fn load(client: &Client, config: &Config) -> Result<Distribution, LoadError> {
+    let names: Vec<&str> = config.tables.iter().map(|table| &*table.name.name).collect();
+    let mut found: HashMap<String, Vec<(String, Columns)>> = HashMap::new();
+    for row in client.query(COLUMNS, &[&names]).await? {
+        let (schema, table): (String, String) = (row.try_get("nspname")?, row.try_get("relname")?);
+        let key = match (row.try_get("deterministic")?, KeyColumn::new(row.try_get("type")?, row.try_get("typmod")?)) {
+            (_, Err(unfit)) => Err(unfit.to_string().into()),
+            (false, _) => Err("its collation is not deterministic: values that differ may be equal".into()),
+            (true, Ok(key)) => Ok(key),
+        };
+        let is_made_up = row.try_get("identity")? || row.try_get::<_, Option<&str>>("made_by")?.is_some_and(varies);
+        let column = Column { name: row.try_get::<_, &str>("attname")?.into(), key: key.clone().ok(), is_made_up };
+        let tables = found.entry(table).or_default();
+        match tables.last_mut().filter(|(last, _)| *last == schema) {
+            Some((_, columns)) => columns.push((column, key)),
+            None => tables.push((schema, vec![(column, key)])),
+        }
+    }
+    let tables = config.tables.iter().map(|declared| table(declared, &found));
+    Ok(Distribution::new(tables, newest_map(client, UNLABELLED_PINS).await?.map(Arc::new)))
+}
+
+/// Whether a default's value may be another one each time.
+fn varies(expression: &str) -> bool {
+    let analysis = analyse(&format!("SELECT ({expression})"));
+    let is_constant = |statement: &crate::sql::Statement| {
+        statement.primary != Some(PrimaryCause::Unparsed) && statement.functions.is_empty()
+    };
+    !analysis.statements.iter().all(is_constant)
+}
+
+fn table(declared: &config::Table, found: &HashMap<String, Vec<(String, Columns)>>) -> Table {
+    let is_it = |schema: &str| declared.name.schema.as_deref().is_none_or(|declared| declared == schema);
+    let mut found = found.get(&declared.name.name).into_iter().flatten().filter(|(schema, _)| is_it(schema));
+    let first = found.next().map(|(_, columns)| columns);
+    // Of a table in several schemas, what all of them have.
+    let columns: Columns = match (first, found.next()) {
+        (Some(columns), None) => columns.clone(),
+        (Some(columns), Some((_, others))) if columns == others && found.all(|(_, others)| columns == others) => {
+            columns.clone()
+        }
+        _ => Vec::new(),
+    };
+    let part = |name: &String| KeyPart {
+        name: (&**name).into(),
+        column: match columns.iter().find(|(column, _)| *column.name == **name) {
+            Some((_, key)) => key.clone(),
+            None if columns.is_empty() => Err("there is no such table, or several that differ".into()),
+            None => Err(format!("it has no column \"{name}\"").into()),
+        },
+    };
+    let placement = match &declared.placement {
+        config::Placement::Key(names) => Placement::Key(names.iter().map(part).collect()),
+        config::Placement::Reference => Placement::Reference,
+        config::Placement::Shard(shard) => Placement::Shard(shard.as_str().into()),
+    };
+    Table {
+        schema: declared.name.schema.as_deref().map(Into::into),
+        name: (&*declared.name.name).into(),
+        columns: columns.into_iter().map(|(column, _)| column).collect(),
+        placement,
+    }
+}
+
+/// The bucket map in force, with the pins that the query `pins` gives; none where none was stored.
+///
+/// # Errors
+/// The server does not answer, or what is stored is no map.
+pub async fn newest_map(client: &Client, pins: &str) -> Result<Option<BucketMap>, LoadError> {
+    let exists = client.query_one("SELECT pg_catalog.to_regclass('pgsluice.bucket_map') IS NOT NULL", &[]).await?;
+    if !exists.try_get::<_, bool>(0)? {
+        return Ok(None);
+    }
+    let Some(row) = client.query_opt(NEWEST_MAP, &[]).await? else { return Ok(None) };
+    let version: i64 = row.try_get("version")?;
+    let mut pinned = Vec::new();
+    for row in client.query(pins, &[&version]).await? {
+        let (digest, shard, label) = (row.try_get("digest")?, row.try_get("shard")?, row.try_get("label")?);
+        pinned.push(PinParts { digest, shard, label });
+    }
+    let parts = MapParts {
+        version,
+        hash_version: row.try_get("hash_version")?,
+        shards: row.try_get("shards")?,
+        weights: row.try_get("weights")?,
+        owners: row.try_get("owners")?,
+        pins: pinned,
+    };
+    Ok(Some(BucketMap::from_parts(parts)?))
+}
+
+impl From<MapError> for LoadError {
+    fn from(error: MapError) -> Self {
+        Self::Map(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_that_vary_are_told_from_constants() {
+        for constant in ["0", "'new'::text", "NULL::integer", "true", "(-1)", "'{}'::jsonb", "ARRAY[]::text[]", "1.5"] {
+            assert!(!varies(constant), "{constant}");
+        }
+        for varying in ["now()", "CURRENT_TIMESTAMP", "nextval('s'::regclass)", "gen_random_uuid()", "CURRENT_USER"] {
+            assert!(varies(varying), "{varying}");
+        }
+    }
+}

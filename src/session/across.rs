@@ -1,0 +1,475 @@
+//! A transaction that goes on from one shard to another.
+//!
+//! The session has one server connection in its hands at a time, [`Session::server`]; those of the same transaction's
+//! other shards wait in [`Across`]. When a statement is for a shard that is not among them yet, the transaction is begun
+//! there as it stands here: with the same modes, the same savepoints and settings. Whatever speaks of the
+//! transaction itself (SAVEPOINT, SET) is repeated on all. At its end: where one shard at most has written, COMMIT on
+//! each; otherwise two-phase commit (`commit/`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::future::join_all;
+
+use super::hand::{Part, first_text};
+use super::place::Place;
+use super::understand::Understood;
+use super::{Attached, Fault, Session};
+use crate::commit::{Cause, Outcome, RunError, TransactionId, Way, commit, way};
+use crate::route::{Demand, Reason};
+use crate::sql::{Analysis, Kind, Setting, Statement};
+use crate::topology::Role;
+use crate::wire::ErrorReply;
+use crate::wire::backend::{TransactionStatus, error_field, sqlstate};
+
+/// Savepoints and settings of one transaction that are remembered for the shards that it has not come to.
+const MAX_CONTROLS: usize = 1000;
+
+/// How the open transaction was begun, as the text that begins it likewise.
+const MODES: &str = "SELECT 'BEGIN ISOLATION LEVEL ' OPERATOR(pg_catalog.||) \
+     pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.||) \
+     CASE pg_catalog.current_setting('transaction_read_only') WHEN 'on' THEN ' READ ONLY' ELSE ' READ WRITE' END \
+     OPERATOR(pg_catalog.||) \
+     CASE pg_catalog.current_setting('transaction_deferrable') WHEN 'on' THEN ' DEFERRABLE' ELSE '' END";
+
+/// How long a statement may wait for a lock in a transaction over several shards: those that wait for each other on
+/// different servers are seen by neither. A client's own `lock_timeout` counts instead.
+const BOUND_WAITS: &str = "SELECT pg_catalog.set_config('lock_timeout', '10s', true) \
+     WHERE pg_catalog.current_setting('lock_timeout') OPERATOR(pg_catalog.=) '0'";
+
+/// Whether the open transaction has written anything: then it has an ID.
+const HAS_WRITTEN: &str = "SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL";
+
+/// What the session has of the open transaction besides its server connection.
+#[derive(Debug, Default)]
+pub(super) struct Across {
+    /// Its other shards.
+    pub(super) others: Vec<Attached>,
+    /// What has been said of the transaction itself, in order.
+    controls: Vec<Box<[u8]>>,
+    /// Of the messages under way.
+    controls_under_way: Vec<Box<[u8]>>,
+    /// Something of that sort was said together with other things, and cannot be repeated alone.
+    is_entangled: bool,
+    /// Something has run in the open transaction that may have written.
+    pub(super) has_written: bool,
+    /// Transactions that are committed and not yet carried out, by shard.
+    unsettled: HashMap<Arc<str>, TransactionId>,
+}
+
+/// How a COMMIT over several shards has ended.
+pub(super) enum Committed {
+    /// On all of them.
+    Yes,
+    /// On none: with an error of a server's, as it came.
+    Refused(bytes::Bytes),
+    /// On none, or nobody knows.
+    Lost(ErrorReply),
+}
+
+/// What a text says of the transaction itself.
+enum Control {
+    Nothing,
+    /// And of nothing else.
+    All,
+    Some,
+}
+
+impl Control {
+    fn of(analysis: &Analysis) -> Self {
+        let is_control = |kind: &Kind| {
+            matches!(
+                kind,
+                Kind::Savepoint { .. }
+                    | Kind::Set(Setting::Session { .. } | Setting::Local { .. } | Setting::Reset { .. })
+            )
+        };
+        let count = analysis.statements.iter().filter(|statement| is_control(&statement.kind)).count();
+        let is_opaque = analysis.statements.iter().any(|statement| statement.changes_settings);
+        match count {
+            0 if is_opaque => Self::Some,
+            0 => Self::Nothing,
+            _ if count == analysis.statements.len() => Self::All,
+            _ => Self::Some,
+        }
+    }
+}
+
+impl Session {
+    /// A text is about to run: remembers what it says of the transaction.
+    pub(super) fn note_control(&mut self, analysis: &Analysis, text: &[u8]) {
+        if !self.is_sharded {
+            return;
+        }
+        match Control::of(analysis) {
+            Control::Nothing => {}
+            Control::All => self.across.controls_under_way.push(text.into()),
+            Control::Some => self.across.is_entangled |= self.status != TransactionStatus::Idle,
+        }
+    }
+
+    /// The messages are answered: what they said of the transaction is said on its other shards, too.
+    pub(super) async fn follow_transaction(&mut self) -> Result<(), Fault> {
+        if !self.is_sharded || self.in_batch {
+            return Ok(());
+        }
+        self.leave_coordinator().await?;
+        let said = std::mem::take(&mut self.across.controls_under_way);
+        match self.status {
+            TransactionStatus::Idle => {
+                if let Some(server) = &mut self.server {
+                    server.waits_are_bounded = false;
+                }
+                self.leave_others().await;
+            }
+            TransactionStatus::Failed => {}
+            TransactionStatus::Transaction => {
+                for text in said {
+                    self.repeat(&text).await?;
+                    self.across.controls.push(text);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn repeat(&mut self, text: &[u8]) -> Result<(), Fault> {
+        let text = String::from_utf8_lossy(text);
+        let runs = self.across.others.iter_mut().map(|other| other.run_own(&text));
+        match join_all(runs).await.into_iter().find_map(Result::err) {
+            None => Ok(()),
+            Some(error) => Err(Fault::Fatal(
+                ErrorReply::fatal("08006", format!("the transaction cannot go on on all of its shards: {error}"))
+                    .detail("It was rolled back on all of them."),
+            )),
+        }
+    }
+
+    /// The transaction is over here: ends it on the other shards, where nothing is to be kept of it.
+    async fn leave_others(&mut self) {
+        let mut others = std::mem::take(&mut self.across.others);
+        let ended = join_all(others.iter_mut().map(|other| other.run_own("ROLLBACK"))).await;
+        for (other, ended) in others.into_iter().zip(ended) {
+            if ended.is_ok() {
+                self.part_with(other);
+            }
+        }
+        (self.across.controls, self.across.is_entangled, self.across.has_written) = (Vec::new(), false, false);
+        self.bound.clear();
+    }
+
+    /// What runs next may write.
+    pub(super) fn note_writes(&mut self, understood: &Understood) {
+        let only_reads = |statement: &Statement| {
+            statement.primary.is_none() && matches!(statement.kind, Kind::Query | Kind::Begin(_) | Kind::Set(_))
+                || matches!(
+                    statement.kind,
+                    Kind::Savepoint { .. } | Kind::SetTransaction(_) | Kind::Begin(_) | Kind::Set(_)
+                )
+        };
+        self.across.has_written |= understood.runs > 0 && !understood.statements().all(only_reads);
+    }
+
+    /// Shards on which something that this session has committed may not be seen yet.
+    pub(super) fn unsettled_shards(&self) -> Vec<Arc<str>> {
+        self.across.unsettled.keys().cloned().collect()
+    }
+
+    /// What was said of the transaction is not said after all.
+    pub(super) fn forget_controls_under_way(&mut self) {
+        self.across.controls_under_way.clear();
+    }
+
+    /// Gives back the connection of a transaction that is over.
+    fn part_with(&self, mut server: Attached) {
+        if !self.across.controls.is_empty() {
+            // It may have been set there; nobody's process ID.
+            server.checkout.touched_by = Some(0);
+        }
+        server.checkout.give_back();
+    }
+
+    /// Goes to a shard with the open transaction.
+    pub(super) async fn join(&mut self, shard: &Arc<str>) -> Result<Result<(), ErrorReply>, Fault> {
+        if let Some(at) = self.across.others.iter().position(|other| other.shard == *shard) {
+            self.swap(at);
+            return Ok(Ok(()));
+        }
+        if let Err(reply) = self.may_join() {
+            return Ok(Err(reply));
+        }
+        let Some(here) = &mut self.server else { return Ok(Err(ErrorReply::error("08006", "no server is held"))) };
+        let role = here.role;
+        let modes = match here.run_own(&format!("{MODES}; {BOUND_WAITS}")).await {
+            Ok(own) => {
+                here.waits_are_bounded |= own.rows.len() > 1;
+                own.rows.first().and_then(|row| first_text(row)).unwrap_or("BEGIN").to_owned()
+            }
+            Err(_) => return Err(Fault::ServerLost(None)),
+        };
+        let demand = match role {
+            Role::Replica => Demand::Replica(Reason::ReadOnlyTransaction),
+            _ => Demand::Primary(Reason::Transaction),
+        };
+        let here = self.server.take();
+        self.status = TransactionStatus::Idle;
+        let opened = self.open(shard, demand, &modes).await?;
+        self.status = TransactionStatus::Transaction;
+        match opened {
+            Ok(()) => self.across.others.extend(here),
+            Err(_) => {
+                self.server = here;
+                self.be_cancelled_here();
+            }
+        }
+        Ok(opened)
+    }
+
+    fn may_join(&self) -> Result<(), ErrorReply> {
+        let refused =
+            |detail: String| ErrorReply::error("0A000", "the transaction cannot go on on another shard").detail(detail);
+        if let Some(pin) = self.pins.first().filter(|_| self.status_before != TransactionStatus::Idle) {
+            return Err(refused(format!("This session is pinned to one server by {}.", pin.name())));
+        }
+        if self.across.is_entangled {
+            return Err(refused(
+                "Savepoints or settings of it came together with other statements, and cannot be repeated there."
+                    .into(),
+            )
+            .hint("Send SAVEPOINT, SET and the like in messages of their own."));
+        }
+        if self.across.controls.len() > MAX_CONTROLS {
+            return Err(refused(format!("It has set more than {MAX_CONTROLS} savepoints and settings.")));
+        }
+        Ok(())
+    }
+
+    /// Begins a transaction on a shard, where this session holds no connection now, and holds that one then.
+    pub(super) async fn open(
+        &mut self,
+        shard: &Arc<str>,
+        demand: Demand,
+        begin: &str,
+    ) -> Result<Result<(), ErrorReply>, Fault> {
+        let understood = Understood { place: Place::One(Arc::clone(shard)), ..Understood::nothing(demand) };
+        if let Err(reply) = self.reach_for(&understood).await? {
+            return Ok(Err(reply));
+        }
+        let Some(server) = &mut self.server else { return Ok(Err(ErrorReply::error("08006", "no server is held"))) };
+        let mut begun = server.run_own(&format!("{begin}; {BOUND_WAITS}")).await;
+        server.waits_are_bounded = begun.as_ref().is_ok_and(|own| !own.rows.is_empty());
+        for control in &self.across.controls {
+            if begun.is_ok() {
+                begun = server.run_own(&String::from_utf8_lossy(control)).await;
+            }
+        }
+        if let Err(error) = begun {
+            let name = Arc::clone(&server.checkout.node.name);
+            self.server = None;
+            return Ok(Err(ErrorReply::error("08006", format!("no transaction could be begun on {name}: {error}"))));
+        }
+        Ok(Ok(()))
+    }
+
+    fn swap(&mut self, at: usize) {
+        if let (Some(here), Some(other)) = (&mut self.server, self.across.others.get_mut(at)) {
+            std::mem::swap(here, other);
+        }
+        self.be_cancelled_here();
+    }
+
+    /// A cancel request is for what runs here.
+    pub(super) fn be_cancelled_here(&self) {
+        if let Some(server) = &self.server {
+            self.registration.set(&server.checkout);
+        }
+    }
+
+    /// Commits the open transaction on all of its shards, or on none. Afterwards it is open nowhere; the session still has
+    /// the connection that it had in its hands, unless that was lost.
+    pub(super) async fn commit_across(&mut self) -> Committed {
+        let Some(here) = self.server.take() else { return Committed::Lost(lost()) };
+        let home = Arc::clone(&here.shard);
+        let mut parts: Vec<Attached> = std::mem::take(&mut self.across.others);
+        parts.push(here);
+        let writers = match split(parts).await {
+            Ok((readers, writers)) => {
+                for (reader, ended) in readers {
+                    match ended {
+                        Ok(()) => self.keep_or_part(reader, &home),
+                        // Nothing was written there.
+                        Err(refused) => return self.abandon(writers, refused).await,
+                    }
+                }
+                writers
+            }
+            Err((parts, error)) => return self.abandon(parts, cause_of(error)).await,
+        };
+        match way(writers.len()) {
+            Way::Plain => self.commit_plainly(writers, &home).await,
+            Way::TwoPhase => self.commit_in_two_phases(writers, &home).await,
+        }
+    }
+
+    /// Takes note that the client will see a part of its transaction committed.
+    fn note_committed(&mut self, shard: &Arc<str>) {
+        self.tell_others(shard, Role::Primary);
+        self.horizons.of(shard).saw_primary(Instant::now(), None);
+    }
+
+    fn keep_or_part(&mut self, part: Attached, home: &Arc<str>) {
+        if part.shard == *home {
+            self.server = Some(part);
+        } else {
+            self.part_with(part);
+        }
+    }
+
+    async fn commit_plainly(&mut self, writers: Vec<Attached>, home: &Arc<str>) -> Committed {
+        for mut writer in writers {
+            match writer.run_own("COMMIT").await {
+                Ok(own) if own.tag == b"ROLLBACK" => return Committed::Lost(rolled_back()),
+                Ok(_) => {
+                    self.note_committed(&writer.shard);
+                    self.keep_or_part(writer, home);
+                }
+                Err(RunError::Refused(refusal)) => {
+                    self.keep_or_part(writer, home);
+                    return Committed::Refused(refusal.0);
+                }
+                Err(RunError::Lost(_)) => return Committed::Lost(unknown(&writer.checkout.node.name)),
+            }
+        }
+        Committed::Yes
+    }
+
+    async fn commit_in_two_phases(&mut self, mut writers: Vec<Attached>, home: &Arc<str>) -> Committed {
+        let coordinators = Arc::clone(&self.proxy.coordinators);
+        let mut parts: Vec<Part<'_>> = writers.iter_mut().filter_map(Part::new).collect();
+        let Some(mut decider) = parts.pop() else { return Committed::Yes };
+        let outcome = commit(&coordinators, &self.identity.database, &mut decider, &mut parts).await;
+        drop((decider, parts));
+        let (committed, id, unfinished) = match outcome {
+            Outcome::Committed => (Committed::Yes, None, Vec::new()),
+            Outcome::CommittedNotEverywhere { id, unfinished } => (Committed::Yes, Some(id), unfinished),
+            Outcome::RolledBack { cause, id, unfinished, shard } => {
+                (refused(cause, shard.as_str()), Some(id), unfinished)
+            }
+            Outcome::InDoubt { id, decider, unfinished } => {
+                (Committed::Lost(unknown(decider.as_str())), Some(id), unfinished)
+            }
+        };
+        let is_finished = |writer: &Attached| unfinished.iter().all(|shard| shard.as_str() != &*writer.shard);
+        for writer in writers {
+            let is_usable = is_finished(&writer) && !writer.eof && !matches!(committed, Committed::Lost(_));
+            if let (Committed::Yes, Some(id), false) = (&committed, id, is_finished(&writer)) {
+                self.across.unsettled.insert(Arc::clone(&writer.shard), id);
+            }
+            if let Committed::Yes = committed {
+                self.note_committed(&writer.shard);
+            }
+            if is_usable {
+                self.keep_or_part(writer, home);
+            }
+        }
+        committed
+    }
+
+    /// Rolls back what is open of a transaction that cannot be committed.
+    async fn abandon(&mut self, parts: Vec<Attached>, why: Committed) -> Committed {
+        self.across.others = parts;
+        self.leave_others().await;
+        why
+    }
+
+    /// What this session has committed on a shard is to be seen there before anything else.
+    pub(super) async fn await_settled(&mut self, shard: &Arc<str>) -> Result<(), ErrorReply> {
+        let Some(id) = self.across.unsettled.get(shard).copied() else { return Ok(()) };
+        let limit = self.proxy.config.load().pool.checkout_timeout;
+        let coordinators = Arc::clone(&self.proxy.coordinators);
+        let settled = tokio::time::timeout(limit, coordinators.settled(id));
+        match self.registration.unless_cancelled(settled).await {
+            Ok(Ok(())) => {
+                self.across.unsettled.remove(shard);
+                Ok(())
+            }
+            Ok(Err(_)) => {
+                Err(ErrorReply::error("57P03", format!("shard \"{shard}\" has not carried out a commit yet"))
+                    .detail("What this session has committed is decided, but not visible there.")
+                    .hint("It will be, without anybody's doing, as soon as the shard answers. Try again."))
+            }
+            Err(cancelled) => Err(super::attach::cancelled(cancelled)),
+        }
+    }
+}
+
+type Ended = Result<(), Committed>;
+
+/// Those that have only read, with how they have ended, and those that have written.
+async fn split(mut parts: Vec<Attached>) -> Result<(Vec<(Attached, Ended)>, Vec<Attached>), (Vec<Attached>, RunError)> {
+    let asked = join_all(parts.iter_mut().map(|part| async {
+        let own = part.run_own(if part.role == Role::Replica { "SELECT false" } else { HAS_WRITTEN }).await?;
+        Ok(own.rows.first().and_then(|row| first_text(row)) == Some("t"))
+    }))
+    .await;
+    let mut has_written = Vec::with_capacity(asked.len());
+    for answer in asked {
+        match answer {
+            Ok(answer) => has_written.push(answer),
+            Err(error) => return Err((parts, error)),
+        }
+    }
+    let mut has_written = has_written.into_iter();
+    let (writers, mut readers): (Vec<_>, Vec<_>) =
+        parts.into_iter().partition(|_| has_written.next().unwrap_or_default());
+    let ended = join_all(readers.iter_mut().map(|reader| reader.run_own("COMMIT"))).await;
+    let ended = ended.into_iter().map(|ended| ended.map(drop).map_err(cause_of));
+    Ok((readers.into_iter().zip(ended).collect(), writers))
+}
+
+fn cause_of(error: RunError) -> Committed {
+    match error {
+        RunError::Refused(refusal) => Committed::Refused(refusal.0),
+        RunError::Lost(_) => Committed::Lost(lost()),
+    }
+}
+
+fn lost() -> ErrorReply {
+    ErrorReply::error("08006", "a connection of the transaction was lost")
+        .detail("The transaction was rolled back on all of its shards.")
+}
+
+fn refused(cause: Cause, shard: &str) -> Committed {
+    match cause {
+        Cause::Refused(refusal) => Committed::Refused(refusal.0),
+        Cause::Lost(_) => Committed::Lost(
+            ErrorReply::error("08006", format!("the connection to shard \"{shard}\" was lost"))
+                .detail("The transaction was rolled back on all of its shards."),
+        ),
+    }
+}
+
+/// What a statement is told whose wait for a lock is over: `None` where it was not for that.
+pub(super) fn deadlock(waits_are_bounded: bool, body: &[u8]) -> Option<ErrorReply> {
+    // NOWAIT has the same SQLSTATE, from other functions.
+    let is_timeout = sqlstate(body) == b"55P03" && error_field(body, b'R') == Some(b"ProcessInterrupts");
+    (waits_are_bounded && is_timeout).then(|| {
+        ErrorReply::error("40P01", "deadlock suspected")
+            .detail(
+                "The statement has waited for a lock too long, in a transaction over several shards: none of them could see \
+                 whether others wait for each other in a circle.",
+            )
+            .hint("Run the transaction again. SET lock_timeout changes how long it waits.")
+    })
+}
+
+fn rolled_back() -> ErrorReply {
+    ErrorReply::error("25P02", "the transaction had failed on one of its shards").detail("It was rolled back.")
+}
+
+fn unknown(name: &str) -> ErrorReply {
+    ErrorReply::error("08007", format!("connection to {name} was lost"))
+        .detail("Whether the transaction was committed is not known yet: it is on all of its shards, or on none.")
+        .hint("Look for its effects before you repeat it.")
+}

@@ -1,0 +1,355 @@
+//! A statement that every shard has to carry out, all or none: DDL, changes of reference tables, and changes of a sharded
+//! table's rows that no key confines to one shard.
+//!
+//! It is run on one shard after the other, in one transaction over all of them ([`super::across`]); the answer of the last
+//! is the client's. Outside of a transaction block that answer is held back until all have committed.
+
+use std::sync::Arc;
+
+use super::across::{Committed, deadlock};
+use super::exchange::Purpose;
+use super::relay::{Outcome, Until};
+use super::scatter::Scatter;
+use super::serve::Work;
+use super::understand::Understood;
+use super::{Fault, Session};
+use crate::commit::RunError;
+use crate::pool::Settings;
+use crate::route::{Demand, Reason};
+use crate::shard::sql::SPREAD_SEQUENCES;
+use crate::sql::Kind;
+use crate::wire::ErrorReply;
+use crate::wire::backend::TransactionStatus;
+
+/// How much of an answer is held back, in bytes: less than what a link reads ahead.
+const MAX_HELD: usize = 16 * 1024;
+
+/// Fails, on every server: a transaction that is to be as failed as the client has been told.
+const FAIL: &str = "refused by pgsluice";
+
+/// Why the client's statement fails.
+#[derive(Debug)]
+pub(super) enum Why {
+    /// A server has said so: its error's body.
+    Refused(Box<[u8]>),
+    /// Pgsluice says so.
+    Told(ErrorReply),
+}
+
+impl Session {
+    /// Serves messages that are for every shard.
+    pub(super) async fn serve_everywhere(
+        &mut self,
+        work: &Work,
+        understood: &Understood,
+        scatter: &Scatter,
+    ) -> Result<(), Fault> {
+        let is_alone = self.status == TransactionStatus::Idle;
+        let run = self.run_on_others(work, understood, scatter).await?;
+        let extra = match run {
+            Ok(changed) if scatter.adds_up() => changed,
+            Ok(_) => 0,
+            Err(why) => return self.fail(work, is_alone, why).await,
+        };
+        if let Some(server) = &mut self.server {
+            server.exchange.add_rows(extra);
+            let (Demand::Primary(reason) | Demand::Replica(reason)) = understood.demand;
+            server.reason = reason;
+        }
+        if is_alone { self.answer_and_commit(work, understood).await } else { self.answer(work, understood).await }
+    }
+
+    /// Runs it on all shards but the one that is then at hand, with the transaction open there. How many rows it has changed.
+    async fn run_on_others(
+        &mut self,
+        work: &Work,
+        understood: &Understood,
+        scatter: &Scatter,
+    ) -> Result<Result<u64, Why>, Fault> {
+        let objection = object(work, understood, scatter);
+        let (Work::Messages { bytes, .. }, None) = (work, &objection) else {
+            return Ok(Err(Why::Told(objection.unwrap_or_else(too_long))));
+        };
+        let topology = self.proxy.topology.load_full();
+        let shards = topology.shards.iter().map(|shard| &shard.name).filter(|shard| scatter.involves(shard));
+        let mut shards: Vec<&Arc<str>> = shards.collect();
+        // Where the session is, the answer is the client's.
+        let here = self.server.as_ref().map(|server| &server.shard);
+        if let Some(at) = shards.iter().position(|shard| Some(*shard) == here) {
+            shards.swap(0, at);
+        } else if !self.pins.is_empty() {
+            return Ok(Err(Why::Told(pinned_elsewhere())));
+        }
+        let Some((last, others)) = shards.split_first() else { return Ok(Err(Why::Told(unsplittable()))) };
+        let mut changed: u64 = 0;
+        for shard in others {
+            let Ok(part) = self.part_of(bytes, scatter, shard) else { return Ok(Err(Why::Told(unsplittable()))) };
+            if let Err(reply) = self.go_on(shard).await? {
+                return Ok(Err(Why::Told(reply)));
+            }
+            self.part = part;
+            match self.run_unseen(bytes, scatter).await? {
+                Ok(rows) => changed = changed.saturating_add(rows),
+                Err(why) => return Ok(Err(why)),
+            }
+            if let Err(why) = self.spread_sequences(understood).await? {
+                return Ok(Err(why));
+            }
+        }
+        let Ok(part) = self.part_of(bytes, scatter, last) else { return Ok(Err(Why::Told(unsplittable()))) };
+        if let Err(reply) = self.go_on(last).await? {
+            return Ok(Err(Why::Told(reply)));
+        }
+        self.part = part;
+        Ok(Ok(changed))
+    }
+
+    /// Goes to a shard with the transaction, which is begun where none is open.
+    pub(super) async fn go_on(&mut self, shard: &Arc<str>) -> Result<Result<(), ErrorReply>, Fault> {
+        if self.status == TransactionStatus::Idle {
+            // A session that is pinned holds a connection all the time.
+            let begun = match &mut self.server {
+                Some(server) => match server.run_own("BEGIN").await {
+                    Ok(_) => Ok(()),
+                    Err(_) => return Err(Fault::ServerLost(None)),
+                },
+                None => self.open(shard, Demand::Primary(Reason::Transaction), "BEGIN").await?,
+            };
+            if let Err(reply) = begun {
+                return Ok(Err(reply));
+            }
+            self.status = TransactionStatus::Transaction;
+        }
+        if self.server.as_ref().is_some_and(|server| server.shard == *shard) {
+            return Ok(Ok(()));
+        }
+        self.join(shard).await
+    }
+
+    /// Runs the messages where the client sees nothing of it.
+    async fn run_unseen(&mut self, messages: &[u8], scatter: &Scatter) -> Result<Result<u64, Why>, Fault> {
+        if let Some(server) = &mut self.server {
+            server.holding = true;
+        }
+        let translated = self.translate(messages).await?;
+        let Some(server) = &mut self.server else { return Err(Fault::ServerLost(None)) };
+        server.exchange.disown_for(Purpose::Elsewhere);
+        let link = &mut server.checkout.link;
+        let marked = std::mem::take(&mut link.ready);
+        link.remove(marked);
+        self.client.output.clear();
+        let outcome = match translated {
+            Outcome::Done => self.relay(Until::Answered).await?,
+            other => other,
+        };
+        self.forget_messages();
+        let Some(server) = &mut self.server else { return Err(Fault::ServerLost(None)) };
+        server.holding = false;
+        let ran = server.exchange.take_elsewhere();
+        match (outcome, self.tally.own_failure.take()) {
+            (Outcome::Done, None) if ran.has_returned && scatter.adds_up() => {
+                Ok(Err(Why::Told(rows_of_several_shards())))
+            }
+            (Outcome::Done, None) => Ok(Ok(ran.rows)),
+            (Outcome::Done, Some(body)) => {
+                self.status = TransactionStatus::Failed;
+                Ok(Err(deadlock(server.waits_are_bounded, &body).map_or(Why::Refused(body), Why::Told)))
+            }
+            (Outcome::ServerLost(words), _) => Err(Fault::ServerLost(words)),
+            (Outcome::Refused(_), _) => Err(Fault::ServerLost(None)),
+        }
+    }
+
+    /// They are going to be sent once more, to another server, or never.
+    fn forget_messages(&mut self) {
+        self.undo_names();
+        self.executed.clear();
+        self.ledger.clear();
+        self.portals.clear();
+        self.forget_controls_under_way();
+        (self.tail, self.tail_sent) = (Settings::default(), Settings::default());
+        self.opening.sent = None;
+        self.in_batch = false;
+    }
+
+    /// In a transaction block: the client is answered as by any statement.
+    async fn answer(&mut self, work: &Work, understood: &Understood) -> Result<(), Fault> {
+        match self.execute(work, understood, Until::Answered).await? {
+            Outcome::Done => {}
+            Outcome::Refused(_) => return Err(Fault::ServerLost(None)),
+            Outcome::ServerLost(words) => return Err(Fault::ServerLost(words)),
+        }
+        if self.status == TransactionStatus::Transaction && self.spread_sequences(understood).await?.is_err() {
+            // Not before the client's next statement can it be told.
+            self.status = TransactionStatus::Failed;
+        }
+        self.conclude(understood).await
+    }
+
+    /// Behind DDL: the sequences that it has made here are to give values that no other shard gives.
+    async fn spread_sequences(&mut self, understood: &Understood) -> Result<Result<(), Why>, Fault> {
+        if !understood.analyses.iter().any(|analysis| analysis.has_ddl()) {
+            return Ok(Ok(()));
+        }
+        let Some(server) = &mut self.server else { return Err(Fault::ServerLost(None)) };
+        match server.run_own(SPREAD_SEQUENCES).await {
+            Ok(_) => Ok(Ok(())),
+            Err(RunError::Refused(refusal)) => {
+                self.status = TransactionStatus::Failed;
+                Ok(Err(Why::Refused(refusal.0.as_ref().into())))
+            }
+            Err(RunError::Lost(_)) => Err(Fault::ServerLost(None)),
+        }
+    }
+
+    async fn answer_and_commit(&mut self, work: &Work, understood: &Understood) -> Result<(), Fault> {
+        if let Some(server) = &mut self.server {
+            (server.holding, server.hold_limit) = (true, MAX_HELD);
+        }
+        match self.execute(work, understood, Until::Told).await? {
+            Outcome::Done => {}
+            Outcome::Refused(_) => return Err(Fault::ServerLost(None)),
+            Outcome::ServerLost(words) => return Err(Fault::ServerLost(words)),
+        }
+        let Some(held) = self.take_held() else {
+            return Err(Fault::Fatal(
+                ErrorReply::fatal("54000", "the answer of a statement for every shard is too long")
+                    .detail(format!(
+                        "At most {MAX_HELD} bytes are kept until all shards have committed. They have not."
+                    ))
+                    .hint("Leave RETURNING out, or send it in a transaction block."),
+            ));
+        };
+        if self.status == TransactionStatus::Transaction
+            && let Err(why) = self.spread_sequences(understood).await?
+        {
+            return self.fail(work, true, why).await;
+        }
+        let committed = match self.status {
+            TransactionStatus::Transaction => self.commit_across().await,
+            _ => {
+                self.roll_back_here().await;
+                Committed::Yes
+            }
+        };
+        self.status = TransactionStatus::Idle;
+        match committed {
+            Committed::Yes => {
+                self.client.output.extend_from_slice(&held);
+                self.client.flush().await.map_err(|_| Fault::ClientGone)?;
+                self.conclude(understood).await
+            }
+            Committed::Refused(body) => self.fail(work, true, Why::Refused((*body).into())).await,
+            Committed::Lost(reply) => self.fail(work, true, Why::Told(reply)).await,
+        }
+    }
+
+    /// The whole of an answer that was held back, as one that ends outside of a transaction; `None` where it is not whole.
+    fn take_held(&mut self) -> Option<Vec<u8>> {
+        let server = self.server.as_mut()?;
+        let link = &mut server.checkout.link;
+        if !std::mem::take(&mut server.holding) || link.unread > 0 {
+            return None;
+        }
+        let mut held = self.client.output.split().to_vec();
+        let marked = std::mem::take(&mut link.ready);
+        held.extend_from_slice(&link.input[..marked]);
+        link.remove(marked);
+        // ReadyForQuery.
+        *held.last_mut()? = b'I';
+        Some(held)
+    }
+
+    pub(super) async fn roll_back_here(&mut self) {
+        if let Some(server) = &mut self.server
+            && server.run_own("ROLLBACK").await.is_err()
+        {
+            self.server = None;
+        }
+    }
+
+    /// Tells the client why, and leaves its transaction block failed, or, where there is none, nothing done.
+    pub(super) async fn fail(&mut self, work: &Work, is_alone: bool, why: Why) -> Result<(), Fault> {
+        self.undo(is_alone).await?;
+        match why {
+            Why::Told(reply) => self.refuse(work, &reply).await,
+            Why::Refused(body) => self.refuse_as(work, &body).await,
+        }
+    }
+
+    /// Leaves the transaction block failed, or, where there is none, nothing done.
+    pub(super) async fn undo(&mut self, is_alone: bool) -> Result<(), Fault> {
+        if is_alone {
+            if self.status != TransactionStatus::Idle {
+                self.roll_back_here().await;
+            }
+            self.forget_exchange();
+            self.follow_transaction().await?;
+            self.release_if_free().await;
+        } else {
+            self.fail_here().await;
+        }
+        Ok(())
+    }
+}
+
+impl Session {
+    /// Has the open transaction failed, as the client has been told.
+    pub(super) async fn fail_here(&mut self) {
+        if self.status != TransactionStatus::Transaction {
+            return;
+        }
+        if let Some(server) = &mut self.server {
+            // It must fail, and that is all.
+            let _ = server.run_own(FAIL).await;
+        }
+        self.status = TransactionStatus::Failed;
+    }
+}
+
+fn object(work: &Work, understood: &Understood, scatter: &Scatter) -> Option<ErrorReply> {
+    if !matches!(work, Work::Messages { waits: true, .. }) {
+        return Some(too_long());
+    }
+    let refused = |detail: &str, hint: &str| {
+        let reply = ErrorReply::error("0A000", "a statement for every shard cannot be sent in this way");
+        Some(reply.detail(detail).hint(hint))
+    };
+    let mut statements = understood.analyses.iter().flat_map(|analysis| &analysis.statements);
+    let controls = |kind: &Kind| {
+        matches!(
+            kind,
+            Kind::Begin(_) | Kind::Commit { .. } | Kind::Rollback { .. } | Kind::Savepoint { .. } | Kind::TwoPhase
+        )
+    };
+    if statements.any(|statement| controls(&statement.kind)) {
+        return refused(
+            "It came in one message with BEGIN, COMMIT or the like.",
+            "Send these in messages of their own.",
+        );
+    }
+    if scatter.adds_up() && understood.runs > 1 {
+        return refused("It came together with others, and each one's rows have to be counted.", "Send it alone.");
+    }
+    None
+}
+
+fn too_long() -> ErrorReply {
+    ErrorReply::error("54000", "a statement for every shard is too long")
+        .hint("Send it alone, or in parts: pgsluice has to hold all of it.")
+}
+
+fn pinned_elsewhere() -> ErrorReply {
+    ErrorReply::error("0A000", "this statement is for several shards, and this session is pinned to another one")
+        .hint("Use another connection, or end what pins this one: see SHOW CLIENTS in the database pgsluice.")
+}
+
+fn unsplittable() -> ErrorReply {
+    ErrorReply::error("0A000", "the rows of this INSERT are for several shards, and cannot be taken apart")
+        .hint("Send the rows of each shard in a statement of their own, in one transaction.")
+}
+
+fn rows_of_several_shards() -> ErrorReply {
+    ErrorReply::error("0A000", "RETURNING would give rows of several shards")
+        .hint("Leave it out, or give the shard key's value: then the statement is for one shard.")
+}

@@ -1,0 +1,234 @@
+//! Which shards the gathered messages are for. With one shard there is nothing to ask.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::coordinate::Views;
+use super::scatter::Scatter;
+use super::{Fault, Session};
+use crate::route::places::{Distribution, Parameter, Places, Spread, Unplaced, Values, places, places_of_rows};
+use crate::shard::Charset;
+use crate::sql::{Analysis, Catalog, Kind, Statement};
+use crate::wire::ErrorReply;
+use crate::wire::frontend::Bind;
+
+/// Where they are for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Wherever the session is.
+    Any,
+    /// This shard.
+    One(Arc<str>),
+    /// Each of them is to have it, all or none.
+    Everywhere(Scatter),
+    /// Each `Bind` is for one shard, and they are not all for the same.
+    InTurn,
+    /// COPY from the client: each of its rows is for one shard, or for every one.
+    RowByRow,
+    /// A read of rows of several shards: the coordinator.
+    Together(Views),
+    /// They need several, in a way that is not done.
+    Refused(Box<ErrorReply>),
+}
+
+/// A statement that the messages at hand have parsed themselves.
+#[derive(Debug, Clone)]
+pub(super) struct Parsed<'a> {
+    pub(super) analysis: Arc<Analysis>,
+    pub(super) text: &'a [u8],
+    /// As in `Parse`.
+    pub(super) types: &'a [u8],
+}
+
+/// By the name that the messages have given it.
+pub(super) type ParsedHere<'a> = HashMap<&'a [u8], Parsed<'a>>;
+
+impl Place {
+    /// With a `Bind` behind it in one pipeline.
+    pub(super) fn then(self, next: Self) -> Self {
+        match (self, next) {
+            (Self::One(one), Self::One(other)) if one != other => Self::InTurn,
+            (Self::InTurn, Self::One(_) | Self::Any) => Self::InTurn,
+            (before, next) => before.and(next),
+        }
+    }
+
+    /// Both together: one implicit transaction.
+    pub(super) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Any, other) => other,
+            (other, Self::Any) => other,
+            (Self::One(one), Self::One(other)) if one == other => Self::One(one),
+            (Self::Everywhere(Scatter::Same), Self::Everywhere(Scatter::Same)) => Self::Everywhere(Scatter::Same),
+            (Self::Together(one), Self::Together(other)) => Self::Together(one.and(other)),
+            (refused @ Self::Refused(_), _) | (_, refused @ Self::Refused(_)) => refused,
+            (Self::One(one), Self::One(other)) => Self::Refused(Box::new(
+                ErrorReply::error("0A000", "one message of several statements cannot be for several shards")
+                    .detail(format!("One of its statements is for shard \"{one}\", and one for shard \"{other}\"."))
+                    .hint("Send them one by one, in a transaction where they belong together."),
+            )),
+            _ => Self::Refused(Box::new(
+                ErrorReply::error("0A000", "one message of several statements cannot be for several shards")
+                    .detail("One of its statements is for several shards by itself.")
+                    .hint("Send them one by one, in a transaction where they belong together."),
+            )),
+        }
+    }
+}
+
+impl Session {
+    /// Where one execution of a text is for.
+    pub(super) fn place_of(&self, parsed: &Parsed<'_>, parameters: Option<Bind<'_>>) -> Result<Place, Fault> {
+        if let Some(shard) = self.wished_shard(&parsed.analysis) {
+            return Ok(Place::One(shard));
+        }
+        let given = parameters.map(|bind| bind.parameters()).transpose()?.unwrap_or_default();
+        let type_of = |index: usize| {
+            let bytes = parsed.types.get(2 + 4 * index..6 + 4 * index);
+            bytes.and_then(|bytes| bytes.first_chunk()).map_or(0, |oid| u32::from_be_bytes(*oid))
+        };
+        let parameter = |(index, (is_binary, value))| Parameter { oid: type_of(index), is_binary, value };
+        let parameters: Vec<Parameter<'_>> = given.into_iter().enumerate().map(parameter).collect();
+        let values = Values { text: parsed.text, parameters: &parameters, charset: self.charset() };
+        let catalogs = self.proxy.catalogs();
+        let database = &self.identity.database;
+        let (Some(catalog), Some(distribution)) = (catalogs.get(database), catalogs.distribution(database)) else {
+            return Ok(Place::Refused(Box::new(
+                ErrorReply::error("57P03", "where this database's rows are has not been read yet")
+                    .hint("It is read when the first client of a database comes. Try again in a moment."),
+            )));
+        };
+        let statements = parsed.analysis.statements.iter();
+        Ok(statements.fold(Place::Any, |all, statement| {
+            all.and(self.place_of_statement(statement, &catalog, &distribution, values))
+        }))
+    }
+
+    fn place_of_statement(
+        &self,
+        statement: &Statement,
+        catalog: &Catalog,
+        distribution: &Distribution,
+        values: Values<'_>,
+    ) -> Place {
+        match &statement.kind {
+            Kind::Ddl if statement.pin.is_some() => Place::Any,
+            Kind::Ddl => Place::Everywhere(Scatter::Same),
+            Kind::Query | Kind::Write => match &statement.uses {
+                Some(uses) => match places(uses, distribution, values) {
+                    Ok(Places::Any) => self.place_by_functions(statement, catalog),
+                    Ok(Places::One(shard)) => Place::One(shard),
+                    Ok(Places::Several { spread: Spread::Rows, .. }) if statement.kind == Kind::Write => {
+                        match places_of_rows(uses, distribution, values) {
+                            Ok(rows) => Place::Everywhere(Scatter::Rows(rows.unwrap_or_default().into())),
+                            Err(unplaced) => Place::Refused(Box::new(unplaced_reply(&unplaced))),
+                        }
+                    }
+                    Ok(Places::Several { spread, why }) => {
+                        self.several(statement, catalog, distribution, (spread, &why))
+                    }
+                    Err(Unplaced::Undeclared(_)) if self.pins.contains(&crate::sql::Pin::Temporary) => Place::Any,
+                    Err(unplaced) => Place::Refused(Box::new(unplaced_reply(&unplaced))),
+                },
+                None => unknown("which tables it is about cannot be read from its text"),
+            },
+            Kind::Utility | Kind::Execute { .. } | Kind::TwoPhase => unknown("what it is about is not in its text"),
+            _ => Place::Any,
+        }
+    }
+
+    /// Of a statement that names no table, or only such as are everywhere.
+    fn place_by_functions(&self, statement: &Statement, catalog: &Catalog) -> Place {
+        if statement.functions.iter().any(|name| &*name.name == "setval") {
+            return Place::Refused(Box::new(
+                ErrorReply::error("0A000", "setval would set the sequence of one shard only")
+                    .detail("Each shard's sequence gives values of its own.")
+                    .hint("ALTER SEQUENCE … RESTART WITH sets it on all of them."),
+            ));
+        }
+        match statement.functions.iter().find(|name| catalog.may_read_rows(name)) {
+            Some(name) => Place::Refused(Box::new(
+                ErrorReply::error("0A000", format!("which shard a call of function {name} is for is not known"))
+                    .detail("It may read or change rows, and the statement names no table that tells where they are.")
+                    .hint(BY_HAND),
+            )),
+            None => Place::Any,
+        }
+    }
+
+    fn several(
+        &self,
+        statement: &Statement,
+        catalog: &Catalog,
+        distribution: &Distribution,
+        (spread, why): (Spread, &str),
+    ) -> Place {
+        let varying = || statement.functions.iter().find(|name| catalog.varies(name));
+        let refused = match (spread, varying()) {
+            (Spread::Copied { is_same: true }, Some(name)) => {
+                ErrorReply::error("0A000", format!("{name} may choose other rows on each shard"))
+                    .detail("A reference table has the same rows on every shard.")
+                    .hint("Leave the WHERE clause out.")
+            }
+            (Spread::Copied { .. }, _) => return Place::RowByRow,
+            (Spread::Own, _) if statement.kind == Kind::Write => return Place::Everywhere(Scatter::Own),
+            (Spread::Same, None) => return Place::Everywhere(Scatter::Same),
+            (Spread::Same, Some(name)) => {
+                ErrorReply::error("0A000", format!("{name} would give each shard another value"))
+                    .detail("A reference table has the same rows on every shard.")
+                    .hint("Give the value itself, as a literal or a parameter.")
+            }
+            (Spread::Own | Spread::Rows | Spread::Mixed, _) => match self.views_for(statement, distribution) {
+                Ok(views) => match self.place_by_functions(statement, catalog) {
+                    Place::Any => return Place::Together(views),
+                    refused => return refused,
+                },
+                Err(reply) if reply.detail.is_none() => reply.detail(format!("As far as pgsluice can tell, {why}.")),
+                Err(reply) => reply,
+            },
+        };
+        Place::Refused(Box::new(refused))
+    }
+
+    pub(super) fn charset(&self) -> Charset {
+        let reported =
+            |name: &str| self.reported.get(name).map_or(Cow::Borrowed(""), |value| String::from_utf8_lossy(value));
+        Charset::of(&reported("client_encoding"), &reported("server_encoding"))
+    }
+}
+
+/// What to do where pgsluice does not know.
+const BY_HAND: &str =
+    "Name the shard: SET pgsluice.shard = 'name', or /* pgsluice: shard=name */ in front of the statement.";
+
+fn unknown(why: &str) -> Place {
+    Place::Refused(Box::new(
+        ErrorReply::error("0A000", "which shard this statement is for is not known")
+            .detail(format!("It is not certain: {why}."))
+            .hint(BY_HAND),
+    ))
+}
+
+fn unplaced_reply(unplaced: &Unplaced) -> ErrorReply {
+    let (sqlstate, hint) = match unplaced {
+        Unplaced::Undeclared(name) => (
+            "0A000",
+            format!(
+                "Declare it in pgsluice's config: [[tables]] name = \"{name}\", with shard_key, reference or shard."
+            ),
+        ),
+        Unplaced::Unfit { .. } => ("0A000", "Compare [[tables]] in pgsluice's config with the table.".to_owned()),
+        Unplaced::NoMap => ("55000", "Run pgsluice shards init --database with its name.".to_owned()),
+        Unplaced::NoKey { column, .. } => {
+            ("0A000", format!("Give \"{column}\" a value: a literal or a parameter, not an expression or a default."))
+        }
+        Unplaced::Varies { column, .. } => ("0A000", format!("Give \"{column}\" its value in the statement.")),
+        Unplaced::NullKey { .. } => ("23502", "A row needs its shard key.".to_owned()),
+        Unplaced::Value { .. } => ("0A000", BY_HAND.to_owned()),
+        Unplaced::MovesRow { .. } => {
+            ("0A000", "Delete the row and insert it with its new key, in one transaction.".to_owned())
+        }
+    };
+    ErrorReply::error(sqlstate, unplaced.to_string()).hint(hint)
+}

@@ -1,0 +1,217 @@
+-- What pgsluice keeps on every shard, in the schema pgsluice: the hash of shard keys, and the bucket map.
+-- docs/sharding.md says how to use it. PostgreSQL 14 or later. Run it as one transaction (psql -1 -f); running it again
+-- changes nothing.
+--
+-- The bodies are parsed here, once, and name everything with its schema: no search_path, here or at a call, changes what
+-- they mean. The functions for one value are plain expressions, which PostgreSQL inlines.
+
+-- Two installations at once would trip over each other. Kept to the end of the transaction.
+SELECT pg_catalog.pg_advisory_xact_lock(7310592837465001);
+
+CREATE SCHEMA IF NOT EXISTS pgsluice;
+
+-- The canonical bytes of one value: a tag for its class, and a body.
+
+CREATE OR REPLACE FUNCTION pgsluice.shard_key(value pg_catalog.int8) RETURNS pg_catalog.bytea
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN 'i'::pg_catalog.bytea OPERATOR(pg_catalog.||) pg_catalog.decode(value::pg_catalog.text, 'escape');
+
+CREATE OR REPLACE FUNCTION pgsluice.shard_key(value pg_catalog.int4) RETURNS pg_catalog.bytea
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN 'i'::pg_catalog.bytea OPERATOR(pg_catalog.||) pg_catalog.decode(value::pg_catalog.text, 'escape');
+
+CREATE OR REPLACE FUNCTION pgsluice.shard_key(value pg_catalog.int2) RETURNS pg_catalog.bytea
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN 'i'::pg_catalog.bytea OPERATOR(pg_catalog.||) pg_catalog.decode(value::pg_catalog.text, 'escape');
+
+-- NULL for what no key is: a fraction, NaN, infinity, and more digits than pgsluice takes.
+CREATE OR REPLACE FUNCTION pgsluice.shard_key(value pg_catalog.numeric) RETURNS pg_catalog.bytea
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN CASE
+        WHEN pg_catalog.scale(pg_catalog.trim_scale(value)) OPERATOR(pg_catalog.=) 0
+            AND pg_catalog.abs(value) OPERATOR(pg_catalog.<) '1e1000'::pg_catalog.numeric
+        THEN 'i'::pg_catalog.bytea
+            OPERATOR(pg_catalog.||) pg_catalog.decode(pg_catalog.trim_scale(value)::pg_catalog.text, 'escape')
+    END;
+
+CREATE OR REPLACE FUNCTION pgsluice.shard_key(value pg_catalog.text) RETURNS pg_catalog.bytea
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN 't'::pg_catalog.bytea OPERATOR(pg_catalog.||) pg_catalog.convert_to(value, 'UTF8');
+
+-- The cast takes the blanks at the end away.
+CREATE OR REPLACE FUNCTION pgsluice.shard_key(value pg_catalog.bpchar) RETURNS pg_catalog.bytea
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN 't'::pg_catalog.bytea OPERATOR(pg_catalog.||) pg_catalog.convert_to(value::pg_catalog.text, 'UTF8');
+
+CREATE OR REPLACE FUNCTION pgsluice.shard_key(value pg_catalog.uuid) RETURNS pg_catalog.bytea
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN 'u'::pg_catalog.bytea OPERATOR(pg_catalog.||) pg_catalog.uuid_send(value);
+
+CREATE OR REPLACE FUNCTION pgsluice.shard_key(value pg_catalog.date) RETURNS pg_catalog.bytea
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN 'd'::pg_catalog.bytea OPERATOR(pg_catalog.||) pg_catalog.date_send(value);
+
+CREATE OR REPLACE FUNCTION pgsluice.shard_key(value pg_catalog.timestamptz) RETURNS pg_catalog.bytea
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN 'z'::pg_catalog.bytea OPERATOR(pg_catalog.||) pg_catalog.timestamptz_send(value);
+
+CREATE OR REPLACE FUNCTION pgsluice.shard_key(value pg_catalog.bytea) RETURNS pg_catalog.bytea
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN 'b'::pg_catalog.bytea OPERATOR(pg_catalog.||) value;
+
+-- A component as it is hashed: behind its length.
+CREATE OR REPLACE FUNCTION pgsluice.framed(component pg_catalog.bytea) RETURNS pg_catalog.bytea
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN pg_catalog.int4send(pg_catalog.octet_length(component)) OPERATOR(pg_catalog.||) component;
+
+-- The first 14 bits of a digest.
+CREATE OR REPLACE FUNCTION pgsluice.digest_bucket(digest pg_catalog.bytea) RETURNS pg_catalog.int4
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN ('x' OPERATOR(pg_catalog.||) pg_catalog."left"(pg_catalog.encode(digest, 'hex'), 4))
+        ::pg_catalog.bit(16)::pg_catalog.int4 OPERATOR(pg_catalog.>>) 2;
+
+-- Of a key of one column or several, each through shard_key(). NULL where one of them is NULL.
+CREATE OR REPLACE FUNCTION pgsluice.key_digest(VARIADIC components pg_catalog.bytea[]) RETURNS pg_catalog.bytea
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN (
+        SELECT CASE WHEN pg_catalog.bool_and(component IS NOT NULL) THEN pg_catalog.sha256(
+            pg_catalog.string_agg(pgsluice.framed(component), ''::pg_catalog.bytea ORDER BY place))
+        END
+        FROM pg_catalog.unnest(components) WITH ORDINALITY AS part (component, place)
+    );
+
+CREATE OR REPLACE FUNCTION pgsluice.key_bucket(VARIADIC components pg_catalog.bytea[]) RETURNS pg_catalog.int4
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN pgsluice.digest_bucket(pgsluice.key_digest(VARIADIC components));
+
+-- Of a key of one column. There is none for bytea: it could not tell a value from a component, which is a bytea too.
+-- Say key_bucket(shard_key(value)).
+
+CREATE OR REPLACE FUNCTION pgsluice.bucket(value pg_catalog.int8) RETURNS pg_catalog.int4
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN pgsluice.digest_bucket(pg_catalog.sha256(pgsluice.framed(pgsluice.shard_key(value))));
+
+CREATE OR REPLACE FUNCTION pgsluice.bucket(value pg_catalog.int4) RETURNS pg_catalog.int4
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN pgsluice.digest_bucket(pg_catalog.sha256(pgsluice.framed(pgsluice.shard_key(value))));
+
+CREATE OR REPLACE FUNCTION pgsluice.bucket(value pg_catalog.int2) RETURNS pg_catalog.int4
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN pgsluice.digest_bucket(pg_catalog.sha256(pgsluice.framed(pgsluice.shard_key(value))));
+
+CREATE OR REPLACE FUNCTION pgsluice.bucket(value pg_catalog.numeric) RETURNS pg_catalog.int4
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN pgsluice.digest_bucket(pg_catalog.sha256(pgsluice.framed(pgsluice.shard_key(value))));
+
+CREATE OR REPLACE FUNCTION pgsluice.bucket(value pg_catalog.text) RETURNS pg_catalog.int4
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN pgsluice.digest_bucket(pg_catalog.sha256(pgsluice.framed(pgsluice.shard_key(value))));
+
+CREATE OR REPLACE FUNCTION pgsluice.bucket(value pg_catalog.bpchar) RETURNS pg_catalog.int4
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN pgsluice.digest_bucket(pg_catalog.sha256(pgsluice.framed(pgsluice.shard_key(value))));
+
+CREATE OR REPLACE FUNCTION pgsluice.bucket(value pg_catalog.uuid) RETURNS pg_catalog.int4
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN pgsluice.digest_bucket(pg_catalog.sha256(pgsluice.framed(pgsluice.shard_key(value))));
+
+CREATE OR REPLACE FUNCTION pgsluice.bucket(value pg_catalog.date) RETURNS pg_catalog.int4
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN pgsluice.digest_bucket(pg_catalog.sha256(pgsluice.framed(pgsluice.shard_key(value))));
+
+CREATE OR REPLACE FUNCTION pgsluice.bucket(value pg_catalog.timestamptz) RETURNS pg_catalog.int4
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN pgsluice.digest_bucket(pg_catalog.sha256(pgsluice.framed(pgsluice.shard_key(value))));
+
+-- The bucket map, the newest version of it in force. A version is never changed once it is written.
+CREATE TABLE IF NOT EXISTS pgsluice.bucket_map (
+    version pg_catalog.int8 PRIMARY KEY CHECK (version > 0),
+    hash_version pg_catalog.int4 NOT NULL CHECK (hash_version > 0),
+    shards pg_catalog.text[] NOT NULL,
+    weights pg_catalog.int4[] NOT NULL CHECK (pg_catalog.cardinality(weights) = pg_catalog.cardinality(shards)),
+    -- By bucket, from bucket 0 at subscript 1: a subscript of shards.
+    owners pg_catalog.int2[] NOT NULL CHECK (pg_catalog.cardinality(owners) = 16384),
+    created_at pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    created_by pg_catalog.text NOT NULL DEFAULT SESSION_USER
+);
+
+-- Keys that do not lie where their bucket does, in each version of the map.
+CREATE TABLE IF NOT EXISTS pgsluice.pinned_key (
+    version pg_catalog.int8 NOT NULL REFERENCES pgsluice.bucket_map ON DELETE CASCADE,
+    digest pg_catalog.bytea NOT NULL CHECK (pg_catalog.octet_length(digest) = 32),
+    shard pg_catalog.text NOT NULL,
+    label pg_catalog.text,
+    PRIMARY KEY (version, digest)
+);
+
+-- The shard that a bucket belongs to. Pinned keys may lie elsewhere: see shard_of_key().
+CREATE OR REPLACE FUNCTION pgsluice.shard_of(bucket pg_catalog.int4) RETURNS pg_catalog.text
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    RETURN (
+        SELECT map.shards[map.owners[bucket OPERATOR(pg_catalog.+) 1]] FROM pgsluice.bucket_map AS map
+        ORDER BY map.version DESC LIMIT 1
+    );
+
+-- The shard that a key lies on, its columns each through shard_key().
+CREATE OR REPLACE FUNCTION pgsluice.shard_of_key(VARIADIC components pg_catalog.bytea[]) RETURNS pg_catalog.text
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    RETURN (
+        SELECT coalesce(
+            (SELECT pin.shard FROM pgsluice.pinned_key AS pin
+             WHERE pin.version OPERATOR(pg_catalog.=) (SELECT pg_catalog.max(map.version) FROM pgsluice.bucket_map AS map)
+                 AND pin.digest OPERATOR(pg_catalog.=) asked.digest),
+            pgsluice.shard_of(pgsluice.digest_bucket(asked.digest)))
+        FROM (SELECT pgsluice.key_digest(VARIADIC components) AS digest) AS asked
+    );
+
+-- Whoever may connect may ask where a row belongs. What a pinned key is called stays with the owner.
+GRANT USAGE ON SCHEMA pgsluice TO PUBLIC;
+GRANT SELECT ON pgsluice.bucket_map TO PUBLIC;
+GRANT SELECT (version, digest, shard) ON pgsluice.pinned_key TO PUBLIC;
+
+-- Which shard this is: its name, and a number that no other shard has or will have. One row, written by
+-- pgsluice shards init.
+CREATE TABLE IF NOT EXISTS pgsluice.this_shard (
+    only_row pg_catalog.bool PRIMARY KEY DEFAULT true CHECK (only_row),
+    name pg_catalog.text NOT NULL,
+    number pg_catalog.int4 NOT NULL CHECK (number >= 0)
+);
+GRANT SELECT ON pgsluice.this_shard TO PUBLIC;
+
+-- Makes the sequences that this transaction has made or changed give values that no other shard gives: each shard takes
+-- every 256th value (of an integer's sequence every 64th), from its own number on. Called by pgsluice behind DDL.
+-- A sequence with an increment of its own is left as it is.
+CREATE OR REPLACE FUNCTION pgsluice.spread_sequences() RETURNS pg_catalog.void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    shard int4 := (SELECT number FROM pgsluice.this_shard);
+    began int8 := pg_current_xact_id_if_assigned()::text::int8 & 4294967295;
+    made record;
+    step int8;
+    given int8;
+BEGIN
+    IF shard IS NULL THEN
+        RAISE EXCEPTION 'this shard has no number yet' USING
+            ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Run pgsluice shards init.';
+    END IF;
+    FOR made IN
+        SELECT c.oid::regclass AS name, s.seqtypid, s.seqincrement, s.seqstart, s.seqmin, s.seqmax
+        FROM pg_sequence AS s JOIN pg_class AS c ON c.oid = s.seqrelid
+        WHERE s.xmin::text::int8 >= began AND c.relpersistence <> 't' AND pg_has_role(c.relowner, 'USAGE')
+    LOOP
+        step := CASE made.seqtypid WHEN 'int8'::regtype THEN 256 WHEN 'int4'::regtype THEN 64 END;
+        IF made.seqincrement = 1 AND (step IS NULL OR shard >= step) THEN
+            RAISE EXCEPTION 'sequence % is too narrow to give each shard values of its own', made.name USING
+                ERRCODE = 'feature_not_supported', HINT = 'Make its column bigint.';
+        ELSIF made.seqincrement = 1 THEN
+            EXECUTE format('ALTER SEQUENCE %s INCREMENT BY %s START WITH %s RESTART',
+                made.name, step, made.seqstart + (((shard + 1 - made.seqstart) % step) + step) % step);
+        ELSIF made.seqincrement = step THEN
+            -- It may have been restarted, with the same value on all shards.
+            EXECUTE format('SELECT last_value + CASE WHEN is_called THEN %s ELSE 0 END FROM %s', step, made.name) INTO given;
+            given := given + (((shard + 1 - given) % step) + step) % step;
+            PERFORM setval(made.name, given, false);
+        END IF;
+    END LOOP;
+END $$;
