@@ -438,6 +438,43 @@ async fn who_waits_for_each_other_on_two_shards_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_temporary_table_is_never_joined_with_a_part_of_another() {
+    let stand = stand().await;
+    let client = stand.client().await;
+    let mut raw = stand.raw().await;
+    for id in 0i64..20 {
+        client.execute("INSERT INTO accounts VALUES ($1, 100)", &[&id]).await.unwrap();
+    }
+    for (sql, sqlstates) in [
+        ("CREATE TEMP TABLE mine (id bigint)", &[][..]),
+        ("INSERT INTO mine VALUES (1), (2)", &[]),
+        ("SELECT * FROM mine", &[]),
+        ("INSERT INTO mine SELECT id FROM accounts", &["0A000"]),
+        ("SELECT * FROM mine JOIN accounts USING (id)", &["0A000"]),
+        ("CREATE TEMP TABLE copied AS SELECT * FROM accounts", &["0A000"]),
+        ("SELECT * FROM elsewhere", &["42P01"]),
+        ("DROP TABLE mine", &["0A000"]),
+        ("/* pgsluice: shard=a */ DROP TABLE mine", &[]),
+        ("SELECT * FROM elsewhere", &["0A000"]),
+    ] {
+        let messages = raw.query(sql).await;
+        assert_eq!(raw::sqlstates(&messages), sqlstates, "{sql}: {messages:?}");
+    }
+    // A shard that is named in a transaction is named there alone.
+    for (sql, sqlstates) in [
+        ("BEGIN", &[][..]),
+        ("SET LOCAL pgsluice.shard = 'c'", &[]),
+        ("SELECT count(*) FROM accounts", &[]),
+        ("COMMIT", &[]),
+        ("SELECT count(*) FROM accounts", &["0A000"]),
+    ] {
+        let messages = raw.query(sql).await;
+        assert_eq!(raw::sqlstates(&messages), sqlstates, "{sql}: {messages:?}");
+    }
+    stand.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_placed_is_refused() {
     let stand = stand().await;
     let mut client = stand.raw().await;

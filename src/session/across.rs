@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
@@ -52,6 +52,8 @@ pub(super) struct Across {
     controls_under_way: Vec<Box<[u8]>>,
     /// Something of that sort was said together with other things, and cannot be repeated alone.
     is_entangled: bool,
+    /// The shard that the open transaction has named by `SET pgsluice.shard`.
+    pub(super) named_shard: Option<Box<str>>,
     /// Something has run in the open transaction that may have written.
     pub(super) has_written: bool,
     /// Transactions that are committed and not yet carried out, by shard.
@@ -102,6 +104,14 @@ impl Session {
         if !self.is_sharded {
             return;
         }
+        for statement in &analysis.statements {
+            if let Kind::Set(Setting::Session { name, value } | Setting::Local { name, value }) = &statement.kind
+                && **name == *"pgsluice.shard"
+            {
+                let named = value.as_deref().and_then(Setting::constant_value).unwrap_or_default();
+                self.across.named_shard = Some(named.into());
+            }
+        }
         match Control::of(analysis) {
             Control::Nothing => {}
             Control::All => self.across.controls_under_way.push(text.into()),
@@ -149,6 +159,10 @@ impl Session {
     /// The transaction is over here: ends it on the other shards, where nothing is to be kept of it.
     async fn leave_others(&mut self) {
         let mut others = std::mem::take(&mut self.across.others);
+        if !others.is_empty() {
+            // A request to cancel what ran on one of them must not hit whoever gets it next.
+            self.registration.settle().await;
+        }
         let ended = join_all(others.iter_mut().map(|other| other.run_own("ROLLBACK"))).await;
         for (other, ended) in others.into_iter().zip(ended) {
             if ended.is_ok() {
@@ -156,6 +170,7 @@ impl Session {
             }
         }
         (self.across.controls, self.across.is_entangled, self.across.has_written) = (Vec::new(), false, false);
+        self.across.named_shard = None;
         self.bound.clear();
     }
 
@@ -290,6 +305,8 @@ impl Session {
     /// the connection that it had in its hands, unless that was lost.
     pub(super) async fn commit_across(&mut self) -> Committed {
         let Some(here) = self.server.take() else { return Committed::Lost(lost()) };
+        // A request to cancel what ran on one of them must not hit whoever gets it next, nor the commit.
+        self.registration.clear().await;
         let home = Arc::clone(&here.shard);
         let mut parts: Vec<Attached> = std::mem::take(&mut self.across.others);
         parts.push(here);
@@ -338,7 +355,11 @@ impl Session {
                     self.keep_or_part(writer, home);
                     return Committed::Refused(refusal.0);
                 }
-                Err(RunError::Lost(_)) => return Committed::Lost(unknown(&writer.checkout.node.name)),
+                Err(RunError::Lost(_)) => {
+                    // It may have been committed, so what comes next must show it if it was.
+                    self.note_committed(&writer.shard);
+                    return Committed::Lost(unknown(&writer.checkout.node.name));
+                }
             }
         }
         Committed::Yes
@@ -361,14 +382,20 @@ impl Session {
             }
         };
         let is_finished = |writer: &Attached| unfinished.iter().all(|shard| shard.as_str() != &*writer.shard);
-        for writer in writers {
-            let is_usable = is_finished(&writer) && !writer.eof && !matches!(committed, Committed::Lost(_));
-            if let (Committed::Yes, Some(id), false) = (&committed, id, is_finished(&writer)) {
+        for mut writer in writers {
+            if let (Some(id), false) = (id, is_finished(&writer)) {
                 self.across.unsettled.insert(Arc::clone(&writer.shard), id);
             }
-            if let Committed::Yes = committed {
+            if !matches!(committed, Committed::Refused(_)) {
+                // Or it may have been committed: what comes next must show it if it was.
                 self.note_committed(&writer.shard);
             }
+            let is_usable = match committed {
+                Committed::Yes => is_finished(&writer) && !writer.eof,
+                // Nothing tells how the rollback went on this one.
+                Committed::Refused(_) => is_finished(&writer) && is_idle(&mut writer).await,
+                Committed::Lost(_) => false,
+            };
             if is_usable {
                 self.keep_or_part(writer, home);
             }
@@ -402,6 +429,13 @@ impl Session {
             Err(cancelled) => Err(super::attach::cancelled(cancelled)),
         }
     }
+}
+
+/// How long a connection may take to say that no transaction is open on it.
+const IDLE_LIMIT: Duration = Duration::from_secs(5);
+
+async fn is_idle(server: &mut Attached) -> bool {
+    matches!(tokio::time::timeout(IDLE_LIMIT, server.run_own("ROLLBACK")).await, Ok(Ok(_)))
 }
 
 type Ended = Result<(), Committed>;

@@ -9,7 +9,7 @@ use super::scatter::Scatter;
 use super::{Fault, Session};
 use crate::route::places::{Distribution, Parameter, Places, Spread, Unplaced, Values, places, places_of_rows};
 use crate::shard::Charset;
-use crate::sql::{Analysis, Catalog, Kind, Statement};
+use crate::sql::{Analysis, Catalog, Kind, Pin, Statement};
 use crate::wire::ErrorReply;
 use crate::wire::frontend::Bind;
 
@@ -90,7 +90,9 @@ impl Session {
         };
         let parameter = |(index, (is_binary, value))| Parameter { oid: type_of(index), is_binary, value };
         let parameters: Vec<Parameter<'_>> = given.into_iter().enumerate().map(parameter).collect();
-        let values = Values { text: parsed.text, parameters: &parameters, charset: self.charset() };
+        let has_temporary = self.pins.contains(&Pin::Temporary);
+        let temporary = self.server.as_ref().filter(|_| has_temporary).map(|server| &server.shard);
+        let values = Values { text: parsed.text, parameters: &parameters, charset: self.charset(), temporary };
         let catalogs = self.proxy.catalogs();
         let database = &self.identity.database;
         let (Some(catalog), Some(distribution)) = (catalogs.get(database), catalogs.distribution(database)) else {
@@ -113,7 +115,17 @@ impl Session {
         values: Values<'_>,
     ) -> Place {
         match &statement.kind {
+            // CREATE TABLE AS: what it reads is not known.
+            Kind::Ddl if statement.uses.is_none() => unknown("what it reads is not known from its text"),
             Kind::Ddl if statement.pin.is_some() => Place::Any,
+            Kind::Ddl if self.pins.contains(&Pin::Temporary) => Place::Refused(Box::new(
+                ErrorReply::error("0A000", "whether this is about a temporary table is not known")
+                    .detail("This session has some, on one shard; any other DDL is for all shards.")
+                    .hint(
+                        "For a temporary table name the shard: SET pgsluice.shard, or /* pgsluice: shard=name */; DISCARD TEMP \
+                         drops all of them. For others use another connection.",
+                    ),
+            )),
             Kind::Ddl => Place::Everywhere(Scatter::Same),
             Kind::Query | Kind::Write => match &statement.uses {
                 Some(uses) => match places(uses, distribution, values) {
@@ -128,7 +140,6 @@ impl Session {
                     Ok(Places::Several { spread, why }) => {
                         self.several(statement, catalog, distribution, (spread, &why))
                     }
-                    Err(Unplaced::Undeclared(_)) if self.pins.contains(&crate::sql::Pin::Temporary) => Place::Any,
                     Err(unplaced) => Place::Refused(Box::new(unplaced_reply(&unplaced))),
                 },
                 None => unknown("which tables it is about cannot be read from its text"),

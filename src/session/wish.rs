@@ -160,7 +160,9 @@ impl Session {
     /// that go together are for one shard.
     pub(super) fn wished_shard(&self, analysis: &Analysis) -> Option<Arc<str>> {
         let hinted = analysis.hints.iter().find_map(|hint| read(&hint.key, &hint.value).ok().and_then(Value::shard));
-        let wished = hinted.or_else(|| own(self.tracked.current(), "shard").and_then(Value::shard))?;
+        let named = || self.across.named_shard.clone();
+        let set = || own(self.tracked.current(), "shard").and_then(Value::shard);
+        let wished = hinted.or_else(named).or_else(set)?;
         (!wished.is_empty()).then(|| wished.into())
     }
 }

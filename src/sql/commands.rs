@@ -111,7 +111,7 @@ impl Commands<'_> {
             "create" => wrapped::create(cursor),
             "alter" if cursor.is("system") => Statement::new(Kind::Utility, Some(PrimaryCause::Utility)),
             "alter" | "drop" | "grant" | "revoke" | "comment" | "security" | "import" | "reassign" => {
-                Statement::new(Kind::Ddl, Some(PrimaryCause::Ddl))
+                Statement::new(Kind::Ddl, Some(PrimaryCause::Ddl)).without_tables()
             }
             "do" | "call" => {
                 let mut opaque = scan::primary(self.text, cursor.rest(), Kind::Utility, PrimaryCause::Utility);
@@ -145,7 +145,7 @@ fn database(leading: &str, mut cursor: Cursor<'_>) -> Statement {
             None => drop(cursor.next()),
         }
     }
-    Statement { databases: names.into(), ..Statement::new(Kind::Ddl, Some(PrimaryCause::Ddl)) }
+    Statement { databases: names.into(), ..Statement::new(Kind::Ddl, Some(PrimaryCause::Ddl)).without_tables() }
 }
 
 /// The first keyword in lower case; `(` for a parenthesis, empty for anything else.

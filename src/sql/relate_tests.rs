@@ -201,9 +201,27 @@ fn literals_are_found_where_they_stand() {
         ("SELECT 'ä\nö', 1 FROM t WHERE\n  id = 'ü' AND a = 2", "0.a=2 0.id='ü'"),
         ("EXPLAIN (COSTS 0) SELECT 'x' FROM t WHERE id = 5", "0.id=5"),
         ("SELECT * FROM ONLY (t) WHERE id = 5", "0.id=5"),
+        ("SELECT * FROM t WHERE id = 5 FOR NO KEY UPDATE", "0.id=5"),
+        ("SELECT * FROM t WHERE id = 5 FOR KEY SHARE SKIP LOCKED", "0.id=5"),
         ("SELECT * FROM t WHERE id = $tag$five$tag$", "0.id='five'"),
         ("SELECT * FROM t WHERE id = E'x' AND a = 1", "0.a=1"),
     ] {
         assert_eq!(facts(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn of_a_table_with_a_query_nothing_is_known() {
+    for (text, is_known) in [
+        ("CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY, n int GENERATED ALWAYS AS (1) STORED)", true),
+        ("CREATE TABLE t AS SELECT 1", false),
+        ("CREATE UNLOGGED TABLE s.t (a, b) WITH (fillfactor = 10) AS VALUES (1, 2)", false),
+        ("CREATE TEMP TABLE t ON COMMIT DROP AS TABLE u", false),
+        ("CREATE FUNCTION f() RETURNS TABLE (a int) LANGUAGE sql AS 'SELECT 1'", true),
+        ("CREATE VIEW v AS SELECT 1", true),
+        ("ALTER TABLE t ADD c int", true),
+        ("DROP TABLE t", true),
+    ] {
+        assert_eq!(analyse(text).statements[0].uses.is_some(), is_known, "{text}");
     }
 }

@@ -42,15 +42,16 @@ pub(super) fn summarise(text: &[u8], span: Range<usize>, tokens: &[Token]) -> Op
 }
 
 /// The same statement in the parser's dialect: `FROM ONLY t` without ONLY, which it would take for a
-/// table of that name, `ONLY (t)` as `t`, and `TABLE t` as `SELECT * FROM t`. Both words are reserved in
-/// PostgreSQL.
+/// table of that name, `ONLY (t)` as `t`, `TABLE t` as `SELECT * FROM t`, and `FOR NO KEY UPDATE` as `FOR UPDATE`: any lock
+/// is one here. The words in front are reserved in PostgreSQL.
 fn respell<'a>(text: &'a [u8], span: Range<usize>, tokens: &[Token]) -> Cow<'a, [u8]> {
     let mut sql = Vec::new();
     let mut copied = span.start;
     let mut before = None::<&Token>;
     // Of `ONLY (t)`: which parenthesis is to go next.
     let mut dropping = None::<&[u8]>;
-    for token in tokens {
+    for (index, token) in tokens.iter().enumerate() {
+        let precedes = |keyword: &str| tokens.get(index + 1).is_some_and(|next| is_keyword(text, next, keyword));
         let follows =
             |keywords: &[&str]| before.is_some_and(|b| keywords.iter().any(|keyword| is_keyword(text, b, keyword)));
         let byte_before = before.map_or(b"".as_slice(), |b| b.bytes(text));
@@ -64,6 +65,11 @@ fn respell<'a>(text: &'a [u8], span: Range<usize>, tokens: &[Token]) -> Cow<'a, 
         } else if dropping == Some(b"(") {
             dropping = None;
             None
+        } else if is_keyword(text, token, "no") && follows(&["for"]) && precedes("key")
+            || is_keyword(text, token, "key") && follows(&["for"]) && precedes("share")
+            || is_keyword(text, token, "key") && follows(&["no"]) && precedes("update")
+        {
+            Some(b" ")
         } else if is_keyword(text, token, "table") {
             let starts = matches!(byte_before, b"" | b"(" | b")");
             (starts || follows(&["union", "except", "intersect", "all", "distinct"])).then_some(b"SELECT * FROM")

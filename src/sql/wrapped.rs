@@ -208,6 +208,7 @@ pub(super) fn create(mut cursor: Cursor<'_>) -> Statement {
     cursor.take_any(&["local", "global"]);
     let temporary = cursor.take_any(&["temp", "temporary"]) || is_in_temporary_schema(cursor);
     let dropped = cursor.contains_all(&["on", "commit", "drop"]);
+    let is_filled = is_table_with_query(cursor);
     let mut statement = if cursor.contains("as") && head.contains("table") {
         // CREATE TABLE AS runs its query: it may take locks or change settings.
         let ran = scan::primary(head.text, head.rest(), Kind::Ddl, PrimaryCause::Ddl);
@@ -215,10 +216,31 @@ pub(super) fn create(mut cursor: Cursor<'_>) -> Statement {
     } else {
         Statement::new(Kind::Ddl, Some(PrimaryCause::Ddl))
     };
+    if !is_filled {
+        statement = statement.without_tables();
+    }
     if temporary && !dropped {
         statement.pin = Some(Pin::Temporary);
     }
     statement
+}
+
+/// Whether it is `[UNLOGGED] TABLE … AS`, with `cursor` behind what else may stand in front: outside of parentheses AS
+/// stands for nothing else there.
+fn is_table_with_query(mut cursor: Cursor<'_>) -> bool {
+    cursor.take("unlogged");
+    if !cursor.take("table") {
+        return false;
+    }
+    while !cursor.at_end() {
+        if cursor.is("as") {
+            return true;
+        }
+        if !cursor.is_punct(0, "(") || cursor.parenthesised().is_none() {
+            cursor.next();
+        }
+    }
+    false
 }
 
 /// Whether the thing to be made is named `pg_temp.…`: among the first words, before any parenthesis.

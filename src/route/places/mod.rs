@@ -186,9 +186,38 @@ enum Found<'s> {
     Anything,
 }
 
+/// What is known of a table.
+enum Known<'s> {
+    System,
+    /// The session's own, on this shard.
+    Temporary(&'s Arc<str>),
+    Declared(&'s Table),
+}
+
 impl<'s> Search<'s> {
+    fn table(&self, name: &Name) -> Result<Known<'s>, Unplaced> {
+        match (self.distribution.table(name), self.values.temporary) {
+            (Ok(Some(table)), _) => Ok(Known::Declared(table)),
+            (Ok(None), _) => Ok(Known::System),
+            (Err(Unplaced::Undeclared(_)), Some(shard)) => Ok(Known::Temporary(shard)),
+            (Err(unplaced), _) => Err(unplaced),
+        }
+    }
+
+    /// One of [[tables]].
+    fn declared(&self, name: &Name) -> Result<Option<&'s Table>, Unplaced> {
+        Ok(match self.table(name)? {
+            Known::Declared(table) => Some(table),
+            Known::System | Known::Temporary(_) => None,
+        })
+    }
+
     fn place_of_use(&self, index: usize, name: &Name, access: Access) -> Result<Places, Unplaced> {
-        let Some(table) = self.distribution.table(name)? else { return Ok(Places::Any) };
+        let table = match self.table(name)? {
+            Known::System => return Ok(Places::Any),
+            Known::Temporary(shard) => return Ok(Places::One(Arc::clone(shard))),
+            Known::Declared(table) => table,
+        };
         match (&table.placement, access) {
             (Placement::Shard(shard), _) => Ok(Places::One(Arc::clone(shard))),
             (Placement::Reference, Access::Read) => Ok(Places::Any),
@@ -243,10 +272,8 @@ impl<'s> Search<'s> {
     fn rows_of(&self, insert: &Insert) -> Result<Option<Vec<Arc<str>>>, Unplaced> {
         let Some(used) = self.uses.tables.get(insert.table) else { return Ok(None) };
         let name = &used.relation;
-        let Some(Table { placement: Placement::Key(parts), .. }) = self.distribution.table(name)? else {
-            return Ok(None);
-        };
-        let Some(table) = self.distribution.table(name)? else { return Ok(None) };
+        let Some(table) = self.declared(name)? else { return Ok(None) };
+        let Placement::Key(parts) = &table.placement else { return Ok(None) };
         let mut places = Vec::with_capacity(insert.rows.len());
         for row in &insert.rows {
             match self.place_of_row(name, table, parts, insert, row)? {
@@ -348,7 +375,7 @@ impl<'s> Search<'s> {
     /// Whether a column elsewhere, where it equals the key's column, has its value in the same form.
     fn compares_alike(&self, table: usize, column: &str, part: &KeyPart) -> bool {
         let Some(used) = self.uses.tables.get(table) else { return false };
-        let known = self.distribution.table(&used.relation).ok().flatten();
+        let known = self.declared(&used.relation).ok().flatten();
         let of_table = known.and_then(|table| table.columns.iter().find(|known| *known.name == *column));
         match (of_table.and_then(|column| column.key), &part.column) {
             (Some(other), Ok(this)) => this.is_placed_as(other),
@@ -372,7 +399,7 @@ impl<'s> Search<'s> {
     fn check_assignments(&self, place: &Places) -> Result<(), Unplaced> {
         for assignment in &self.uses.assignments {
             let Some(used) = self.uses.tables.get(assignment.table) else { continue };
-            let Some(table) = self.distribution.table(&used.relation)? else { continue };
+            let Some(table) = self.declared(&used.relation)? else { continue };
             let Placement::Key(parts) = &table.placement else { continue };
             let is_own = |value: &Operand| {
                 matches!(value, Operand::Column { table, column }
@@ -419,7 +446,7 @@ impl<'s> Search<'s> {
     fn check_defaults(&self) -> Result<(), Unplaced> {
         for insert in &self.uses.inserts {
             let Some(used) = self.uses.tables.get(insert.table) else { continue };
-            let Some(table) = self.distribution.table(&used.relation)? else { continue };
+            let Some(table) = self.declared(&used.relation)? else { continue };
             for (place, column) in table.columns.iter().enumerate().filter(|(_, column)| column.is_made_up) {
                 let at = match &insert.columns {
                     Some(columns) => columns.iter().position(|named| *named == column.name),
@@ -444,19 +471,21 @@ impl<'s> Search<'s> {
         for (index, used) in self.uses.tables.iter().enumerate() {
             if used.access == Access::Insert && is_copied(index) {
                 // COPY … FROM.
-                let table = self.distribution.table(&used.relation)?;
+                let table = self.declared(&used.relation)?;
                 let is_same = table.is_some_and(|table| table.placement == Placement::Reference);
                 return Ok(Spread::Copied { is_same });
             }
-            match self.distribution.table(&used.relation)?.map(|table| &table.placement) {
-                Some(Placement::Key(_)) => {
+            let known = self.table(&used.relation)?;
+            elsewhere += usize::from(matches!(known, Known::Temporary(_)));
+            let Known::Declared(table) = known else { continue };
+            match &table.placement {
+                Placement::Key(_) => {
                     sharded += 1;
                     own += usize::from(used.access == Access::Change);
                     put_in += usize::from(used.access == Access::Insert && self.are_rows_placed(index));
                 }
-                Some(Placement::Reference) => references += usize::from(used.access != Access::Read),
-                Some(Placement::Shard(_)) => elsewhere += 1,
-                None => {}
+                Placement::Reference => references += usize::from(used.access != Access::Read),
+                Placement::Shard(_) => elsewhere += 1,
             }
         }
         if let (0, 1.., 0) = (sharded, references, elsewhere) {

@@ -52,7 +52,7 @@ fn number(value: i64) -> Places {
 fn place_with(sql: &str, parameters: &[Parameter<'_>]) -> Result<Places, Unplaced> {
     let analysis = analyse(sql);
     let uses = analysis.statements[0].uses.as_deref().unwrap_or_else(|| panic!("{sql}"));
-    let values = Values { text: sql.as_bytes(), parameters, charset: Charset::Utf8 };
+    let values = Values { text: sql.as_bytes(), parameters, charset: Charset::Utf8, temporary: None };
     places(uses, &distribution(), values)
 }
 
@@ -191,7 +191,8 @@ fn what_cannot_be_said_is_an_error() {
     }
     let without_map = Distribution::new([table("t", &[("id", None)], key(&[("id", SqlType::Int8)]))], None);
     let analysis = analyse("SELECT * FROM t WHERE id = 1");
-    let values = Values { text: b"SELECT * FROM t WHERE id = 1", parameters: &[], charset: Charset::Utf8 };
+    let values =
+        Values { text: b"SELECT * FROM t WHERE id = 1", parameters: &[], charset: Charset::Utf8, temporary: None };
     assert_eq!(places(analysis.statements[0].uses.as_deref().unwrap(), &without_map, values), Err(Unplaced::NoMap));
 }
 
@@ -205,4 +206,19 @@ fn a_key_may_be_set_to_what_stays_on_its_shard() {
     let upsert = "INSERT INTO t VALUES (7, 1) ON CONFLICT (id) DO UPDATE SET id = ";
     assert_eq!(place(&format!("{upsert} excluded.id")), Ok(number(7)));
     assert!(matches!(place(&format!("{upsert} {elsewhere}")), Err(Unplaced::MovesRow { .. })));
+}
+
+#[test]
+fn temporary_tables_are_where_the_session_is() {
+    let here: Arc<str> = "b".into();
+    let place = |sql: &str| {
+        let analysis = analyse(sql);
+        let uses = analysis.statements[0].uses.as_deref().unwrap();
+        let values = Values { text: sql.as_bytes(), parameters: &[], charset: Charset::Utf8, temporary: Some(&here) };
+        places(uses, &distribution(), values)
+    };
+    assert_eq!(place("SELECT * FROM mine"), Ok(Places::One("b".into())));
+    assert_eq!(place("SELECT * FROM mine, r, s"), Ok(Places::One("b".into())));
+    assert!(matches!(place("INSERT INTO mine SELECT * FROM t"), Ok(Places::Several { spread: Spread::Mixed, .. })));
+    assert!(matches!(place("DELETE FROM t USING mine"), Ok(Places::Several { spread: Spread::Mixed, .. })));
 }

@@ -1,5 +1,7 @@
 //! The values that a statement gives for a key: literals of its text, and parameters.
 
+use std::sync::Arc;
+
 use super::array::{self, Element};
 use super::{KeyPart, Search, Unplaced};
 use crate::shard::{Charset, KeyColumn, KeyValue, Undecided};
@@ -17,6 +19,8 @@ pub struct Values<'v> {
     pub parameters: &'v [Parameter<'v>],
     /// How texts are encoded.
     pub charset: Charset,
+    /// Where tables are that are not declared, in a session that has temporary ones: its own server's shard.
+    pub temporary: Option<&'v Arc<str>>,
 }
 
 /// One parameter of the extended protocol.
