@@ -475,6 +475,45 @@ async fn a_temporary_table_is_never_joined_with_a_part_of_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn notifications_and_advisory_locks_meet_on_one_shard() {
+    let stand = stand().await;
+    let client = stand.client().await;
+    for id in 0i64..20 {
+        client.execute("INSERT INTO accounts VALUES ($1, 100)", &[&id]).await.unwrap();
+    }
+    let mut listener = stand.raw().await;
+    assert_eq!(raw::sqlstates(&listener.query("LISTEN news").await), Vec::<String>::new());
+    // In a transaction on all shards, wherever it stands.
+    let mut notifier = stand.client().await;
+    let transaction = notifier.transaction().await.unwrap();
+    for id in 0i64..20 {
+        transaction.execute("UPDATE accounts SET balance = 1 WHERE id = $1", &[&id]).await.unwrap();
+    }
+    transaction.query_one("SELECT pg_notify('news', 'one')::text", &[]).await.unwrap();
+    transaction.execute("UPDATE accounts SET balance = 2 WHERE id = 3", &[]).await.unwrap();
+    transaction.batch_execute("NOTIFY news, 'two'").await.unwrap();
+    transaction.commit().await.unwrap();
+    let mut heard = 0;
+    while heard < 2 {
+        heard += usize::from(listener.read().await.tag == b'A');
+    }
+    let mut locker = stand.client().await;
+    let transaction = locker.transaction().await.unwrap();
+    transaction.execute("UPDATE accounts SET balance = 3 WHERE id = 5", &[]).await.unwrap();
+    transaction.batch_execute("SELECT pg_advisory_xact_lock(42)").await.unwrap();
+    for id in 0i64..20 {
+        let other = notifier.transaction().await.unwrap();
+        other.query_one("SELECT balance FROM accounts WHERE id = $1", &[&id]).await.unwrap();
+        let is_free: bool = other.query_one("SELECT pg_try_advisory_xact_lock(42)", &[]).await.unwrap().get(0);
+        assert!(!is_free, "from the shard of account {id}");
+        other.rollback().await.unwrap();
+    }
+    transaction.commit().await.unwrap();
+    assert_in_order(&stand).await;
+    stand.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_placed_is_refused() {
     let stand = stand().await;
     let mut client = stand.raw().await;

@@ -366,6 +366,9 @@ impl Session {
     }
 
     async fn commit_in_two_phases(&mut self, mut writers: Vec<Attached>, home: &Arc<str>) -> Committed {
+        // The last one decides, and is not prepared: PostgreSQL prepares no transaction that has notified anybody.
+        let first = self.proxy.config.load().shards.first().map(|shard| shard.name.clone());
+        writers.sort_by_key(|writer| first.as_deref() == Some(&*writer.shard));
         let coordinators = Arc::clone(&self.proxy.coordinators);
         let mut parts: Vec<Part<'_>> = writers.iter_mut().filter_map(Part::new).collect();
         let Some(mut decider) = parts.pop() else { return Committed::Yes };

@@ -9,7 +9,7 @@ use super::scatter::Scatter;
 use super::{Fault, Session};
 use crate::route::places::{Distribution, Parameter, Places, Spread, Unplaced, Values, places, places_of_rows};
 use crate::shard::Charset;
-use crate::sql::{Analysis, Catalog, Kind, Pin, Statement};
+use crate::sql::{Analysis, Catalog, Kind, Name, Pin, Statement};
 use crate::wire::ErrorReply;
 use crate::wire::frontend::Bind;
 
@@ -144,6 +144,9 @@ impl Session {
                 },
                 None => unknown("which tables it is about cannot be read from its text"),
             },
+            // NOTIFY.
+            Kind::Utility if statement.uses.is_some() => self.home(),
+            Kind::Listen => self.home(),
             Kind::Utility | Kind::Execute { .. } | Kind::TwoPhase => unknown("what it is about is not in its text"),
             _ => Place::Any,
         }
@@ -157,6 +160,14 @@ impl Session {
                     .detail("Each shard's sequence gives values of its own.")
                     .hint("ALTER SEQUENCE … RESTART WITH sets it on all of them."),
             ));
+        }
+        let meets_others = |name: &Name| {
+            name.name.starts_with("pg_advisory")
+                || name.name.starts_with("pg_try_advisory")
+                || &*name.name == "pg_notify"
+        };
+        if statement.functions.iter().any(meets_others) {
+            return self.home();
         }
         match statement.functions.iter().find(|name| catalog.may_read_rows(name)) {
             Some(name) => Place::Refused(Box::new(
@@ -200,6 +211,11 @@ impl Session {
             },
         };
         Place::Refused(Box::new(refused))
+    }
+
+    /// Where those meet who do not meet over rows: for notifications, and advisory locks.
+    fn home(&self) -> Place {
+        self.proxy.config.load().shards.first().map_or(Place::Any, |first| Place::One(first.name.as_str().into()))
     }
 
     pub(super) fn charset(&self) -> Charset {

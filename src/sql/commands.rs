@@ -120,8 +120,9 @@ impl Commands<'_> {
                 opaque
             }
             "load" => Statement::new(Kind::Utility, Some(PrimaryCause::SessionState)).with_pin(Some(Pin::Library)),
-            "notify" | "lock" | "vacuum" | "analyze" | "analyse" | "cluster" | "checkpoint" | "reindex" | "refresh"
-            | "wait" | "repack" => Statement::new(Kind::Utility, Some(PrimaryCause::Utility)),
+            "notify" => Statement::new(Kind::Utility, Some(PrimaryCause::Utility)).without_tables(),
+            "lock" | "vacuum" | "analyze" | "analyse" | "cluster" | "checkpoint" | "reindex" | "refresh" | "wait"
+            | "repack" => Statement::new(Kind::Utility, Some(PrimaryCause::Utility)),
             _ => return None,
         };
         Some(statement)
