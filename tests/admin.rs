@@ -300,9 +300,10 @@ async fn drain_lets_statements_end_and_kill_does_not() {
         (victim, result)
     });
     let pid = until("it sleeps", async || {
-        let busy = cells(&admin, "SHOW CLIENTS", 5, "active", 0).await;
         let asleep =
             stand.cluster.primary().sql("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'").await.unwrap();
+        // Asked behind that: it is among those who are active then.
+        let busy = cells(&admin, "SHOW CLIENTS", 5, "active", 0).await;
         // Another one may still be about to come to rest.
         if let ([pid], false) = (&*busy, asleep.is_empty()) { Some(pid.clone()) } else { None }
     })

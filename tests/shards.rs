@@ -602,6 +602,15 @@ async fn the_coordinator_reads_over_shards() {
     assert_eq!(code(&transaction.query_one(most, &[]).await.unwrap_err()), "0A000");
     transaction.rollback().await.unwrap();
     assert_eq!(client.query_one(most, &[]).await.unwrap().get::<_, i32>(0), 1000);
+    // What was refused has written nothing; what a transaction begins with may have.
+    assert_eq!(code(&client.batch_execute("VACUUM accounts").await.unwrap_err()), "0A000");
+    client.batch_execute("BEGIN").await.unwrap();
+    client.batch_execute("SET LOCAL work_mem = '8MB'").await.unwrap();
+    assert_eq!(client.query_one(most, &[]).await.unwrap().get::<_, i32>(0), 1000);
+    client.batch_execute("COMMIT").await.unwrap();
+    client.batch_execute("BEGIN; UPDATE accounts SET balance = 3000 WHERE id = 13").await.unwrap();
+    assert_eq!(code(&client.query_one(most, &[]).await.unwrap_err()), "0A000");
+    client.batch_execute("ROLLBACK").await.unwrap();
     // A table of another shard, and one that is named with its schema.
     client.execute("INSERT INTO logs VALUES (now(), 'line')", &[]).await.unwrap();
     let logged = "SELECT count(*) FROM accounts, logs WHERE accounts.id < 5";

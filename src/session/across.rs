@@ -174,16 +174,20 @@ impl Session {
         self.bound.clear();
     }
 
-    /// What runs next may write.
+    /// What runs next may write: whatever is no read for sure, and no word about the transaction alone.
     pub(super) fn note_writes(&mut self, understood: &Understood) {
-        let only_reads = |statement: &Statement| {
-            statement.primary.is_none() && matches!(statement.kind, Kind::Query | Kind::Begin(_) | Kind::Set(_))
-                || matches!(
-                    statement.kind,
-                    Kind::Savepoint { .. } | Kind::SetTransaction(_) | Kind::Begin(_) | Kind::Set(_)
-                )
+        let is_word = |statement: &Statement| {
+            matches!(statement.kind, Kind::Begin(_) | Kind::Savepoint { .. } | Kind::SetTransaction(_) | Kind::Set(_))
         };
-        self.across.has_written |= understood.runs > 0 && !understood.statements().all(only_reads);
+        let begins = || understood.statements().any(|statement| matches!(statement.kind, Kind::Begin(_)));
+        let may_write = match understood.demand {
+            Demand::Replica(_) => false,
+            // Behind a BEGIN in the same messages nobody has looked at the rest.
+            Demand::Primary(Reason::Transaction | Reason::Serializable) if !begins() => false,
+            Demand::Primary(_) => !understood.statements().all(is_word),
+        };
+        let is_new = self.status == TransactionStatus::Idle;
+        self.across.has_written = may_write || self.across.has_written && !is_new;
     }
 
     /// Shards on which something that this session has committed may not be seen yet.
