@@ -163,7 +163,7 @@ pub struct Table {
 }
 
 /// The driver's error with what the server has said, in one line.
-fn told(error: &tokio_postgres::Error) -> String {
+pub(super) fn told(error: &tokio_postgres::Error) -> String {
     if let Some(server) = error.as_db_error() {
         let more = [server.detail(), server.hint()].into_iter().flatten().map(|text| format!(" {text}"));
         return format!("{}{}", server.message(), more.collect::<String>());

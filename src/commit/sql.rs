@@ -5,6 +5,7 @@
 //! changes nothing of their meaning.
 
 use super::name::{Gid, Secret, ShardName};
+use crate::pool::quote_identifier as identifier;
 
 /// Makes the table of decisions and the function that decides, in the schema `pgsluice`. Idempotent; several
 /// statements, for one simple query: a transaction. Needed in every database of every shard that takes part.
@@ -95,8 +96,4 @@ pub(super) const FORGET_ROLLBACKS: &str = "\
 
 pub(super) fn set_role(role: &str) -> String {
     format!("SET ROLE {}", identifier(role))
-}
-
-fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -64,21 +64,20 @@ struct Entry {
 impl Catalogs {
     /// The database's catalog as last loaded; `None` until it is. The first call makes it wanted.
     pub fn get(&self, database: &str) -> Option<Arc<Catalog>> {
-        if let Some(entry) = self.databases.load().get(database) {
-            if !entry.wanted.load(Ordering::Relaxed) {
-                entry.wanted.store(true, Ordering::Relaxed);
-            }
-            return entry.catalog.load_full();
-        }
-        self.want(database);
-        None
+        self.read(database, |entry| entry.catalog.load_full())
     }
 
     /// Where the database's rows are, as last read; `None` until it is, and always where there is only one shard.
     pub fn distribution(&self, database: &str) -> Option<Arc<Distribution>> {
+        self.read(database, |entry| entry.distribution.load_full())
+    }
+
+    fn read<T>(&self, database: &str, what: impl FnOnce(&Entry) -> Option<T>) -> Option<T> {
         if let Some(entry) = self.databases.load().get(database) {
-            entry.wanted.store(true, Ordering::Relaxed);
-            return entry.distribution.load_full();
+            if !entry.wanted.load(Ordering::Relaxed) {
+                entry.wanted.store(true, Ordering::Relaxed);
+            }
+            return what(entry);
         }
         self.want(database);
         None

@@ -18,4 +18,4 @@ pub use connection::{Canceller, Reported, ServerConnection, Shape, note_paramete
 pub use keys::ClientKeys;
 pub use login::LoginError;
 pub use pools::{Identity, NodePool, PinPlace, PoolView, Pools, ServerView};
-pub use settings::{Change, SettingValue, Settings, quote_literal};
+pub use settings::{Change, SettingValue, Settings, quote_identifier, quote_literal};

@@ -202,8 +202,13 @@ fn digest_of(name: &str, value: &SettingValue) -> u64 {
 
 /// A setting's name as SQL: each part of a two-part name in double quotes.
 fn quote_setting_name(name: &str) -> String {
-    let parts: Vec<String> = name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
+    let parts: Vec<String> = name.split('.').map(quote_identifier).collect();
     parts.join(".")
+}
+
+/// A name as SQL, always in quotes: no list of key words is needed, and none can be out of date.
+pub fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// A string as an SQL constant, whatever `standard_conforming_strings` says.

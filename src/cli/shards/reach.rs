@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio_postgres::Client;
 
+pub(super) use super::super::connect::told;
 use super::Common;
 use crate::config::{Config, Secret, Shard};
 use crate::monitor::driver;
@@ -113,16 +114,4 @@ async fn is_primary(node: &Node, login: &Login) -> anyhow::Result<Option<Client>
         .await
         .map_err(|error| anyhow::anyhow!(told(&error)))?;
     Ok((!row.get::<_, bool>(0)).then_some(client))
-}
-
-/// The driver's error with what the server has said, in one line.
-pub(super) fn told(error: &tokio_postgres::Error) -> String {
-    if let Some(server) = error.as_db_error() {
-        let more = [server.detail(), server.hint()].into_iter().flatten().map(|text| format!(" {text}"));
-        return format!("{}{}", server.message(), more.collect::<String>());
-    }
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
 }

@@ -6,6 +6,7 @@ use tokio_postgres::{Client, Row};
 use super::maps::Holder;
 use super::reach::told;
 use crate::config::TableName;
+use crate::pool::quote_identifier as identifier;
 use crate::shard::BucketMap;
 use crate::shard::sql::bucket_expression;
 
@@ -161,8 +162,4 @@ async fn query(client: &Client, sql: &str, arguments: &[&(dyn ToSql + Sync)]) ->
 
 fn one(rows: Vec<Row>) -> Answer<Row> {
     rows.into_iter().next().ok_or_else(|| "no row came".to_owned())
-}
-
-fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

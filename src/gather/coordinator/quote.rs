@@ -1,11 +1,6 @@
 //! Names and texts as SQL.
 
-pub(super) use crate::pool::quote_literal as literal;
-
-/// A name, always in quotes: no list of key words is needed, and none can be out of date.
-pub(super) fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
+pub(super) use crate::pool::{quote_identifier as identifier, quote_literal as literal};
 
 /// `"schema"."name"`
 pub(super) fn qualified(schema: &str, name: &str) -> String {
