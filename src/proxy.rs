@@ -76,7 +76,7 @@ pub struct Proxy {
     pub client_counts: ClientCounts,
     /// By the shard's name.
     shard_metrics: ArcSwap<Vec<(Arc<str>, ShardMetrics)>>,
-    reasons: HashMap<Reason, usize>,
+    reasons: HashMap<Reason, usize, foldhash::fast::FixedState>,
     /// By the same index: on primaries, on replicas.
     routes: Vec<[AtomicU64; 2]>,
     reload_requests: OnceLock<mpsc::Sender<ReloadRequest>>,
@@ -502,7 +502,7 @@ pub struct Database {
     has_changed: AtomicBool,
     /// Where its catalog last changed.
     catalog: Mutex<Horizons>,
-    greetings: Mutex<HashMap<GreetingKey, Reported>>,
+    greetings: Mutex<HashMap<GreetingKey, Arc<Reported>>>,
 }
 
 impl Database {
@@ -529,13 +529,13 @@ impl Database {
     }
 
     /// What a client with these settings is told after login, where one was told before.
-    pub fn greeting(&self, user: &Arc<str>, startup: &Settings) -> Option<Reported> {
+    pub fn greeting(&self, user: &Arc<str>, startup: &Settings) -> Option<Arc<Reported>> {
         let greetings = self.greetings.lock().unwrap_or_else(PoisonError::into_inner);
         greetings.get(&(Arc::clone(user), startup.digests().collect())).cloned()
     }
 
     /// Remembers it.
-    pub fn note_greeting(&self, user: &Arc<str>, startup: &Settings, reported: Reported) {
+    pub fn note_greeting(&self, user: &Arc<str>, startup: &Settings, reported: Arc<Reported>) {
         let mut greetings = self.greetings.lock().unwrap_or_else(PoisonError::into_inner);
         if greetings.len() >= MAX_GREETINGS {
             greetings.clear();

@@ -34,6 +34,9 @@ pub enum CheckoutError {
     },
 }
 
+/// What a connection that is not in use keeps of each buffer, in bytes.
+const KEPT_BUFFER: usize = 4096;
+
 /// A server connection on loan. When it goes without [`Checkout::give_back`] having been called,
 /// the connection is closed: nobody knows what state it is in.
 #[derive(Debug)]
@@ -57,7 +60,7 @@ impl Checkout {
         if self.pool.is_vacated(&self) {
             return;
         }
-        self.link.shrink();
+        self.link.shrink(KEPT_BUFFER);
         drop(self.object.take());
     }
 }

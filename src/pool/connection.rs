@@ -44,7 +44,7 @@ pub struct ServerConnection {
     /// The client (its cancel key's process ID) whose functions may have set what is not in `settings`.
     pub touched_by: Option<i32>,
     /// Prepared statements that the server holds, by the IDs that the sessions give them.
-    pub prepared: HashMap<u64, Shape>,
+    pub prepared: HashMap<u64, Shape, foldhash::fast::FixedState>,
     /// The ID of the text that is the server's unnamed statement, where one of ours is.
     pub unnamed: Option<u64>,
     /// When it was logged in.

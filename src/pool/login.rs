@@ -328,7 +328,7 @@ impl<'a> Login<'a> {
             cancel_key,
             reported,
             settings: Arc::new(Settings::default()),
-            prepared: HashMap::new(),
+            prepared: HashMap::default(),
             unnamed: None,
             touched_by: None,
             created,

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use deadpool::managed::{Manager, Metrics, Pool, QueueMode, RecycleError, RecycleResult, Timeouts};
+use deadpool::managed::{
+    Manager, Metrics, Pool, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType, Timeouts,
+};
 use tokio::sync::Notify;
 
 use super::checkout::{Checkout, CheckoutError, checkout_error};
@@ -331,8 +333,14 @@ impl NodePool {
 
     /// Takes a connection out: an idle one, or a new one, or the next that is given back.
     pub async fn checkout(self: &Arc<Self>) -> Result<Checkout, CheckoutError> {
-        let limits = &self.pool.manager().config.load().pool;
-        let wait = limits.checkout_timeout;
+        // Mostly there is one, and no timer is needed.
+        let at_once = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
+        match self.pool.timeout_get(&at_once).await {
+            Ok(object) => return Ok(Checkout::new(object, Arc::clone(self))),
+            Err(PoolError::Timeout(TimeoutType::Wait)) => {}
+            Err(error) => return Err(checkout_error(error, self, Duration::ZERO)),
+        }
+        let wait = self.pool.manager().config.load().pool.checkout_timeout;
         let status = self.pool.status();
         if status.available == 0 && status.size >= status.max_size {
             self.pressure.notify_one();
@@ -427,10 +435,11 @@ impl ServerManager {
 }
 
 impl Manager for ServerManager {
-    type Type = ServerConnection;
+    // In a box: it goes from hand to hand with every transaction.
+    type Type = Box<ServerConnection>;
     type Error = LoginError;
 
-    async fn create(&self) -> Result<ServerConnection, LoginError> {
+    async fn create(&self) -> Result<Box<ServerConnection>, LoginError> {
         let config = self.config.load_full();
         // Read before it is made: what is made while everybody is to leave is not used twice.
         let vacated = self.vacated.load(Ordering::Relaxed);
@@ -446,7 +455,8 @@ impl Manager for ServerManager {
             parameters: &[("options", &options)],
             tls,
         };
-        let result = login(&self.node, credentials, config.pool.connect_timeout).await;
+        // In a box: whoever waits for a connection has room for this one too, and mostly there is one already.
+        let result = Box::pin(login(&self.node, credentials, config.pool.connect_timeout)).await;
         match &result {
             Ok(connection) => {
                 let mut existing = self.existing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -456,10 +466,10 @@ impl Manager for ServerManager {
             Err(error) if !error.was_answered() => self.node.note_connection_error(),
             Err(_) => {}
         }
-        result.map(|connection| ServerConnection { vacated, ..connection })
+        result.map(|connection| Box::new(ServerConnection { vacated, ..connection }))
     }
 
-    async fn recycle(&self, connection: &mut ServerConnection, _: &Metrics) -> RecycleResult<LoginError> {
+    async fn recycle(&self, connection: &mut Box<ServerConnection>, _: &Metrics) -> RecycleResult<LoginError> {
         let config = self.config.load();
         let verdict = if connection.created.elapsed() >= config.pool.max_lifetime {
             Err(Unusable::Old)

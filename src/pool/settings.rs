@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::hash::BuildHasher;
+use std::ops::Bound;
 use std::sync::LazyLock;
 
 use foldhash::quality::FixedState;
@@ -115,6 +116,12 @@ impl Settings {
     /// A value, where there is one.
     pub fn get(&self, name: &str) -> Option<&SettingValue> {
         self.values.get(name)
+    }
+
+    /// Whether a name begins so.
+    pub fn has_any_with(&self, prefix: &str) -> bool {
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        self.values.range::<str, _>(from).next().is_some_and(|(name, _)| name.starts_with(prefix))
     }
 
     /// Names and values, in the names' order.

@@ -17,6 +17,7 @@ use super::auth::{self, Rejection};
 use super::clients::Who;
 use super::crowd::CrowdedOut;
 use super::encrypt::{self, Encryption};
+use super::exchange::Exchange;
 use super::ledger::Ledger;
 use super::limits::SessionLimits;
 use super::operator::{greet_operator, operator};
@@ -27,6 +28,7 @@ use super::prepared::ClientStatements;
 use super::relay::Tally;
 use super::replication::{self, Passage};
 use super::serve::GOODBYE_LIMIT;
+use super::told::Told;
 use super::tracked::Tracked;
 use super::wish::object_to_setting;
 use super::{Fault, Membership, Session};
@@ -55,30 +57,43 @@ const FIRST_READ: usize = 512;
 
 /// Serves one connection from its first byte to its last.
 pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream, peer: SocketAddr) {
+    // In boxes, one after the other: who has logged in does not keep the memory that a login needs, and who has not yet
+    // takes no more than that.
+    let Some((admitted, link)) = Box::pin(let_in(&proxy, stream, peer)).await else { return };
+    match admitted {
+        Admitted::Session(mut session) => {
+            session.client = link;
+            Box::pin(session.run()).await;
+        }
+        Admitted::Replication(passage) => Box::pin(passage.run(&proxy, link)).await,
+        Admitted::Operator(operator) => Box::pin(console::serve(proxy, link, operator)).await,
+    }
+}
+
+/// Has the client log in; `None` where it goes away, or is sent away.
+async fn let_in(proxy: &Arc<Proxy>, stream: TcpStream, peer: SocketAddr) -> Option<(Admitted, Link)> {
     let config = proxy.config.load_full();
     let mut place = proxy.logins.enter(config.listen.max_logins);
     let mut attempt = Attempt::from(peer);
     let mut link = Link::new(Stream::Plain(stream), BytesMut::new());
     let limit = config.limits.login_timeout;
-    let counted = LoggingIn::new(&proxy);
+    let counted = LoggingIn::new(proxy);
     let outcome = {
         // Pinned here, and lent: to move a future into another one is to keep room for it in both.
-        let mut login = std::pin::pin!(tokio::time::timeout(limit, log_in(&proxy, &mut link, &mut attempt)));
+        let mut login = std::pin::pin!(tokio::time::timeout(limit, log_in(proxy, &mut link, &mut attempt)));
         place.unless_crowded_out(login.as_mut()).await
     };
     let (outcome, reply) = match outcome {
         Ok(Ok(Ok(admitted))) => {
             drop((counted, place, config));
-            let Some(admitted) = admitted else { return };
+            let admitted = admitted?;
             proxy.metrics.logins(LoginOutcome::Ok).increment(1);
-            // In a box, so that those who are not in yet take no more memory than they need.
-            return match admitted {
-                Admitted::Session(session) => Box::pin(Session { client: link, ..*session }.run()).await,
-                Admitted::Replication(passage) => Box::pin(passage.run(&proxy, link)).await,
-                Admitted::Operator(operator) => Box::pin(console::serve(proxy, link, operator)).await,
-            };
+            return Some((admitted, link));
         }
-        Ok(Ok(Err(Rejection::Gone))) => return proxy.metrics.logins(LoginOutcome::Gone).increment(1),
+        Ok(Ok(Err(Rejection::Gone))) => {
+            proxy.metrics.logins(LoginOutcome::Gone).increment(1);
+            return None;
+        }
         Ok(Ok(Err(Rejection::Told(reply)))) => (attempt.outcome(&reply), reply),
         Ok(Err(_)) => {
             let reply = ErrorReply::fatal("57014", "canceling authentication due to timeout")
@@ -93,12 +108,13 @@ pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream, peer: SocketAddr) {
             (LoginOutcome::CrowdedOut, reply)
         }
     };
-    let delay = attempt.refused(&proxy, outcome, &reply);
+    let delay = attempt.refused(proxy, outcome, &reply);
     if !delay.is_zero() {
         // It keeps its place among those that log in, and holds nothing else.
         let _ = place.unless_crowded_out(tokio::time::sleep(delay)).await;
     }
     say_goodbye(link, &reply).await;
+    None
 }
 
 /// One of the clients that have not logged in yet, in `proxy.client_counts.login`.
@@ -264,7 +280,7 @@ async fn greet(
         proxy.users.doubt(&request.user);
         return Err(Rejection::Told(reply));
     }
-    put_greeting(link, &session.reported, &session.registration).await?;
+    put_greeting(link, session.told.values(), &session.registration).await?;
     proxy.audit.tell(Event::Login { who: session.who(), method: method.name(), tls: is_encrypted });
     session.adopt_own_settings();
     Ok(Admitted::Session(Box::new(session)))
@@ -299,7 +315,7 @@ impl Session {
     /// In session pooling each asks the connection that is its own from now on.
     async fn learn_greeting(&mut self) -> Result<(), ErrorReply> {
         if self.proxy.config.load().pool.mode == PoolMode::Session {
-            self.reported = self.ask_a_server().await?;
+            self.told = Arc::new(self.ask_a_server().await?).into();
             if let Some(server) = &self.server {
                 self.registration.take_pid(server.checkout.cancel_key.pid);
             }
@@ -307,12 +323,12 @@ impl Session {
         }
         let startup = Arc::clone(self.tracked.current());
         if let Some(reported) = self.database.greeting(&self.identity.user, &startup) {
-            self.reported = reported;
+            self.told = reported.into();
             return Ok(());
         }
-        self.reported = self.ask_a_server().await?;
+        self.told = Arc::new(self.ask_a_server().await?).into();
         self.release().await;
-        self.database.note_greeting(&self.identity.user, &startup, self.reported.clone());
+        self.database.note_greeting(&self.identity.user, &startup, Arc::clone(self.told.values()));
         Ok(())
     }
 
@@ -349,8 +365,10 @@ impl Session {
         places: Option<(ClientSlot, Membership)>,
     ) -> Self {
         let (slot, membership) = places.unzip();
-        let proxy_is_sharded = proxy.config.load().shards.len() > 1;
+        let config = proxy.config.load_full();
         Self {
+            is_sharded: config.shards.len() > 1,
+            config,
             pin_account: PinAccount::new(Arc::clone(&proxy)),
             limits: SessionLimits::default(),
             deadline: None,
@@ -358,7 +376,7 @@ impl Session {
             database: proxy.database(&identity.database),
             proxy,
             identity,
-            client: Link::new(Stream::Nobody, BytesMut::new()),
+            client: Link::of_nobody(),
             peer: None,
             registration,
             statements: ClientStatements::default(),
@@ -366,11 +384,12 @@ impl Session {
             adopted: Arc::default(),
             shared: None,
             tracked: Tracked::new(startup),
-            reported: Reported::new(),
+            told: Told::default(),
             horizons: Horizons::default(),
             server: None,
-            is_sharded: proxy_is_sharded,
             across: Box::default(),
+            spare_exchange: Exchange::default(),
+            last_pool: None,
             parked: None,
             may_have_sequences: false,
             pins: Vec::new(),
@@ -389,8 +408,8 @@ impl Session {
             ledger: Ledger::default(),
             tally: Tally::default(),
             overhead: Overhead::default(),
-            tail: Settings::default(),
-            tail_sent: Settings::default(),
+            tail: None,
+            tail_sent: None,
             opening: super::relocate::Opening::default(),
             saw_rows: false,
             changed_catalog: false,

@@ -1,18 +1,21 @@
 //! Getting a server connection: where to, and when there is none, why.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::cancel::Cancelled;
 use super::coordinate::Views;
-use super::exchange::{Exchange, Purpose, Sent};
+use super::exchange::{Purpose, Sent};
 use super::place::Place;
 use super::relay::{HOLD_LIMIT, Outcome, Until};
 use super::understand::Understood;
 use super::wish::Wish;
 use super::{Attached, Audience, Fault, Parked, Session};
-use crate::pool::{Checkout, CheckoutError, LoginError};
+use crate::pool::{Checkout, CheckoutError, LoginError, NodePool};
 use crate::route::{Demand, Plan, Question, Reason, Refusal, RouteSetting, decide};
 use crate::sql::Pin;
 use crate::telemetry::metrics::CausalOutcome;
@@ -37,15 +40,8 @@ impl Session {
                 Ok(()) => return Ok(()),
                 Err(plan) => plan,
             };
-            let pool = self.proxy.pools.of(&plan.node, &self.identity);
-            let asked_at = Instant::now();
-            self.overhead.pause();
-            self.proxy.client_counts.waiting.fetch_add(1, Ordering::Relaxed);
-            let result = self.registration.unless_cancelled(pool.checkout()).await;
-            self.proxy.client_counts.waiting.fetch_sub(1, Ordering::Relaxed);
-            self.overhead.go_on();
-            self.proxy.metrics.pool_wait.record(asked_at.elapsed());
-            match result.map_err(cancelled)? {
+            let pool = self.pool_of(&plan.node);
+            match self.check_out(&pool).await.map_err(cancelled)? {
                 Ok(checkout) => {
                     self.take(shard, checkout, plan, true);
                     return Ok(());
@@ -61,6 +57,31 @@ impl Session {
                     return Err(no_connection(&error));
                 }
             }
+        }
+    }
+
+    /// A connection of the pool: mostly there is one, and nobody has to wait.
+    async fn check_out(&mut self, pool: &Arc<NodePool>) -> Result<Result<Checkout, CheckoutError>, Cancelled> {
+        let mut checkout = pin!(pool.checkout());
+        if let Poll::Ready(result) = poll_fn(|cx| Poll::Ready(checkout.as_mut().poll(cx))).await {
+            self.proxy.metrics.pool_wait.record(Duration::ZERO);
+            return Ok(result);
+        }
+        let asked_at = Instant::now();
+        self.overhead.pause();
+        self.proxy.client_counts.waiting.fetch_add(1, Ordering::Relaxed);
+        let result = self.registration.unless_cancelled_pinned(checkout).await;
+        self.proxy.client_counts.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.overhead.go_on();
+        self.proxy.metrics.pool_wait.record(asked_at.elapsed());
+        result
+    }
+
+    /// This session's pool of connections to a node: mostly the one of the last time.
+    fn pool_of(&mut self, node: &Arc<Node>) -> Arc<NodePool> {
+        match &self.last_pool {
+            Some(pool) if Arc::ptr_eq(pool.node(), node) => Arc::clone(pool),
+            _ => Arc::clone(self.last_pool.insert(self.proxy.pools.of(node, &self.identity))),
         }
     }
 
@@ -82,7 +103,7 @@ impl Session {
         self.registration.set(&checkout);
         self.server = Some(Attached {
             shard,
-            exchange: Exchange::default(),
+            exchange: std::mem::take(&mut self.spare_exchange),
             role: plan.role,
             reason: plan.reason,
             proof: plan.proof,
@@ -107,7 +128,7 @@ impl Session {
         shard: &Arc<str>,
         excluded: &[Arc<Node>],
     ) -> Result<Result<Plan, Refusal>, Cancelled> {
-        let config = self.proxy.config.load_full();
+        let config = Arc::clone(&self.config);
         let mut plan = self.decide(understood, shard, excluded, self.may_prove(understood));
         let wait = match plan {
             // The session wants a replica and nothing else: that is worth the wait for any other server.
@@ -145,7 +166,7 @@ impl Session {
             && !understood.is_disproved
             && self.pins.is_empty()
             && self.wish_for(understood).route == RouteSetting::Auto;
-        may.then(|| 2 * self.proxy.config.load().lag.poll_interval)
+        may.then(|| 2 * self.config.lag.poll_interval)
     }
 
     /// What the client wants of their way.
@@ -181,7 +202,7 @@ impl Session {
         own.settle(shard);
         let shared = self.shared.map(|key| self.proxy.session_keys.settled(key, shard));
         let seen = [&*own, shared.as_deref().unwrap_or(own)];
-        let when_none = self.proxy.config.load().lag.when_none;
+        let when_none = self.config.lag.when_none;
         let answer = self.database.with_catalog_horizon(shard, |catalog| {
             ask(&Question {
                 shard,

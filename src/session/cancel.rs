@@ -6,7 +6,7 @@
 //! is on its way to it, so that it cannot hit whoever comes next.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -100,7 +100,14 @@ impl Client {
 impl Registration {
     /// Waits for what a statement needs before it has a server, unless a request ends that.
     pub async fn unless_cancelled<T>(&self, awaited: impl Future<Output = T>) -> Result<T, Cancelled> {
-        let mut awaited = pin!(awaited);
+        self.unless_cancelled_pinned(pin!(awaited)).await
+    }
+
+    /// The same, of something that is too large to be moved for it.
+    pub async fn unless_cancelled_pinned<T>(
+        &self,
+        mut awaited: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, Cancelled> {
         // Mostly there is nothing to wait for.
         if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(awaited.as_mut().poll(cx))).await {
             return Ok(output);

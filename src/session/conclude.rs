@@ -28,7 +28,7 @@ impl Session {
             return Ok(());
         }
         self.account(End::Answered);
-        let executed = std::mem::take(&mut self.executed);
+        let mut executed = std::mem::take(&mut self.executed);
         self.count_parse_failures(&executed);
         let failed = self.tally.failed.take().is_some();
         let may_have_worked = !failed || std::mem::take(&mut self.tally.completed) > 0;
@@ -40,6 +40,8 @@ impl Session {
         for statement in executed.iter().flat_map(|analysis| &analysis.statements) {
             self.note_statement(statement, failed, may_have_worked);
         }
+        executed.clear();
+        self.executed = executed;
         if self.status == TransactionStatus::Idle {
             self.portals.clear();
             self.end_transaction();
@@ -72,8 +74,8 @@ impl Session {
     fn follow_settings(&mut self, executed: &[Arc<Analysis>], failed: bool) {
         let Some(server) = &mut self.server else { return };
         server.is_fresh = false;
-        let tail = std::mem::take(&mut self.tail_sent);
-        if failed {
+        let tail = self.tail_sent.take();
+        if let (true, Some(tail)) = (failed, tail) {
             // The tail may have gone through all the same; the next statement's settings put that right.
             server.checkout.settings = Arc::new(tail.over(&server.checkout.settings));
         }

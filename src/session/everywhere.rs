@@ -14,7 +14,6 @@ use super::serve::Work;
 use super::understand::Understood;
 use super::{Fault, Session};
 use crate::commit::RunError;
-use crate::pool::Settings;
 use crate::route::{Demand, Reason};
 use crate::shard::sql::SPREAD_SEQUENCES;
 use crate::sql::Kind;
@@ -167,7 +166,7 @@ impl Session {
         self.ledger.clear();
         self.portals.clear();
         self.forget_controls_under_way();
-        (self.tail, self.tail_sent) = (Settings::default(), Settings::default());
+        (self.tail, self.tail_sent) = (None, None);
         self.opening.sent = None;
         self.in_batch = false;
     }

@@ -49,7 +49,7 @@ pub enum Audience {
     /// Nobody but the proxy. An error of a `Prepare` is the client's, though: its own message fails by it.
     Proxy(Purpose),
     /// The message was made to fail: the client is told this in place of the server's error.
-    Refusal(ErrorReply),
+    Refusal(Box<ErrorReply>),
 }
 
 /// What the proxy has sent something for.
@@ -85,7 +85,7 @@ pub enum Verdict {
     /// The client gets this message instead.
     Rewrite(Vec<u8>),
     /// The client gets this error instead.
-    Replace(ErrorReply),
+    Replace(Box<ErrorReply>),
 }
 
 /// What a message from the server has changed.
@@ -126,7 +126,7 @@ pub enum Event {
     /// What was executed before could not be committed: [`Event::Failed`] follows.
     Undone,
     /// The client is told this in place of the server's error; [`Event::Failed`] follows.
-    Refused(ErrorReply),
+    Refused(Box<ErrorReply>),
     /// `ReadyForQuery` for the client.
     Ready(TransactionStatus),
     /// The same behind a part of a pipeline that goes on elsewhere.
@@ -243,9 +243,29 @@ impl Exchange {
         self.extra_rows = extra;
     }
 
+    /// Whether something has happened since the last call of [`Exchange::take_events`].
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// What has happened since the last call.
     pub fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events)
+    }
+
+    /// Takes back the empty list that [`Exchange::take_events`] has given, for the memory of it.
+    pub fn give_back(&mut self, events: Vec<Event>) {
+        if self.events.is_empty() {
+            self.events = events;
+        }
+    }
+
+    /// A new one, with the memory of this one.
+    #[must_use]
+    pub fn emptied(mut self) -> Self {
+        self.expected.clear();
+        self.events.clear();
+        Self { expected: self.expected, events: self.events, ..Self::default() }
     }
 
     /// A whole message from the server, or for rows and copied data (`DataRow`, `CopyData`) that the

@@ -112,7 +112,7 @@ fn an_error_before_the_sync_is_sent_makes_the_server_deaf() {
 #[test]
 fn a_refusal_replaces_the_servers_error() {
     let mut exchange = Exchange::default();
-    let reply = ErrorReply::error("42P05", "already there");
+    let reply = Box::new(ErrorReply::error("42P05", "already there"));
     exchange.expect(Sent::ParseOther, Audience::Refusal(reply.clone()));
     exchange.expect(Sent::Sync, Audience::Client);
     assert_eq!(receive(&mut exchange, b'E', ERROR), Verdict::Replace(reply.clone()));

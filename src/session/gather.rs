@@ -59,7 +59,7 @@ impl Session {
                 }
             }
             if self.client.input.is_empty() {
-                self.client.shrink();
+                self.client.shrink(0);
             }
             if !self.listen(limit).await? {
                 return Ok(Gathered::End);
@@ -68,7 +68,7 @@ impl Session {
     }
 
     fn longest_message(&self) -> usize {
-        self.proxy.config.load().limits.max_statement_bytes
+        self.config.limits.max_statement_bytes
     }
 
     /// Looks at the messages behind the first `scanned` bytes of the input.
@@ -94,7 +94,7 @@ impl Session {
                 tag::QUERY | tag::FUNCTION_CALL if *scanned > 0 => return Ok(Some(self.part(*scanned))),
                 tag::QUERY | tag::SYNC | tag::FLUSH | tag::FUNCTION_CALL if is_whole => {
                     let end = *scanned + header.size;
-                    return Ok(Some(Gathered::Batch(self.client.input.split_to(end))));
+                    return Ok(Some(Gathered::Batch(self.cut_off(end))));
                 }
                 tag::PARSE | tag::BIND | tag::DESCRIBE | tag::EXECUTE | tag::CLOSE if is_whole => {
                     *scanned += header.size
@@ -124,6 +124,12 @@ impl Session {
     }
 
     fn part(&mut self, size: usize) -> Gathered {
-        Gathered::Part(self.client.input.split_to(size))
+        Gathered::Part(self.cut_off(size))
+    }
+
+    /// The first bytes of the input; mostly it is all of it, and there is nothing to share a buffer with.
+    fn cut_off(&mut self, size: usize) -> BytesMut {
+        let input = &mut self.client.input;
+        if input.len() == size { std::mem::take(input) } else { input.split_to(size) }
     }
 }

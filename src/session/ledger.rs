@@ -150,7 +150,7 @@ impl Ledger {
 impl Session {
     /// A text is sent to be run.
     pub(super) fn note_query(&mut self, analysis: &Arc<Analysis>, text: &[u8]) {
-        let is_read = self.reads_texts();
+        let is_read = self.told.can_read_all();
         if is_read {
             self.proxy.statistics.enter(analysis, text);
         }
@@ -163,7 +163,7 @@ impl Session {
     /// A portal of a prepared statement is sent to be run; `None`: of no text that is known.
     pub(super) fn note_execute(&mut self, prepared: Option<&Arc<Prepared>>) {
         let Some(prepared) = prepared else { return self.note_unread() };
-        let is_read = self.reads_texts();
+        let is_read = self.told.can_read_all();
         if is_read {
             self.proxy.statistics.enter(&prepared.analysis, &prepared.text);
         }

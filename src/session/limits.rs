@@ -76,7 +76,8 @@ impl Session {
     pub(super) fn refresh_limits(&mut self) {
         let generation = self.proxy.generation.load(Ordering::Acquire);
         if self.limits.generation != Some(generation) {
-            self.limits = SessionLimits::read(&self.proxy.config.load(), &self.identity.user, generation);
+            self.config = self.proxy.config.load_full();
+            self.limits = SessionLimits::read(&self.config, &self.identity.user, generation);
         }
     }
 

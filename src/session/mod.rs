@@ -44,6 +44,7 @@ mod scatter;
 mod serve;
 mod shortage;
 mod throttle;
+mod told;
 mod tracked;
 mod translate;
 mod turns;
@@ -71,10 +72,12 @@ use ledger::Ledger;
 use overhead::Overhead;
 use prepared::{ClientStatements, Prepared};
 use relay::Tally;
+use told::Told;
 use tracked::Tracked;
 
 use crate::audit::Who;
-use crate::pool::{Checkout, Identity, NodePool, Reported, Settings};
+use crate::config::Config;
+use crate::pool::{Checkout, Identity, NodePool, Settings};
 use crate::proxy::{ClientSlot, Database, Proxy};
 use crate::route::{Horizons, Reason, SessionKey};
 use crate::sql::{Analysis, Pin};
@@ -101,10 +104,14 @@ pub struct Session {
     /// Under which key it shares what it has seen: `pgsluice.session_key`.
     shared: Option<SessionKey>,
     /// What the client was told of the server's settings.
-    reported: Reported,
+    told: Told,
     /// What it has seen, on each shard.
     horizons: Horizons,
     server: Option<Attached>,
+    /// For the next connection.
+    spare_exchange: Exchange,
+    /// Where its last connection was from.
+    last_pool: Option<Arc<NodePool>>,
     /// There is more than one shard to choose from.
     is_sharded: bool,
     /// The open transaction, on its other shards.
@@ -115,6 +122,8 @@ pub struct Session {
     may_have_sequences: bool,
     pins: Vec<Pin>,
     pin_account: pins::PinAccount,
+    /// As it was when the last messages came.
+    config: Arc<Config>,
     limits: limits::SessionLimits,
     /// When the time of the statement under way is over.
     deadline: Option<Instant>,
@@ -145,9 +154,9 @@ pub struct Session {
     tally: Tally,
     overhead: Overhead,
     /// What has to be set again when the messages under way are done; see [`Tracked::tail`].
-    tail: Settings,
+    tail: Option<Settings>,
     /// What was sent of it.
-    tail_sent: Settings,
+    tail_sent: Option<Settings>,
     /// How the open transaction was begun.
     opening: relocate::Opening,
     /// The open transaction has read or written rows.
@@ -242,3 +251,6 @@ impl From<FrameError> for Fault {
         Self::Client(error.into())
     }
 }
+
+#[cfg(test)]
+mod memory_tests;

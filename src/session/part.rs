@@ -49,6 +49,7 @@ impl Session {
     pub(super) async fn release(&mut self) {
         self.registration.clear().await;
         if let Some(server) = self.server.take() {
+            self.spare_exchange = server.exchange.emptied();
             server.checkout.give_back();
         }
     }
@@ -56,7 +57,7 @@ impl Session {
     /// Gives the connection back when nothing of this client is left on it.
     pub(super) async fn release_if_free(&mut self) {
         let is_free = self.status == TransactionStatus::Idle && !self.in_batch && self.pins.is_empty();
-        if !is_free || self.proxy.config.load().pool.mode != PoolMode::Transaction {
+        if !is_free || self.config.pool.mode != PoolMode::Transaction {
             return;
         }
         let keeps = std::mem::take(&mut self.may_have_sequences);

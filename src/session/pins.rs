@@ -59,7 +59,7 @@ impl Session {
     /// Takes a place among those who keep a connection, where the statements will need one; why there is none.
     pub(super) fn claim_pin(&mut self, analysis: &Analysis) -> Option<ErrorReply> {
         let pin = analysis.statements.iter().find_map(|statement| statement.pin)?;
-        if self.pin_account.place.is_some() || self.proxy.config.load().pool.mode == PoolMode::Session {
+        if self.pin_account.place.is_some() || self.config.pool.mode == PoolMode::Session {
             return None;
         }
         let pool = self.server.as_ref()?.checkout.pool();

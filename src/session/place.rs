@@ -219,8 +219,7 @@ impl Session {
     }
 
     pub(super) fn charset(&self) -> Charset {
-        let reported =
-            |name: &str| self.reported.get(name).map_or(Cow::Borrowed(""), |value| String::from_utf8_lossy(value));
+        let reported = |name: &str| self.told.get(name).map_or(Cow::Borrowed(""), String::from_utf8_lossy);
         Charset::of(&reported("client_encoding"), &reported("server_encoding"))
     }
 }

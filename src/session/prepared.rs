@@ -97,7 +97,7 @@ impl Statements {
 /// One client's names.
 #[derive(Debug, Default)]
 pub struct ClientStatements {
-    named: HashMap<Box<[u8]>, Held>,
+    named: HashMap<Box<[u8]>, Held, foldhash::fast::RandomState>,
     unnamed: Option<Held>,
 }
 

@@ -18,8 +18,9 @@ use super::across::deadlock;
 use super::exchange::{Event, Sent, Verdict};
 use super::limits::timed_out;
 use super::prepared::{ClientStatements, SERVER_NAME_PREFIX};
+use super::told::Told;
 use super::{Attached, Audience, Fault, Parked, Session};
-use crate::pool::{NodePool, Reported, note_parameter};
+use crate::pool::{NodePool, note_parameter};
 use crate::topology::{Lsn, Role};
 use crate::wire::backend::{self, TransactionStatus, tag};
 use crate::wire::{BUFFER_SIZE, Frame, Link, frontend, header};
@@ -30,10 +31,6 @@ pub(super) const HOLD_LIMIT: usize = 8192;
 
 /// A message that is not a row is held whole up to this size, in bytes.
 const MAX_MESSAGE: usize = 1 << 20;
-
-/// Settings that a server reports of itself, and not of the session: each node has its own value,
-/// so a client is told the first and no other.
-const OF_ONE_SERVER: &[&str] = &["in_hot_standby", "server_version", "is_superuser"];
 
 /// What became of an exchange.
 #[derive(Debug)]
@@ -133,16 +130,25 @@ impl Session {
             let deadline = self.deadline;
             let lost_life = self.server.as_ref().filter(|server| server.holding).map(Attached::watch_life);
             let parked = self.parked.as_ref().map(Parked::place);
-            tokio::select! {
-                biased;
-                is_client_there = poll_fn(|cx| self.poll_io(cx)) => {
-                    if !is_client_there {
-                        return Err(Fault::ClientGone);
+            let is_client_there = if deadline.is_none() && lost_life.is_none() && parked.is_none() {
+                poll_fn(|cx| self.poll_io(cx)).await
+            } else {
+                tokio::select! {
+                    biased;
+                    is_client_there = poll_fn(|cx| self.poll_io(cx)) => is_client_there,
+                    () = wait_for_end(lost_life) => return Ok(Outcome::ServerLost(None)),
+                    () = wait_until_wanted(parked) => {
+                        self.unpark();
+                        true
+                    }
+                    () = sleep_until(deadline) => {
+                        self.time_out();
+                        true
                     }
                 }
-                () = wait_for_end(lost_life) => return Ok(Outcome::ServerLost(None)),
-                () = wait_until_wanted(parked) => self.unpark(),
-                () = sleep_until(deadline) => self.time_out(),
+            };
+            if !is_client_there {
+                return Err(Fault::ClientGone);
             }
         }
     }
@@ -288,7 +294,7 @@ impl Session {
             }
             let seen = header.size.min(here);
             server.put_in_clients_terms(header.tag, seen, self.registration.key().pid);
-            match server.see(&mut self.reported, &self.statements, header.tag, seen) {
+            match server.see(&mut self.told, &self.statements, header.tag, seen) {
                 Verdict::Pass => server.checkout.link.pass(header.size),
                 Verdict::Drop => server.checkout.link.drop_message(header.size),
                 Verdict::Rewrite(message) => {
@@ -308,12 +314,13 @@ impl Session {
 
     /// Takes note of what the last messages meant. A failure that is worth another node comes back.
     fn take_events(&mut self) -> Option<Failure> {
-        let server = self.server.as_mut()?;
+        let server = self.server.as_mut().filter(|server| server.exchange.has_events())?;
         let mut worth_another = None;
         let mut refused = Vec::new();
         let mut is_further = false;
         let mut ended_on = None;
-        for event in server.exchange.take_events() {
+        let mut events = server.exchange.take_events();
+        for event in events.drain(..) {
             let connection = &mut *server.checkout;
             match event {
                 Event::Prepared(id) if connection.unnamed == Some(id) => {}
@@ -372,6 +379,7 @@ impl Session {
                 }
             }
         }
+        server.exchange.give_back(events);
         if is_further && (self.deadline.is_some() || server.is_timed_out) {
             self.deadline = self.limits.deadline(self.ledger.unanswered());
         }
@@ -403,18 +411,14 @@ impl Session {
 
 impl Attached {
     /// Decides what becomes of the next message, of which `size` bytes are there.
-    fn see(&mut self, told: &mut Reported, statements: &ClientStatements, tag: u8, size: usize) -> Verdict {
+    fn see(&mut self, told: &mut Told, statements: &ClientStatements, tag: u8, size: usize) -> Verdict {
         let connection = &mut *self.checkout;
         let bytes = &connection.link.unmarked()[..size];
         let frame = Frame { tag, body: &bytes[5..], bytes };
         match tag {
             tag::PARAMETER_STATUS => {
                 note_parameter(&mut connection.reported, frame.body);
-                match backend::parameter_status(frame.body) {
-                    Some((name, _)) if OF_ONE_SERVER.contains(&name) && told.contains_key(name) => Verdict::Drop,
-                    _ if note_parameter(told, frame.body) => Verdict::Pass,
-                    _ => Verdict::Drop,
-                }
+                if told.note(frame.body) { Verdict::Pass } else { Verdict::Drop }
             }
             tag::ERROR_RESPONSE if is_farewell(frame.body) => {
                 self.last_words = Some(frame.body.into());
@@ -422,10 +426,10 @@ impl Attached {
             }
             tag::ERROR_RESPONSE => match self.exchange.receive(&frame) {
                 Verdict::Pass if self.is_timed_out && backend::sqlstate(frame.body) == b"57014" => {
-                    Verdict::Replace(timed_out())
+                    Verdict::Replace(timed_out().into())
                 }
                 Verdict::Pass => match deadlock(self.waits_are_bounded, frame.body) {
-                    Some(reply) => Verdict::Replace(reply),
+                    Some(reply) => Verdict::Replace(reply.into()),
                     None => with_clients_names(frame.body, statements).map_or(Verdict::Pass, Verdict::Rewrite),
                 },
                 verdict => verdict,

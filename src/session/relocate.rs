@@ -81,7 +81,8 @@ impl Session {
     pub(super) async fn relocate_if_needed(&mut self, understood: &Understood) -> Result<(), Fault> {
         let Some(demand) = self.other_side(understood) else { return Ok(()) };
         let place = self.server.as_ref().map_or(Place::Any, |server| Place::One(Arc::clone(&server.shard)));
-        self.begin_anew(demand, place).await
+        // Seldom, and large.
+        Box::pin(self.begin_anew(demand, place)).await
     }
 
     /// Whether nothing has been run in the open transaction but what has begun it.
@@ -114,7 +115,7 @@ impl Session {
     fn other_side(&self, understood: &Understood) -> Option<Demand> {
         self.opening.begun.first()?;
         let role = self.server.as_ref()?.role;
-        if self.proxy.config.load().pool.mode == PoolMode::Session {
+        if self.config.pool.mode == PoolMode::Session {
             return None;
         }
         if self.wish_for(understood).route != RouteSetting::Auto

@@ -1,5 +1,6 @@
 //! From what was gathered to what was answered; and a session's end.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ use crate::telemetry::metrics::CutCause;
 use crate::topology::{Node, Role};
 use crate::wire::backend::{self, TransactionStatus, put_ready_for_query};
 use crate::wire::frontend::{put, put_query, tag};
-use crate::wire::{ErrorReply, Frames, Header};
+use crate::wire::{ErrorReply, Frames, Header, Link};
 
 /// Covers whatever has been read on this connection of a primary.
 const INSERT_POSITION: &[u8] = b"SELECT pg_catalog.pg_current_wal_insert_lsn()";
@@ -61,7 +62,7 @@ enum Attempt {
 
 impl Session {
     /// Serves the client until one side ends it.
-    pub async fn run(mut self) {
+    pub async fn run(mut self: Box<Self>) {
         let mut killed = self.registration.killed();
         let ended = tokio::select! {
             biased;
@@ -70,16 +71,18 @@ impl Session {
         };
         let end = match ended {
             Some(end) => end,
-            None => Err(self.die().await),
+            None => Err(Box::pin(self.die()).await),
         };
         if let Err(fault) = &end {
             tracing::debug!(user = %self.identity.user, database = %self.identity.database, %fault, "session ended");
         }
-        self.finish(end).await;
+        Box::pin(self.finish(end)).await;
     }
 
     async fn serve_all(&mut self) -> Result<(), Fault> {
-        let mut shutdown = self.proxy.shutdown_signal();
+        let mut signal = self.proxy.shutdown_signal();
+        // One for all waits: to begin to wait is what costs.
+        let mut shutdown = pin!(signal.wait());
         loop {
             self.refresh_limits();
             let is_idle = self.status == TransactionStatus::Idle && !self.in_batch;
@@ -88,7 +91,7 @@ impl Session {
                 biased;
                 gathered = self.gather() => gathered?,
                 (cause, reply) = Patience::end(patience) => return Err(self.cut(cause, reply)),
-                () = shutdown.wait(), if is_idle => return Err(self.cut(CutCause::Shutdown, terminated())),
+                () = &mut shutdown, if is_idle => return Err(self.cut(CutCause::Shutdown, terminated())),
             };
             let work = match gathered {
                 Gathered::Batch(bytes) => Work::Messages { bytes, waits: true },
@@ -96,9 +99,8 @@ impl Session {
                 Gathered::Long(header) => Work::Long(header),
                 Gathered::End => return Ok(()),
             };
-            // It may have been silent for long.
-            self.refresh_limits();
-            self.serve(&work).await?;
+            // In a box, so that who is idle takes less memory.
+            Box::pin(self.serve(&work)).await?;
         }
     }
 
@@ -156,10 +158,12 @@ impl Session {
         if self.skipping {
             return self.skip(work).await;
         }
+        // It may have been silent, or kept outside, for long.
+        self.refresh_limits();
         (self.misplaced, self.part) = (None, None);
-        self.is_sharded = self.proxy.config.load().shards.len() > 1;
+        self.is_sharded = self.config.shards.len() > 1;
         if self.is_sharded && self.proxy.catalogs().distribution(&self.identity.database).is_none() {
-            self.await_distribution().await;
+            Box::pin(self.await_distribution()).await;
         }
         let mut understood = self.understand(work)?;
         self.overhead.start(understood.asked_at);
@@ -168,10 +172,10 @@ impl Session {
         }
         self.ledger.begin(understood.asked_at);
         if self.must_move(&understood) {
-            self.leave_batch().await?;
+            Box::pin(self.leave_batch()).await?;
         }
         if self.is_sharded
-            && let Way::Served = self.go_to_shard(work, &mut understood).await?
+            && let Way::Served = Box::pin(self.go_to_shard(work, &mut understood)).await?
         {
             return Ok(());
         }
@@ -215,7 +219,7 @@ impl Session {
             Outcome::Done => Ok(Attempt::Done),
             Outcome::Refused(failure) => {
                 self.reconsider(failure, understood, excluded);
-                self.take_back().await?;
+                Box::pin(self.take_back()).await?;
                 Ok(Attempt::Again)
             }
             Outcome::ServerLost(words) => self.after_loss(understood, words.as_deref(), excluded).await,
@@ -263,7 +267,7 @@ impl Session {
     /// Asks, behind a read, which position covers it, where no sample of the monitor has done that for long.
     fn ask_position(&mut self, understood: &Understood) {
         let Some(server) = &self.server else { return };
-        let interval = self.proxy.config.load().lag.poll_interval;
+        let interval = self.config.lag.poll_interval;
         let (patience, sql) = match (server.role, server.reason) {
             (Role::Replica, _) => (interval, REPLAY_POSITION),
             (_, Reason::NotFresh) => (interval / 10, INSERT_POSITION),
@@ -410,7 +414,7 @@ impl Session {
     }
 
     /// Says goodbye to both sides.
-    async fn finish(mut self, end: Result<(), Fault>) {
+    async fn finish(mut self: Box<Self>, end: Result<(), Fault>) {
         self.account(End::Lost);
         let farewell = match end {
             Ok(()) | Err(Fault::ClientGone | Fault::Client(ClientFault::Io(_))) => None,
@@ -424,7 +428,8 @@ impl Session {
         if let Some(reply) = farewell {
             reply.put(&mut self.client.output);
         }
-        let _ = tokio::time::timeout(GOODBYE_LIMIT, self.client.close()).await;
+        let _ =
+            tokio::time::timeout(GOODBYE_LIMIT, std::mem::replace(&mut self.client, Link::of_nobody()).close()).await;
     }
 
     /// Notes a cut that nobody has noted yet. What the client is told of it.

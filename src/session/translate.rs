@@ -121,7 +121,7 @@ impl Session {
         self.unprepare_by_sql("");
         let misplaced = self.misplaced.clone();
         if let Some(reply) = misplaced.or_else(|| self.objection(&analysis)).or_else(|| self.claim_pin(&analysis)) {
-            self.expect(Sent::Query, Audience::Refusal(reply));
+            self.expect(Sent::Query, Audience::Refusal(reply.into()));
             self.put(|out| put_query(out, REFUSED));
         } else if let Some((held, renamed)) = self.rename(&analysis, text) {
             if let Err(outcome) = self.ensure_prepared(&held).await? {
@@ -152,7 +152,7 @@ impl Session {
         }
         let is_lone_opening = matches!(&*analysis.statements, [statement] if opens(statement));
         self.opening.sent = is_lone_opening.then(|| text.into());
-        self.tail = self.tracked.tail(&analysis).over(&self.tail);
+        self.add_tail(&analysis);
         self.note_query(&analysis, text);
         self.note_control(&analysis, text);
         self.executed.push(analysis);
@@ -184,7 +184,7 @@ impl Session {
             is_taken.then(|| ErrorReply::error("42P05", format!("prepared statement \"{name}\" already exists")))
         });
         if let Some(reply) = objection {
-            self.expect(Sent::ParseOther, Audience::Refusal(reply));
+            self.expect(Sent::ParseOther, Audience::Refusal(reply.into()));
             self.put(|out| put_parse(out, Parse { text: REFUSED, ..parse }));
             return Ok(Outcome::Done);
         }
@@ -250,7 +250,7 @@ impl Session {
         }
         self.note_portal(bind);
         if let Some(reply) = self.misplaced.clone().or_else(|| self.claim_pin(&held.statement.analysis)) {
-            self.expect(Sent::Bind, Audience::Refusal(reply));
+            self.expect(Sent::Bind, Audience::Refusal(reply.into()));
             self.put(|out| put_bind(out, Bind { statement: NO_STATEMENT, ..bind }));
             return Ok(Outcome::Done);
         }
@@ -286,7 +286,7 @@ impl Session {
             b"" => "unnamed prepared statement does not exist".to_owned(),
             _ => format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name)),
         };
-        (NO_STATEMENT, Audience::Refusal(ErrorReply::error("26000", message)))
+        (NO_STATEMENT, Audience::Refusal(ErrorReply::error("26000", message).into()))
     }
 
     fn note_portal(&mut self, bind: Bind<'_>) {
@@ -340,7 +340,7 @@ impl Session {
     /// connection goes on counting it among what is prepared there, in case that the Close is never carried out: a `Parse`
     /// of the same closes it before.
     fn server_name_to_close(&self, held: &Held) -> Option<Box<[u8]>> {
-        let is_own = self.proxy.config.load().pool.mode == PoolMode::Session;
+        let is_own = self.config.pool.mode == PoolMode::Session;
         let is_last = !held.statement.server_name.is_empty() && self.statements.name_of(held.statement.id).is_none();
         (is_own && is_last).then(|| held.statement.server_name.as_bytes().into())
     }
@@ -358,7 +358,7 @@ impl Session {
                 }
                 // Without a name that is known here: of a text too long to be read, or of SQL's PREPARE or DECLARE.
                 let analysis = known.map_or_else(|| Arc::new(unread()), |prepared| Arc::clone(&prepared.analysis));
-                self.tail = self.tracked.tail(&analysis).over(&self.tail);
+                self.add_tail(&analysis);
                 self.executed.push(analysis);
                 self.expect(Sent::Execute, Audience::Client);
             }
@@ -379,12 +379,21 @@ impl Session {
     }
 
     /// Sets again what the client's RESET must not take back, before it is told that it is done.
+    fn add_tail(&mut self, analysis: &Analysis) {
+        if let Some(tail) = self.tracked.tail(analysis) {
+            self.tail = Some(match self.tail.take() {
+                Some(before) => tail.over(&before),
+                None => tail,
+            });
+        }
+    }
+
     fn put_tail(&mut self) {
-        let tail = std::mem::take(&mut self.tail);
+        let Some(tail) = self.tail.take() else { return };
         if let Some(sql) = tail.sql_from(&Settings::default()) {
             self.put(|out| put_query(out, sql.as_bytes()));
             self.expect(Sent::Query, Audience::Proxy(Purpose::Tail));
-            self.tail_sent = tail;
+            self.tail_sent = Some(tail);
         }
     }
 
@@ -398,7 +407,17 @@ impl Session {
                 return Ok(Err(outcome));
             }
         }
-        let Some(server) = &self.server else { return Ok(Ok(())) };
+        if self.is_prepared(held) {
+            return Ok(Ok(()));
+        }
+        // Seldom, and large.
+        Box::pin(self.prepare(held)).await
+    }
+
+    /// Whether nothing has to be sent for it.
+    fn is_prepared(&self, held: &Held) -> bool {
+        let statement = &held.statement;
+        let Some(server) = &self.server else { return true };
         let is_here = if statement.server_name.is_empty() {
             server.checkout.unnamed == Some(statement.id)
         } else {
@@ -406,9 +425,11 @@ impl Session {
             known.is_some_and(|shape| held.shape == 0 || shape == 0 || shape == held.shape)
         };
         // What pgsluice answers itself it answers anew each time.
-        if is_here && !statement.analysis.is_own() || self.is_skipping() {
-            return Ok(Ok(()));
-        }
+        is_here && !statement.analysis.is_own() || self.is_skipping()
+    }
+
+    async fn prepare(&mut self, held: &Held) -> Result<Result<(), Outcome>, Fault> {
+        let statement = &held.statement;
         self.put_preparation(statement, Audience::Proxy(Purpose::Prepare));
         if held.shape == 0 {
             return Ok(Ok(()));
@@ -433,7 +454,7 @@ impl Session {
 
     /// Fails the messages up to the next `Sync`, here and on the server.
     fn refuse_in_place(&mut self, reply: ErrorReply) {
-        self.expect(Sent::ParseOther, Audience::Refusal(reply));
+        self.expect(Sent::ParseOther, Audience::Refusal(reply.into()));
         self.put(|out| put_parse(out, Parse { name: b"", text: REFUSED, types: b"\0\0" }));
         if let Some(server) = &mut self.server {
             server.checkout.unnamed = None;

@@ -136,7 +136,7 @@ impl Session {
 
     /// What the texts need, where nothing else has decided that; `unread` has not been looked at yet.
     pub(super) fn decide_demand<'a>(&self, understood: &mut Understood, unread: impl IntoIterator<Item = &'a [u8]>) {
-        if unread.into_iter().any(|text| !self.can_read(text)) {
+        if unread.into_iter().any(|text| !self.told.can_read(text)) {
             understood.demand = Demand::Primary(Reason::UnreadableText);
         }
         if let Demand::Replica(_) = understood.demand {
@@ -204,7 +204,7 @@ impl Session {
             let parse = Parse::read(frame.body)?;
             parsed.insert(parse.name, Parsed { analysis: Arc::clone(&analysis), text, types: parse.types });
         }
-        if !self.can_read(text) {
+        if !self.told.can_read(text) {
             understood.demand = Demand::Primary(Reason::UnreadableText);
         }
         understood.analyses.push(analysis);
@@ -251,25 +251,9 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the text means what the analysis takes it to mean, under this client's encoding and settings.
-    pub(super) fn can_read(&self, text: &[u8]) -> bool {
-        let reported = |name: &str| self.reported.get(name).map(|value| &**value);
-        // In these an ASCII byte can be the second half of a character.
-        let unsafe_encodings: [&[u8]; 7] = [b"BIG5", b"GBK", b"GB18030", b"JOHAB", b"SJIS", b"SHIFT_JIS_2004", b"UHC"];
-        let is_safe_encoding = reported("client_encoding").is_none_or(|name| !unsafe_encodings.contains(&name));
-        let is_standard = reported("standard_conforming_strings") != Some(b"off") || !text.contains(&b'\\');
-        is_safe_encoding && is_standard
-    }
-
-    /// Whether the texts of this client can be read at all, whatever is in them.
-    pub(super) fn reads_texts(&self) -> bool {
-        self.can_read(b"\\")
-    }
-
     /// Where these texts have to go, taken together.
     fn demand(&self, analyses: &[Arc<Analysis>]) -> Demand {
-        let config = self.proxy.config.load();
-        if config.pool.mode == PoolMode::Session {
+        if self.config.pool.mode == PoolMode::Session {
             return Demand::Primary(Reason::SessionPooling);
         }
         let catalog = self.proxy.catalogs().get(&self.identity.database);
@@ -334,7 +318,7 @@ impl Session {
     fn is_set(&self, name: &str) -> bool {
         match constant(self.tracked.current(), name) {
             Some(value) => ["on", "true", "yes", "1", "t", "y"].iter().any(|yes| value.eq_ignore_ascii_case(yes)),
-            None => self.reported.get(name).is_some_and(|value| **value == *b"on"),
+            None => self.told.get(name) == Some(b"on"),
         }
     }
 

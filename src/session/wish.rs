@@ -51,6 +51,9 @@ impl Wish {
         let consistency = &config.consistency;
         let mut wish =
             Self { level: consistency.level, max_staleness: consistency.max_staleness, route: RouteSetting::Auto };
+        if !settings.has_any_with(PREFIX) {
+            return wish;
+        }
         for name in ["consistency", "max_staleness", "route"] {
             match own(settings, name) {
                 Some(Value::Level(level)) => wish.level = level,
@@ -92,7 +95,7 @@ fn nearer_to_primary(one: RouteSetting, other: RouteSetting) -> RouteSetting {
 impl Session {
     /// What this client has set.
     pub(super) fn wish(&self) -> Wish {
-        Wish::of(self.tracked.current(), &self.proxy.config.load())
+        Wish::of(self.tracked.current(), &self.config)
     }
 
     /// Takes over what of the client's settings is no wish but a fact: whose reads it shares, and what

@@ -22,6 +22,9 @@ use super::Stream;
 /// How much is read ahead from a peer, in bytes.
 pub const BUFFER_SIZE: usize = 32 * 1024;
 
+/// How much is read at first, in bytes: the buffer grows as long as more comes than fits.
+const FIRST_READ: usize = 1000;
+
 /// A connection and its buffers.
 #[derive(Debug)]
 pub struct Link {
@@ -42,6 +45,11 @@ impl Link {
     /// Over a connection whose first bytes (`input`) may have been read already.
     pub fn new(stream: Stream, input: BytesMut) -> Self {
         Self { stream, input, output: BytesMut::new(), ready: 0, unread: 0, ignored: 0, needs_flush: false }
+    }
+
+    /// To nobody.
+    pub fn of_nobody() -> Self {
+        Self::new(Stream::Nobody, BytesMut::new())
     }
 
     /// Does the server's part of a TLS handshake, and goes on encrypted. After one that fails nothing more is to be said.
@@ -134,7 +142,9 @@ impl Link {
         debug_assert!(self.input.len() < limit, "asked to read into a full buffer");
         let room = limit - self.input.len();
         if self.input.capacity() == self.input.len() {
-            self.input.reserve(room.min(BUFFER_SIZE));
+            // Most messages are short, and an allocator has short pieces at hand.
+            let have = self.input.len();
+            self.input.reserve((3 * have).clamp(FIRST_READ.min(room), room.min(BUFFER_SIZE)));
         }
         let have = self.input.len();
         let mut buffer = (&mut self.input).limit(room);
@@ -203,13 +213,12 @@ impl Link {
         let _ = std::future::poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx)).await;
     }
 
-    /// Gives back the memory of empty buffers.
-    pub fn shrink(&mut self) {
-        if self.input.is_empty() {
-            self.input = BytesMut::new();
-        }
-        if self.output.is_empty() {
-            self.output = BytesMut::new();
+    /// Gives back the memory of empty buffers that are larger than this, in bytes.
+    pub fn shrink(&mut self, limit: usize) {
+        for buffer in [&mut self.input, &mut self.output] {
+            if buffer.is_empty() && buffer.capacity() > limit {
+                *buffer = BytesMut::new();
+            }
         }
     }
 }

@@ -106,7 +106,7 @@ impl Session {
         if request.analysis.statements.iter().any(leaves_state) {
             return Err(refused("Its WHERE clause calls a function that leaves state behind on one server."));
         }
-        if !self.can_read(&request.text) {
+        if !self.told.can_read(&request.text) {
             return Err(refused("Its text, or its data, may mean something else under this session's settings."));
         }
         let copy =
@@ -144,7 +144,7 @@ impl Session {
     fn check_encoding(&self, copy: &CopyFrom) -> Result<(), ErrorReply> {
         let Some(encoding) = &copy.encoding else { return Ok(()) };
         let is_utf8 = Charset::of(encoding, "UTF8") == Charset::Utf8;
-        let client = self.reported.get("client_encoding").map(|name| String::from_utf8_lossy(name));
+        let client = self.told.get("client_encoding").map(String::from_utf8_lossy);
         let is_clients = client.is_some_and(|client| client.eq_ignore_ascii_case(encoding));
         match is_clients || is_utf8 && self.charset() == Charset::Utf8 {
             true => Ok(()),
@@ -153,7 +153,7 @@ impl Session {
     }
 
     fn server_major(&self) -> Option<u32> {
-        let version = std::str::from_utf8(self.reported.get("server_version")?).ok()?;
+        let version = std::str::from_utf8(self.told.get("server_version")?).ok()?;
         version.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
     }
 }
