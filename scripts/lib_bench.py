@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import datetime
 import glob
 import json
 import os
+import platform
 import pwd
 import re
 import select
@@ -115,6 +117,11 @@ def unprivileged_user() -> str | None:
 
 def run(command: list[str], user: str | None = None, timeout: float = 600, **environment: str) -> str:
     """Runs to the end and returns stdout; a failure carries the last line of stderr."""
+    return run_both(command, user, timeout, **environment)[0]
+
+
+def run_both(command: list[str], user: str | None = None, timeout: float = 600, **environment: str) -> tuple[str, str]:
+    """Likewise, with stderr beside it."""
     result = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -140,7 +147,7 @@ def run(command: list[str], user: str | None = None, timeout: float = 600, **env
         wanted = [line for line in lines if re.search(r"error|fatal|aborted", line, re.IGNORECASE)] or lines
         name = Path(command[0]).name
         raise Failure(f"{name}: {wanted[0].removeprefix(name + ': ')}")
-    return out
+    return out, err
 
 
 def family(pid: int) -> list[int]:
@@ -418,6 +425,15 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)
+
+
+def machine() -> str:
+    """When and where something was measured."""
+    models = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    return (
+        f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC; {os.cpu_count()} cores"
+        f" ({models[0] if models else platform.machine()}), Linux {platform.release()}"
+    )
 
 
 def target_folder() -> Path:

@@ -1,11 +1,12 @@
 //! The same statements on one plain PostgreSQL and on three shards behind pgsluice: the same answers, or pgsluice's own
 //! refusal; never another answer. `reads.sql` and `writes.sql` are written by hand, and are run in each way that a client
-//! can send them; `grammar.rs` makes more of them at random. `scripts/differential` runs more of those.
+//! can send them; `grammar.rs` and `queries.rs` make more of them at random. `scripts/differential` runs more of those.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test's helpers too")]
 
 mod clients;
 mod grammar;
+mod queries;
 mod script;
 #[path = "../support/mod.rs"]
 mod support;
@@ -187,6 +188,14 @@ async fn answers_are_those_of_one_server() {
     both.stop().await;
 }
 
+/// What stands for the statements of `queries.rs` among the templates.
+const MADE: &str = "a SELECT made of parts";
+
+fn filled(templates: &[&'static str], random: &mut StdRng) -> (&'static str, String) {
+    let template = templates[random.random_range(0..templates.len())];
+    (template, grammar::fill(template, random))
+}
+
 async fn random_statements(both: &mut Both) {
     let (seed, count) = (
         told("PGSLUICE_SEED").unwrap_or(1),
@@ -197,10 +206,13 @@ async fn random_statements(both: &mut Both) {
     (both.same, both.refused) = (0, BTreeMap::new());
     let mut refused = BTreeMap::<&str, usize>::new();
     for number in 0..count {
-        let templates = if random.random_bool(0.5) { grammar::READS } else { grammar::WRITES };
-        let template = templates[random.random_range(0..templates.len())];
+        let (template, sql) = match random.random_range(0..4) {
+            0 => (MADE, queries::select(&mut random)),
+            1 => filled(grammar::READS, &mut random),
+            _ => filled(grammar::WRITES, &mut random),
+        };
         let way = [Way::Simple, Way::Text, Way::Binary][random.random_range(0..3)];
-        let statement = Statement { sql: grammar::fill(template, &mut random), binds: Vec::new(), documented: None };
+        let statement = Statement { sql, binds: Vec::new(), documented: None };
         both.run(&[statement], way, &format!("seed {seed}, statement {number}")).await;
         both.conclude();
         if !std::mem::take(&mut both.refused).is_empty() {

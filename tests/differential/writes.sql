@@ -271,9 +271,10 @@ UPDATE singles SET v = (SELECT max(v) FROM ints)
 
 UPDATE ints SET v = n.n FROM notes n WHERE n.int_id = ints.id AND ints.id = 16 AND n.n = 0
 
-UPDATE ints i SET t = k.code FROM kinds k WHERE k.weight = i.v AND i.id = 17
+UPDATE ints i SET t = k.code FROM (SELECT weight, min(code) AS code FROM kinds GROUP BY weight) AS k WHERE k.weight = i.v AND i.id = 17
 
-UPDATE ints i SET t = k.code FROM kinds k WHERE k.weight = i.v
+-- One of several matches would be anybody's choice.
+UPDATE ints i SET t = k.code FROM (SELECT weight, min(code) AS code FROM kinds GROUP BY weight) AS k WHERE k.weight = i.v
 
 UPDATE ints SET v = b.v FROM bigs b WHERE b.id = ints.id
 
