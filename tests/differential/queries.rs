@@ -83,6 +83,8 @@ pub fn select(random: &mut StdRng) -> String {
             let other = TABLES.choose(random).expect("some");
             let (one, two) = (pick(table.numbers, random), pick(other.numbers, random));
             let (here, there) = (condition(table, random), condition(other, random));
+            // Of equal numbers that are written differently, such as 1 and 1.000, either could be shown.
+            let (one, two) = (format!("({one})::numeric(30,3)"), format!("({two})::numeric(30,3)"));
             format!("SELECT {one} FROM {}{here} {word} SELECT {two} FROM {}{there} ORDER BY 1", table.name, other.name)
         }
     }
