@@ -362,7 +362,8 @@ impl Exchange {
             }
             (Sent::Describe(id), tag::ROW_DESCRIPTION | tag::NO_DATA) => {
                 let mut digest = self.description.take().unwrap_or_else(|| FixedState::default().build_hasher());
-                digest.write(frame.bytes);
+                digest.write_u8(frame.tag);
+                digest_columns(&mut digest, frame.body);
                 let described = Event::Described { id: *id, shape: digest.finish() | 1, for_client: purpose.is_none() };
                 self.events.push(described);
                 self.expected.pop_front();
@@ -446,6 +447,21 @@ fn failure(body: &[u8]) -> Failure {
 
 fn code(sqlstate: &[u8]) -> [u8; 5] {
     sqlstate.try_into().unwrap_or(*b"XX000")
+}
+
+/// Of a `RowDescription`, what PostgreSQL compares before it says that a result has changed: names and types. From which
+/// table a column comes is another number on each shard, and after the table was made anew.
+fn digest_columns(digest: &mut impl Hasher, body: &[u8]) {
+    const ORIGIN_BYTES: usize = 6;
+    const COLUMN_BYTES: usize = 18;
+    let mut rest = body.get(2..).unwrap_or_default();
+    while let Some(end) = rest.iter().position(|byte| *byte == 0) {
+        let (name, fixed) = rest.split_at(end + 1);
+        let (column, others) = fixed.split_at(COLUMN_BYTES.min(fixed.len()));
+        digest.write(name);
+        digest.write(column.get(ORIGIN_BYTES..).unwrap_or_default());
+        rest = others;
+    }
 }
 
 #[cfg(test)]

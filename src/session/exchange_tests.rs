@@ -180,3 +180,23 @@ fn a_proof_that_fails_ends_all_the_same() {
     }
     assert_eq!(exchange.take_events(), [Event::ProofEnds], "nobody is told of an error");
 }
+
+#[test]
+fn a_result_has_another_shape_when_its_names_or_types_change_and_not_its_tables() {
+    let shape = |name: &[u8], table: u32, kind: u32, modifier: i32| {
+        let column = [name, b"\0", &table.to_be_bytes(), b"\0\x01", &kind.to_be_bytes(), b"\0\x04"].concat();
+        let body = [b"\0\x01", &column[..], &modifier.to_be_bytes(), b"\0\0"].concat();
+        let mut exchange = Exchange::default();
+        exchange.expect(Sent::Describe(7), Audience::Client);
+        replay(&mut exchange, &[(b't', b"\0\0"), (b'T', &body)]);
+        match exchange.take_events().as_slice() {
+            [Event::Described { shape, .. }] => *shape,
+            other => panic!("{other:?}"),
+        }
+    };
+    let known = shape(b"v", 16384, 23, -1);
+    assert_eq!(shape(b"v", 16500, 23, -1), known);
+    assert_ne!(shape(b"w", 16384, 23, -1), known);
+    assert_ne!(shape(b"v", 16384, 20, -1), known);
+    assert_ne!(shape(b"v", 16384, 23, 8), known);
+}

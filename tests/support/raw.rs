@@ -288,12 +288,20 @@ pub fn bind(portal: &str, statement: &str, parameters: &[&str]) -> Vec<u8> {
 
 /// As [`bind`], with the results in binary where asked for.
 pub fn bind_as(portal: &str, statement: &str, parameters: &[&str], binary: bool) -> Vec<u8> {
-    let mut body = [text(portal), text(statement), count(0).to_vec(), count(parameters.len()).to_vec()].concat();
-    for parameter in parameters {
-        body.extend(u32::try_from(parameter.len()).expect("short").to_be_bytes());
-        body.extend(parameter.as_bytes());
+    let values: Vec<Option<Vec<u8>>> = parameters.iter().map(|value| Some(value.as_bytes().to_vec())).collect();
+    bind_values(portal, statement, 0, &values, u16::from(binary))
+}
+
+/// Parameters in one format, or NULL, and results in one: 0 is text, 1 is binary.
+pub fn bind_values(portal: &str, statement: &str, format: u16, values: &[Option<Vec<u8>>], results: u16) -> Vec<u8> {
+    let mut body = [text(portal), text(statement), count(1).to_vec(), format.to_be_bytes().to_vec()].concat();
+    body.extend(count(values.len()));
+    for value in values {
+        let length = value.as_ref().map_or(u32::MAX, |value| u32::try_from(value.len()).expect("short"));
+        body.extend(length.to_be_bytes());
+        body.extend(value.iter().flatten());
     }
-    body.extend([count(1), count(usize::from(binary))].concat());
+    body.extend([count(1), results.to_be_bytes()].concat());
     frame(b'B', &body)
 }
 

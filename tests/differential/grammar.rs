@@ -1,76 +1,11 @@
-//! The same statements on one plain PostgreSQL and on three shards behind pgsluice: the same answers, or pgsluice's own
-//! refusal; never another answer. `scripts/differential` runs more of them.
+//! Statements at random: a template, and values of a small stock, so that rows are met again and again.
 
-mod support;
-
-use std::time::Instant;
-
-use pgsluice::demo::ClusterOptions;
+use rand::Rng;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
-use support::DEADLINE;
-use support::raw::{self, Message, Raw};
-use support::shards::Shards;
-
-const TABLES: &str = "
-[coordinator]
-shard = \"a\"
-[[tables]]
-name = \"ints\"
-shard_key = \"id\"
-[[tables]]
-name = \"notes\"
-shard_key = \"int_id\"
-[[tables]]
-name = \"marks\"
-shard_key = \"int_id\"
-[[tables]]
-name = \"bigs\"
-shard_key = \"id\"
-[[tables]]
-name = \"texts\"
-shard_key = \"name\"
-[[tables]]
-name = \"uuids\"
-shard_key = \"id\"
-[[tables]]
-name = \"dates\"
-shard_key = \"day\"
-[[tables]]
-name = \"numbers\"
-shard_key = \"n\"
-[[tables]]
-name = \"pairs\"
-shard_key = [\"a\", \"b\"]
-[[tables]]
-name = \"kinds\"
-reference = true
-[[tables]]
-name = \"places\"
-reference = true
-[[tables]]
-name = \"singles\"
-shard = \"c\"
-";
-
-const SCHEMA: &[&str] = &[
-    "CREATE TABLE ints (id int PRIMARY KEY, v int, w numeric(12,3), t text, j jsonb, a int[], at timestamptz)",
-    "CREATE TABLE notes (int_id int, n int, body text COLLATE \"C\", PRIMARY KEY (int_id, n))",
-    "CREATE TABLE marks (int_id int, mark numeric, kind text)",
-    "CREATE TABLE bigs (id bigint PRIMARY KEY, v int, f boolean)",
-    "CREATE TABLE texts (name text PRIMARY KEY, v int, u text)",
-    "CREATE TABLE uuids (id uuid PRIMARY KEY, v int, at timestamptz)",
-    "CREATE TABLE dates (day date, v int, t text, PRIMARY KEY (day, v))",
-    "CREATE TABLE numbers (n numeric(20,0) PRIMARY KEY, v int)",
-    "CREATE TABLE pairs (a int, b text, v int, PRIMARY KEY (a, b))",
-    "CREATE TABLE kinds (code text PRIMARY KEY, weight int)",
-    "CREATE TABLE places (id int PRIMARY KEY, name text)",
-    "CREATE TABLE singles (id int PRIMARY KEY, v int)",
-];
 
 /// Statements with holes that the generator fills: `{i}` a small number, `{k}` a key, `{x}` a word, `{u}` a UUID, `{d}` a
 /// date, `{m}` a number with a fraction or NULL.
-const READS: &[&str] = &[
+pub const READS: &[&str] = &[
     "SELECT * FROM ints WHERE id = {k}",
     "SELECT id, v FROM ints WHERE id = {k} AND v > {i}",
     "SELECT v FROM ints WHERE id IN ({k})",
@@ -122,7 +57,7 @@ const READS: &[&str] = &[
     "SELECT v / ({i} - {i}) FROM ints WHERE id = {k}",
 ];
 
-const WRITES: &[&str] = &[
+pub const WRITES: &[&str] = &[
     "INSERT INTO ints (id, v, w, t) VALUES ({k}, {i}, {m}, '{x}') ON CONFLICT (id) DO UPDATE SET v = ints.v + excluded.v",
     "INSERT INTO ints (id, v, t, j, a) VALUES ({k}, {i}, '{x}', '{{\"a\": {i}}}', ARRAY[{i}, {i}]) ON CONFLICT DO NOTHING",
     "INSERT INTO ints (id, v) VALUES ({k}, {i}), ({k}, {i}), ({k}, {i}) ON CONFLICT DO NOTHING",
@@ -161,7 +96,8 @@ const WRITES: &[&str] = &[
     "INSERT INTO kinds VALUES (NULL, 1)",
 ];
 
-fn fill(template: &str, random: &mut StdRng) -> String {
+/// A template with its holes filled.
+pub fn fill(template: &str, random: &mut StdRng) -> String {
     let mut text = String::new();
     let mut rest = template;
     while let Some((before, after)) = rest.split_once('{') {
@@ -185,85 +121,4 @@ fn fill(template: &str, random: &mut StdRng) -> String {
     }
     text.push_str(&rest.replace("}}", "}"));
     text
-}
-
-/// What a client sees of an answer: rows (in any order, where the statement asks for none), tags, errors by SQLSTATE.
-fn seen(messages: &[Message], is_ordered: bool) -> (Vec<Vec<String>>, Vec<String>, Vec<String>) {
-    let mut rows = raw::rows(messages);
-    if !is_ordered {
-        rows.sort();
-    }
-    let tags = messages.iter().filter(|message| message.tag == b'C');
-    let tags = tags.map(|message| String::from_utf8_lossy(&message.body).into_owned()).collect();
-    (rows, tags, raw::sqlstates(messages))
-}
-
-/// By the simple protocol, or by the extended one.
-async fn answer(client: &mut Raw, sql: &str, is_extended: bool) -> Vec<Message> {
-    if is_extended {
-        client.exchange(&[raw::run(sql, &[]), raw::sync()].concat()).await
-    } else {
-        client.query(sql).await
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn answers_are_those_of_one_server() {
-    let told = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let (seed, count) = (told("PGSLUICE_SEED").unwrap_or(1), told("PGSLUICE_STATEMENTS").unwrap_or(600));
-    let stand = Shards::start_with(3, ClusterOptions::with_replicas(0), TABLES).await;
-    let app = stand.clusters[0].options().app.user.clone();
-    stand.primary(2).sql(&format!("CREATE DATABASE plain OWNER {app}")).await.expect("created");
-    let options = stand.clusters[0].options();
-    let address = stand.primary(2).address();
-    let login = raw::Login {
-        address: &address,
-        user: &app,
-        password: &options.app.password,
-        database: "plain",
-        minor: 0,
-        settings: &[],
-    };
-    let (mut plain, mut shards) = (Raw::connect(&login).await, stand.raw().await);
-    for sql in SCHEMA {
-        for client in [&mut plain, &mut shards] {
-            let messages = client.query(sql).await;
-            assert_eq!(raw::sqlstates(&messages), Vec::<String>::new(), "{sql}: {messages:?}");
-        }
-    }
-    stand.coordinate().await;
-    let start = Instant::now();
-    while !raw::sqlstates(&shards.query("SELECT * FROM ints WHERE id = 0").await).is_empty() {
-        assert!(start.elapsed() < DEADLINE, "the tables are not read");
-    }
-    let mut random = StdRng::seed_from_u64(seed);
-    let (mut same, mut refused) = (0, std::collections::BTreeMap::<String, usize>::new());
-    for number in 0..count {
-        let templates = if random.random_bool(0.5) { READS } else { WRITES };
-        let template = templates[random.random_range(0..templates.len())];
-        let sql = fill(template, &mut random);
-        let is_extended = random.random_bool(0.5);
-        let is_ordered = template.contains("ORDER BY");
-        println!("{number} {is_extended} {sql}");
-        // What pgsluice refuses must not be done on the plain one either.
-        let through = seen(&answer(&mut shards, &sql, is_extended).await, is_ordered);
-        if through.2 == ["0A000"] {
-            *refused.entry(template.to_owned()).or_default() += 1;
-            continue;
-        }
-        let direct = seen(&answer(&mut plain, &sql, is_extended).await, is_ordered);
-        assert_eq!(through, direct, "seed {seed}, statement {number}: {sql}");
-        same += 1;
-    }
-    println!("{same} of {count} statements had the same answer; refused: {refused:#?}");
-    assert!(same * 10 > count * 7, "{refused:#?}");
-    for table in
-        ["ints", "notes", "marks", "bigs", "texts", "uuids", "dates", "numbers", "pairs", "kinds", "places", "singles"]
-    {
-        let sql = format!("SELECT count(*), min({table}::text), max({table}::text) FROM {table}");
-        let (through, direct) = (shards.query(&sql).await, plain.query(&sql).await);
-        assert_eq!(seen(&through, true), seen(&direct, true), "{table}");
-    }
-    drop((plain, shards));
-    stand.stop().await;
 }
