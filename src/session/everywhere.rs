@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use super::across::{Committed, deadlock};
+use super::across::deadlock;
+use super::agree::Committed;
 use super::exchange::Purpose;
 use super::relay::{Outcome, Until};
 use super::scatter::Scatter;

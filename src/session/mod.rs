@@ -8,6 +8,7 @@
 
 mod accept;
 mod across;
+mod agree;
 mod attach;
 mod attempt;
 mod auth;

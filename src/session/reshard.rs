@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::across::Committed;
+use super::agree::Committed;
 use super::place::Place;
 use super::serve::Work;
 use super::understand::Understood;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::across::Committed;
+use super::agree::Committed;
 use super::exchange::{Purpose, Sent};
 use super::ledger::End;
 use super::place::Place;
