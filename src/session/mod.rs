@@ -41,6 +41,7 @@ mod relay;
 mod relocate;
 mod replication;
 mod reshard;
+mod returned;
 mod scatter;
 mod serve;
 mod shortage;

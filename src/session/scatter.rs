@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Session;
+use super::returned::Returned;
 use crate::sql::{Lexer, TokenKind, with_rows};
 use crate::wire::Frames;
 use crate::wire::frontend::{self, Bind, Parse, tag};
@@ -36,6 +37,15 @@ impl Scatter {
     /// Whether the client is told the sum of all shards' rows.
     pub(super) fn adds_up(&self) -> bool {
         *self != Self::Same
+    }
+
+    /// Where the rows are kept that these shards return.
+    pub(super) fn returned<'s>(&self, shards: impl Iterator<Item = &'s Arc<str>>) -> Returned {
+        let rows = match self {
+            Self::Rows(rows) => Some(Arc::clone(rows)),
+            Self::Same | Self::Own => None,
+        };
+        Returned::new(shards.cloned().collect(), rows)
     }
 
     /// Which of the shards take part.

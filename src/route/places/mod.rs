@@ -165,8 +165,16 @@ impl<'s> Search<'s> {
             (Placement::Reference, Access::Read) => Ok(Places::Any),
             (Placement::Reference, _) => Ok(Places::several(format!("\"{name}\" is whole on every shard"))),
             (Placement::Key(parts), Access::Insert) => self.place_of_rows(index, name, table, parts),
+            (Placement::Key(parts), Access::Change) if self.puts_rows_into(index) => {
+                // MERGE.
+                Ok(self.place_of_key(index, name, parts)?.and(self.place_of_rows(index, name, table, parts)?))
+            }
             (Placement::Key(parts), _) => self.place_of_key(index, name, parts),
         }
+    }
+
+    fn puts_rows_into(&self, index: usize) -> bool {
+        self.uses.inserts.iter().any(|insert| insert.table == index)
     }
 
     /// Rows that are read or changed.

@@ -76,7 +76,7 @@ impl Search<'_> {
     /// What a statement for several shards does there.
     pub(super) fn spread(&self) -> Result<Spread, Unplaced> {
         let (mut sharded, mut own, mut references, mut elsewhere, mut put_in) = (0, 0, 0, 0, 0);
-        let is_copied = |index: usize| self.uses.inserts.iter().all(|insert| insert.table != index);
+        let is_copied = |index: usize| !self.puts_rows_into(index);
         for (index, used) in self.uses.tables.iter().enumerate() {
             if used.access == Access::Insert && is_copied(index) {
                 // COPY … FROM.
@@ -90,7 +90,7 @@ impl Search<'_> {
             match &table.placement {
                 Placement::Key(_) => {
                     sharded += 1;
-                    own += usize::from(used.access == Access::Change);
+                    own += usize::from(used.access == Access::Change && !self.puts_rows_into(index));
                     put_in += usize::from(used.access == Access::Insert && self.are_rows_placed(index));
                 }
                 Placement::Reference => references += usize::from(used.access != Access::Read),

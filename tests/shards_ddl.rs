@@ -1,0 +1,247 @@
+//! What runs on several shards by one statement: rows that come back from all of them, DDL that no shard can vouch for alone,
+//! and what PostgreSQL runs in no transaction.
+
+mod support;
+
+use support::raw::{self, *};
+use support::shards::Shards;
+use tokio_postgres::SimpleQueryMessage;
+
+const TABLES: &str = "
+[[tables]]
+name = \"accounts\"
+shard_key = \"id\"
+[[tables]]
+name = \"entries\"
+shard_key = [\"account\"]
+[[tables]]
+name = \"visits\"
+shard_key = [\"site\", \"day\"]
+[[tables]]
+name = \"events\"
+shard_key = \"id\"
+[[tables]]
+name = \"currencies\"
+reference = true
+[[tables]]
+name = \"logs\"
+shard = \"b\"
+[[tables]]
+name = \"notes\"
+shard = \"c\"
+";
+
+const SCHEMA: [&str; 3] = [
+    "CREATE TABLE accounts (id bigint PRIMARY KEY, balance numeric NOT NULL DEFAULT 0, note text)",
+    "CREATE TABLE entries (account bigint NOT NULL, number int NOT NULL, amount numeric, PRIMARY KEY (account, number))",
+    "CREATE TABLE currencies (code text PRIMARY KEY, title text)",
+];
+
+async fn stand() -> Shards {
+    let stand = Shards::start(3, TABLES).await;
+    let client = stand.client().await;
+    for statement in SCHEMA {
+        client.batch_execute(statement).await.expect(statement);
+    }
+    // What the tables are like is read behind the DDL.
+    let start = std::time::Instant::now();
+    while let Err(error) =
+        client.batch_execute("DELETE FROM entries WHERE account = -1; DELETE FROM accounts WHERE id = -1").await
+    {
+        assert!(start.elapsed() < support::DEADLINE, "{error:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    stand
+}
+
+fn code(error: &tokio_postgres::Error) -> String {
+    error.code().map(|code| code.code().to_owned()).unwrap_or_default()
+}
+
+/// What the last message says of the transaction.
+fn status(messages: &[Message]) -> String {
+    messages.last().map(|message| String::from_utf8_lossy(&message.body).into_owned()).unwrap_or_default()
+}
+
+async fn is_settled(stand: &Shards) {
+    assert_eq!(stand.on_each("SELECT count(*) FROM pg_prepared_xacts").await, ["0", "0", "0"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_all_shards_come_back() {
+    let stand = stand().await;
+    let mut client = stand.client().await;
+    // In the order in which they were given, which is not that of the shards.
+    let values: Vec<String> = (0..40).rev().map(|id| format!("({id}, {id}, 'n{id}')")).collect();
+    let insert = format!("INSERT INTO accounts VALUES {} RETURNING id, note", values.join(", "));
+    let messages = client.simple_query(&insert).await.unwrap();
+    let ids: Vec<String> = messages
+        .iter()
+        .filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap().to_owned()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ids, (0..40).rev().map(|id| id.to_string()).collect::<Vec<_>>());
+    assert!(matches!(messages.last(), Some(SimpleQueryMessage::CommandComplete(40))), "{messages:?}");
+    // By the extended protocol the driver asks for binary.
+    let rows = client
+        .query(
+            "INSERT INTO accounts (id, note) VALUES ($1, 'a'), ($2, 'b'), ($3, 'c'), ($4, 'd') RETURNING id, note",
+            &[&103i64, &102i64, &101i64, &100i64],
+        )
+        .await
+        .unwrap();
+    let told: Vec<(i64, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert_eq!(told, [(103, "a".into()), (102, "b".into()), (101, "c".into()), (100, "d".into())]);
+    // Of all shards.
+    let mut changed: Vec<i64> = client
+        .query("UPDATE accounts SET balance = balance + $1::int WHERE id < 100 RETURNING id", &[&1i32])
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    changed.sort_unstable();
+    assert_eq!(changed, (0..40).collect::<Vec<i64>>());
+    // In a transaction block, which sees what it has written, and takes it back.
+    let transaction = client.transaction().await.unwrap();
+    assert_eq!(transaction.query("DELETE FROM accounts RETURNING *", &[]).await.unwrap().len(), 44);
+    assert_eq!(transaction.query("DELETE FROM accounts RETURNING *", &[]).await.unwrap().len(), 0);
+    transaction.rollback().await.unwrap();
+    let transaction = client.transaction().await.unwrap();
+    assert_eq!(transaction.query("DELETE FROM accounts WHERE id >= 100 RETURNING note", &[]).await.unwrap().len(), 4);
+    transaction.commit().await.unwrap();
+    let counts = stand.on_each("SELECT count(*) FROM accounts").await;
+    assert_eq!(counts.iter().map(|count| count.parse::<i64>().unwrap()).sum::<i64>(), 40);
+    // Rows that are not put in do not come back; then they come shard by shard.
+    let some = "INSERT INTO accounts VALUES (3), (200), (5), (201), (202) ON CONFLICT (id) DO NOTHING RETURNING id";
+    let mut put_in: Vec<i64> = client.query(some, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    put_in.sort_unstable();
+    assert_eq!(put_in, [200, 201, 202]);
+    // One shard's error is everybody's.
+    let error = client.query("UPDATE accounts SET balance = 1 / (id - 7) RETURNING id", &[]).await.unwrap_err();
+    assert_eq!(code(&error), "22012");
+    let zero = stand.on_each("SELECT count(*) FROM accounts WHERE balance = 0 AND id < 100").await;
+    assert_eq!(zero.iter().map(|count| count.parse::<i64>().unwrap()).sum::<i64>(), 0, "nothing was changed");
+    is_settled(&stand).await;
+    stand.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_come_back_behind_one_description() {
+    let stand = stand().await;
+    let mut client = stand.raw().await;
+    client.query("INSERT INTO accounts VALUES (1, 10), (2, 20), (3, 30), (4, 40), (5, 50), (6, 60)").await;
+    let messages = client.query("UPDATE accounts SET balance = 0 RETURNING id").await;
+    assert_eq!(raw::tags(&messages), "TDDDDDDCZ", "{messages:?}");
+    // Prepared, described and run at once; and what was prepared before, described or not, as text or binary.
+    let sql = "UPDATE accounts SET balance = balance + 1 WHERE balance >= $1 RETURNING id";
+    let all =
+        [parse("s", sql), describe_statement("s"), bind("", "s", &["0"]), describe_portal(""), execute("", 0), sync()];
+    let messages = client.exchange(&all.concat()).await;
+    assert_eq!(raw::tags(&messages), "1tT2TDDDDDDCZ", "{messages:?}");
+    for binary in [false, true] {
+        let run = [bind_as("p", "s", &["0"], binary), execute("p", 0), close_portal("p"), sync()];
+        let messages = client.exchange(&run.concat()).await;
+        assert_eq!(raw::tags(&messages), "2DDDDDDC3Z", "{messages:?}");
+        let row = messages.iter().find(|message| message.tag == b'D').unwrap();
+        assert_eq!(row.body.len(), if binary { 14 } else { 7 }, "{row:?}");
+    }
+    let messages = client.exchange(&[bind("", "s", &["1000"]), execute("", 0), sync()].concat()).await;
+    assert_eq!(raw::tags(&messages), "2CZ", "{messages:?}");
+    // In a block that fails, and behind it.
+    assert_eq!(status(&client.query("BEGIN").await), "T");
+    let fails = "UPDATE accounts SET balance = 1 / (id - 4) RETURNING id";
+    let messages = client.query(fails).await;
+    assert_eq!((raw::sqlstates(&messages), status(&messages)), (vec!["22012".into()], "E".into()), "{messages:?}");
+    assert_eq!(raw::sqlstates(&client.query("SELECT 1").await), ["25P02"]);
+    client.query("ROLLBACK").await;
+    // What cannot be given.
+    let part = [bind("", "s", &["0"]), execute("", 2), sync()].concat();
+    assert_eq!(raw::sqlstates(&client.exchange(&part).await), ["0A000"]);
+    let flushed = [bind("", "s", &["0"]), execute("", 0), flush()].concat();
+    client.send(&flushed).await;
+    let messages = client.exchange(&sync()).await;
+    assert_eq!((raw::sqlstates(&messages), status(&messages)), (vec!["0A000".into()], "I".into()), "{messages:?}");
+    for sql in ["EXPLAIN ANALYZE DELETE FROM accounts", "COPY (DELETE FROM accounts RETURNING id) TO STDOUT"] {
+        let messages = client.query(sql).await;
+        assert_eq!(raw::sqlstates(&messages), ["0A000"], "{sql}: {messages:?}");
+    }
+    // Types that are not the same on all shards.
+    for shard in 0..3 {
+        let direct = stand.direct(shard).await;
+        if shard == 1 {
+            direct.batch_execute("CREATE TYPE other AS ENUM ('x')").await.unwrap();
+        }
+        direct
+            .batch_execute("CREATE TYPE mood AS ENUM ('sad', 'ok'); ALTER TABLE accounts ADD mood mood DEFAULT 'ok'")
+            .await
+            .unwrap();
+    }
+    let messages = client.query("UPDATE accounts SET balance = 7 RETURNING id, mood").await;
+    assert_eq!(raw::sqlstates(&messages), ["0A000"], "{messages:?}");
+    let messages = client.query("UPDATE accounts SET balance = 8 RETURNING id, mood::text").await;
+    assert_eq!(raw::tags(&messages), "TDDDDDDCZ", "{messages:?}");
+    assert_eq!(stand.on_each("SELECT count(*) FROM accounts WHERE balance = 7").await, ["0", "0", "0"]);
+    is_settled(&stand).await;
+    stand.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_so_many_rows_are_kept() {
+    let stand = stand().await;
+    let client = stand.client().await;
+    let values: Vec<String> = (0..60).map(|id| format!("({id}, repeat('x', 200000))")).collect();
+    client.batch_execute(&format!("INSERT INTO accounts (id, note) VALUES {}", values.join(", "))).await.unwrap();
+    // 12 MB; then 24.
+    let rows = client.query("UPDATE accounts SET balance = 1 RETURNING id, note", &[]).await.unwrap();
+    assert_eq!(rows.len(), 60);
+    assert!(rows.iter().all(|row| row.get::<_, &str>(1).len() == 200_000));
+    let twice = "UPDATE accounts SET balance = 2 RETURNING id, note, note";
+    for begin in [false, true] {
+        if begin {
+            client.batch_execute("BEGIN").await.unwrap();
+        }
+        let error = client.query(twice, &[]).await.unwrap_err();
+        assert_eq!(code(&error), "54000", "{error:?}");
+        if begin {
+            assert_eq!(code(&client.batch_execute("SELECT 1").await.unwrap_err()), "25P02");
+            client.batch_execute("ROLLBACK").await.unwrap();
+        }
+    }
+    // One row longer than any other message may be.
+    client.batch_execute("UPDATE accounts SET note = repeat('y', 3000000) WHERE id = 11").await.unwrap();
+    let rows = client.query("DELETE FROM accounts WHERE note LIKE 'y%' RETURNING note", &[]).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.get::<_, &str>(0).len()).collect::<Vec<_>>(), [3_000_000]);
+    // Of a reference table as well.
+    let values: Vec<String> = (0..300).map(|code| format!("({code}, repeat('z', 9000))")).collect();
+    let insert = format!("INSERT INTO currencies VALUES {} RETURNING *", values.join(", "));
+    let rows = client.query(&insert, &[]).await.unwrap();
+    assert_eq!(rows.len(), 300);
+    assert_eq!(stand.on_each("SELECT count(*) FROM currencies").await, ["300"; 3]);
+    assert_eq!(stand.on_each("SELECT count(*) FROM accounts WHERE balance = 2").await, ["0", "0", "0"]);
+    is_settled(&stand).await;
+    stand.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_answers_of_a_long_turn_are_held_whole() {
+    let stand = stand().await;
+    let mut client = stand.raw().await;
+    // Thousands of answers of one shard, and then one of another: more than a link reads ahead.
+    let mut pipeline = vec![parse("", "INSERT INTO entries VALUES ($1, $2, 1)")];
+    for number in 0..4000 {
+        pipeline.extend([bind("", "", &["1", &number.to_string()]), execute("", 0)]);
+    }
+    for account in 2..8 {
+        pipeline.extend([bind("", "", &[&account.to_string(), "1"]), execute("", 0)]);
+    }
+    pipeline.push(sync());
+    let messages = client.exchange(&pipeline.concat()).await;
+    assert_eq!(raw::sqlstates(&messages), Vec::<String>::new());
+    assert_eq!(messages.iter().filter(|message| message.tag == b'C').count(), 4006);
+    let counts = stand.on_each("SELECT count(*) FROM entries").await;
+    assert_eq!(counts.iter().map(|count| count.parse::<i64>().unwrap()).sum::<i64>(), 4006);
+    stand.stop().await;
+}
