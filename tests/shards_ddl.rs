@@ -245,3 +245,129 @@ async fn the_answers_of_a_long_turn_are_held_whole() {
     assert_eq!(counts.iter().map(|count| count.parse::<i64>().unwrap()).sum::<i64>(), 4006);
     stand.stop().await;
 }
+
+/// Each must be refused for what no shard could look for on another one; nothing of it stays.
+async fn assert_unfit(client: &mut Raw, sql: &str, words: &str) {
+    let messages = client.query(sql).await;
+    assert_eq!(raw::sqlstates(&messages), ["0A000"], "{sql}: {messages:?}");
+    let error = messages.iter().find(|message| message.tag == b'E').unwrap();
+    let told = error.field(b'M').unwrap();
+    assert!(told.contains("cannot hold over all shards") && told.contains(words), "{sql}: {told}");
+    assert!(error.field(b'D').is_some() && error.field(b'H').is_some(), "{sql}: {messages:?}");
+}
+
+async fn assert_fit(client: &mut Raw, sql: &str) {
+    let messages = client.query(sql).await;
+    assert_eq!(raw::sqlstates(&messages), Vec::<String>::new(), "{sql}: {messages:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_be_unique_on_each_shard_only_is_refused() {
+    let stand = stand().await;
+    let mut client = stand.raw().await;
+    for (sql, words) in [
+        ("CREATE TABLE events (id bigint, n int PRIMARY KEY)", "primary key"),
+        ("CREATE TABLE events (id bigint, n int UNIQUE)", "unique constraint"),
+        ("CREATE TABLE events (id bigint, n int, UNIQUE (n) INCLUDE (id))", "unique constraint"),
+        ("CREATE TABLE visits (site text, day date, n int, PRIMARY KEY (site, n))", "primary key"),
+        ("CREATE TABLE events (id bigint, p point, EXCLUDE USING gist (p WITH ~=))", "exclusion constraint"),
+        ("CREATE TABLE events (LIKE accounts INCLUDING ALL, n int UNIQUE)", "unique constraint"),
+        ("ALTER TABLE accounts ADD UNIQUE (note)", "unique constraint"),
+        ("ALTER TABLE accounts ADD COLUMN code text UNIQUE", "unique constraint"),
+        ("CREATE UNIQUE INDEX ON accounts (note)", "unique index"),
+        ("CREATE UNIQUE INDEX ON accounts ((id + 1), note)", "unique index"),
+        ("CREATE UNIQUE INDEX ON accounts (note) WHERE id = 5", "unique index"),
+        (
+            "CREATE TABLE other (LIKE accounts); CREATE UNIQUE INDEX ON other (note); DROP TABLE accounts; ALTER TABLE other RENAME TO accounts",
+            "unique index",
+        ),
+        (
+            "CREATE TABLE events (id bigint, n int) PARTITION BY LIST (n); CREATE TABLE one PARTITION OF events (UNIQUE (n)) FOR VALUES IN (1)",
+            "unique constraint",
+        ),
+        (
+            "CREATE TABLE events (id bigint, n int) PARTITION BY LIST (n); CREATE TABLE one (n int UNIQUE, id bigint); ALTER TABLE events ATTACH PARTITION one FOR VALUES IN (1)",
+            "unique constraint",
+        ),
+    ] {
+        assert_unfit(&mut client, sql, words).await;
+    }
+    // In a block, which has failed then; and by the extended protocol.
+    client.query("BEGIN").await;
+    assert_fit(&mut client, "CREATE TABLE events (id bigint, n int)").await;
+    assert_unfit(&mut client, "CREATE UNIQUE INDEX ON events (n)", "unique index").await;
+    assert_eq!(raw::sqlstates(&client.query("SELECT 1").await), ["25P02"]);
+    client.query("ROLLBACK").await;
+    let messages = client.exchange(&[run("CREATE UNIQUE INDEX i ON accounts (note)", &[]), sync()].concat()).await;
+    assert_eq!((raw::sqlstates(&messages), status(&messages)), (vec!["0A000".into()], "I".into()), "{messages:?}");
+    let indexes = "SELECT count(*) FROM pg_index WHERE indisunique AND indrelid IN (SELECT oid FROM pg_class WHERE relname IN ('accounts', 'events', 'visits', 'other'))";
+    assert_eq!(stand.on_each(indexes).await, ["1", "1", "1"]);
+    for sql in [
+        "CREATE TABLE events (id bigint, n int, PRIMARY KEY (n, id), UNIQUE (id))",
+        "CREATE INDEX ON events (n)",
+        "CREATE TABLE visits (site text, day date, n int, PRIMARY KEY (day, n, site), EXCLUDE USING btree (site WITH =, day WITH =))",
+        "CREATE UNIQUE INDEX ON currencies (title)",
+        "CREATE TABLE logs (at timestamptz PRIMARY KEY, line text UNIQUE)",
+        "CREATE TABLE elsewhere (n int UNIQUE)",
+        "CREATE TEMP TABLE events (n int UNIQUE)",
+    ] {
+        assert_fit(&mut client, sql).await;
+    }
+    // What was there before is not in the way of anything else.
+    let mut client = stand.raw().await;
+    for shard in 0..3 {
+        stand.direct(shard).await.batch_execute("CREATE UNIQUE INDEX old ON accounts (note)").await.unwrap();
+    }
+    for sql in [
+        "ALTER TABLE accounts ALTER note TYPE varchar(100)",
+        "ALTER INDEX old RENAME TO older",
+        "ALTER TABLE accounts ADD COLUMN since date",
+        "ALTER TABLE visits RENAME COLUMN site TO place",
+    ] {
+        assert_fit(&mut client, sql).await;
+    }
+    is_settled(&stand).await;
+    stand.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_key_refers_to_what_is_on_the_same_shard() {
+    let stand = stand().await;
+    let mut client = stand.raw().await;
+    for sql in [
+        "CREATE TABLE logs (at timestamptz, id bigint PRIMARY KEY, code text REFERENCES currencies)",
+        "CREATE TABLE notes (n bigint PRIMARY KEY)",
+        "CREATE TABLE visits (site text, day date, PRIMARY KEY (site, day))",
+        "ALTER TABLE entries ADD COLUMN code text REFERENCES currencies",
+        "ALTER TABLE entries ADD COLUMN log bigint, ADD COLUMN site text, ADD COLUMN day date, ADD COLUMN owner bigint",
+        "ALTER TABLE currencies ADD COLUMN best bigint, ADD COLUMN parent text REFERENCES currencies",
+    ] {
+        assert_fit(&mut client, sql).await;
+    }
+    for sql in [
+        "ALTER TABLE entries ADD FOREIGN KEY (owner) REFERENCES accounts",
+        "ALTER TABLE entries ADD FOREIGN KEY (owner) REFERENCES accounts NOT VALID",
+        "ALTER TABLE entries ADD FOREIGN KEY (site, day) REFERENCES visits",
+        "ALTER TABLE entries ADD FOREIGN KEY (log) REFERENCES logs",
+        "ALTER TABLE currencies ADD FOREIGN KEY (best) REFERENCES accounts",
+        "ALTER TABLE currencies ADD FOREIGN KEY (best) REFERENCES logs",
+        "ALTER TABLE logs ADD FOREIGN KEY (id) REFERENCES accounts",
+        "ALTER TABLE logs ADD FOREIGN KEY (id) REFERENCES notes",
+        "CREATE TABLE events (id bigint, account bigint REFERENCES accounts)",
+        "CREATE TABLE events (id bigint, parent bigint, account bigint, n int, PRIMARY KEY (id, n), \
+         FOREIGN KEY (parent, n) REFERENCES events (id, n))",
+    ] {
+        assert_unfit(&mut client, sql, "foreign key").await;
+    }
+    for sql in [
+        "ALTER TABLE entries ADD FOREIGN KEY (account) REFERENCES accounts ON DELETE CASCADE",
+        "CREATE TABLE events (id int, n int, PRIMARY KEY (id, n), FOREIGN KEY (id) REFERENCES accounts)",
+        "ALTER TABLE events ADD COLUMN parent int, ADD FOREIGN KEY (parent, id) REFERENCES events (n, id)",
+        "ALTER TABLE logs ADD COLUMN parent bigint REFERENCES logs",
+        "ALTER TABLE entries ADD FOREIGN KEY (account, number) REFERENCES events (id, n)",
+    ] {
+        assert_fit(&mut client, sql).await;
+    }
+    is_settled(&stand).await;
+    stand.stop().await;
+}

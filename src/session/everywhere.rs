@@ -17,7 +17,7 @@ use super::returned::{MAX_RETURNED, Returned};
 use super::scatter::Scatter;
 use super::serve::Work;
 use super::understand::Understood;
-use super::{Fault, Session, Tally};
+use super::{Fault, Session, Tally, constraints};
 use crate::commit::RunError;
 use crate::pool::Settings;
 use crate::route::{Demand, Reason};
@@ -87,13 +87,18 @@ impl Session {
             return Ok(Err(Why::Told(pinned_elsewhere())));
         }
         let Some((last, others)) = shards.split_first() else { return Ok(Err(Why::Told(unsplittable()))) };
-        for shard in others {
+        for (number, shard) in others.iter().enumerate() {
             let Ok(part) = self.part_of(bytes, scatter, shard) else { return Ok(Err(Why::Told(unsplittable()))) };
             if let Err(reply) = self.go_on(shard).await? {
                 return Ok(Err(Why::Told(reply)));
             }
             self.part = part;
-            returned = match self.run_unseen(bytes, scatter, returned).await? {
+            // What it has made is the same on the others.
+            let run = match number == 0 && has_ddl(understood) {
+                true => self.run_checked(bytes, scatter, returned).await?,
+                false => self.run_unseen(bytes, scatter, returned).await?,
+            };
+            returned = match run {
                 Ok(returned) => returned,
                 Err(why) => return Ok(Err(why)),
             };
@@ -176,6 +181,27 @@ impl Session {
             (Outcome::ServerLost(words), _) => Err(Fault::ServerLost(words)),
             (Outcome::Refused(_), _) => Err(Fault::ServerLost(None)),
         }
+    }
+
+    /// Likewise DDL: it fails if it has made a constraint that cannot hold.
+    async fn run_checked(
+        &mut self,
+        messages: &[u8],
+        scatter: &Scatter,
+        returned: Box<Returned>,
+    ) -> Result<Result<Box<Returned>, Why>, Fault> {
+        let before = match self.unfit_constraints().await? {
+            Ok(before) => before,
+            Err(why) => return Ok(Err(why)),
+        };
+        let returned = match self.run_unseen(messages, scatter, returned).await? {
+            Ok(returned) => returned,
+            Err(why) => return Ok(Err(why)),
+        };
+        Ok(self.unfit_constraints().await?.and_then(|after| match constraints::objection(&before, &after) {
+            None => Ok(returned),
+            Some(reply) => Err(Why::Told(reply)),
+        }))
     }
 
     /// They are going to be sent once more, to another server, or never.

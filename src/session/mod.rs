@@ -17,6 +17,7 @@ mod bring;
 mod cancel;
 mod clients;
 mod conclude;
+mod constraints;
 mod coordinate;
 mod copy;
 mod crowd;
