@@ -371,3 +371,194 @@ async fn a_foreign_key_refers_to_what_is_on_the_same_shard() {
     is_settled(&stand).await;
     stand.stop().await;
 }
+
+/// The notices' texts.
+fn notices(messages: &[Message]) -> Vec<String> {
+    messages.iter().filter(|message| message.tag == b'N').map(|message| message.field(b'M').unwrap()).collect()
+}
+
+/// SQLSTATE, DETAIL and HINT of the only error.
+fn error(messages: &[Message]) -> (String, String, String) {
+    let errors: Vec<&Message> = messages.iter().filter(|message| message.tag == b'E').collect();
+    assert_eq!(errors.len(), 1, "{messages:?}");
+    let field = |code| errors[0].field(code).unwrap_or_default();
+    (field(b'C'), field(b'D'), field(b'H'))
+}
+
+fn tag_of(messages: &[Message]) -> String {
+    let done = messages.iter().find(|message| message.tag == b'C').unwrap_or_else(|| panic!("{messages:?}"));
+    String::from_utf8_lossy(&done.body).trim_end_matches('\0').to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_is_made_concurrently_and_gone_on_with_where_it_failed() {
+    let stand = stand().await;
+    let mut client = stand.raw().await;
+    let valid = |name: &str| {
+        format!("SELECT string_agg(indisvalid::text, ',') FROM pg_index WHERE indexrelid = to_regclass('{name}')")
+    };
+    let messages = client.query("CREATE INDEX CONCURRENTLY first ON accounts (note)").await;
+    assert_eq!(notices(&messages), ["shard \"a\" is done (1 of 3)", "shard \"b\" is done (2 of 3)"], "{messages:?}");
+    assert_eq!((tag_of(&messages), status(&messages)), ("CREATE INDEX".into(), "I".into()));
+    assert_eq!(stand.on_each(&valid("first")).await, ["true"; 3]);
+    // It is there on all: PostgreSQL's own words. And where that is no matter.
+    let (sqlstate, detail, _) = error(&client.query("CREATE INDEX CONCURRENTLY first ON accounts (note)").await);
+    assert_eq!((&*sqlstate, &*detail), ("42P07", ""));
+    assert_fit(&mut client, "CREATE INDEX CONCURRENTLY IF NOT EXISTS first ON accounts (note)").await;
+    // By the extended protocol, prepared and run at once.
+    let all = [
+        parse("s", "CREATE INDEX CONCURRENTLY second ON accounts (balance)"),
+        bind("", "s", &[]),
+        describe_portal(""),
+        execute("", 0),
+        sync(),
+    ];
+    let messages = client.exchange(&all.concat()).await;
+    assert_eq!(raw::tags(&messages), "NN12nCZ", "{messages:?}");
+    assert_eq!(stand.on_each(&valid("second")).await, ["true"; 3]);
+    // One shard fails, in the middle, and leaves an invalid index there.
+    for id in 0..20 {
+        assert_fit(&mut client, &format!("INSERT INTO accounts VALUES ({id}, 1)")).await;
+    }
+    stand.direct(1).await.batch_execute("UPDATE accounts SET balance = 0").await.unwrap();
+    let third = "CREATE INDEX CONCURRENTLY third ON accounts ((1 / balance))";
+    let (sqlstate, detail, hint) = error(&client.query(third).await);
+    assert_eq!(sqlstate, "22012");
+    assert_eq!(detail, "Shard \"a\": done. Shard \"b\": failed. Shard \"c\": not begun.");
+    assert!(hint.contains("again"), "{hint}");
+    assert_eq!(stand.on_each(&valid("third")).await, ["true", "false", ""]);
+    stand.direct(1).await.batch_execute("UPDATE accounts SET balance = 2").await.unwrap();
+    let messages = client.query(third).await;
+    assert_eq!(
+        notices(&messages),
+        ["shard \"a\" was done before (1 of 3)", "shard \"b\" is done (2 of 3)"],
+        "{messages:?}"
+    );
+    assert_eq!(stand.on_each(&valid("third")).await, ["true"; 3]);
+    // Likewise the last one, by the extended protocol.
+    stand.direct(2).await.batch_execute("UPDATE accounts SET balance = 3").await.unwrap();
+    let fourth = "CREATE INDEX CONCURRENTLY fourth ON accounts ((1 / (balance - 3)))";
+    let (sqlstate, detail, _) = error(&client.exchange(&[run(fourth, &[]), sync()].concat()).await);
+    assert_eq!((&*sqlstate, &*detail), ("22012", "Shard \"a\": done. Shard \"b\": done. Shard \"c\": failed."));
+    stand.direct(2).await.batch_execute("UPDATE accounts SET balance = 2").await.unwrap();
+    assert_fit(&mut client, fourth).await;
+    assert_eq!(stand.on_each(&valid("fourth")).await, ["true"; 3]);
+    // Something else of that name is not touched.
+    stand.direct(1).await.batch_execute("CREATE INDEX fifth ON entries (number)").await.unwrap();
+    let fifth = "CREATE INDEX CONCURRENTLY fifth ON accounts (note)";
+    let (sqlstate, detail, _) = error(&client.query(fifth).await);
+    assert_eq!((&*sqlstate, &*detail), ("42P07", "Shard \"a\": done. Shard \"b\": failed. Shard \"c\": not begun."));
+    stand.direct(1).await.batch_execute("DROP INDEX fifth").await.unwrap();
+    assert_fit(&mut client, fifth).await;
+    // Dropped, also where one shard has it no longer.
+    stand.direct(0).await.batch_execute("DROP INDEX fifth").await.unwrap();
+    let messages = client.query("DROP INDEX CONCURRENTLY fifth").await;
+    assert_eq!(
+        notices(&messages),
+        ["shard \"a\" was done before (1 of 3)", "shard \"b\" is done (2 of 3)"],
+        "{messages:?}"
+    );
+    assert_eq!(stand.on_each(&valid("fifth")).await, [""; 3]);
+    assert_eq!(error(&client.query("DROP INDEX CONCURRENTLY fifth").await).0, "42704");
+    assert_fit(&mut client, "DROP INDEX CONCURRENTLY IF EXISTS fifth").await;
+    // What must not be: in a transaction, without a name, unique on each shard only.
+    for sql in ["BEGIN", "CREATE INDEX CONCURRENTLY sixth ON accounts (note)"] {
+        let messages = client.query(sql).await;
+        assert_eq!(raw::sqlstates(&messages), if sql == "BEGIN" { vec![] } else { vec!["25001"] }, "{messages:?}");
+    }
+    assert_eq!(status(&client.query("ROLLBACK").await), "I");
+    for (sql, sqlstate) in [
+        ("SELECT 1; CREATE INDEX CONCURRENTLY sixth ON accounts (note)", "25001"),
+        ("CREATE INDEX CONCURRENTLY ON accounts (note)", "0A000"),
+        ("CREATE UNIQUE INDEX CONCURRENTLY sixth ON accounts (note)", "0A000"),
+        ("CREATE UNIQUE INDEX CONCURRENTLY sixth ON accounts ((id + 1), note)", "0A000"),
+        ("CREATE INDEX CONCURRENTLY sixth ON nowhere (note)", "42P01"),
+    ] {
+        assert_eq!(raw::sqlstates(&client.query(sql).await), [sqlstate], "{sql}");
+    }
+    assert_eq!(stand.on_each(&valid("sixth")).await, [""; 3]);
+    assert_fit(&mut client, "CREATE UNIQUE INDEX CONCURRENTLY sixth ON accounts (note, id)").await;
+    // In a session that is pinned to one server, and in one that wants no notices.
+    assert_fit(&mut client, "LISTEN news").await;
+    assert_fit(&mut client, "SET client_min_messages = 'warning'").await;
+    let messages = client.query("CREATE INDEX CONCURRENTLY seventh ON entries (amount)").await;
+    assert_eq!(raw::tags(&messages), "CZ", "{messages:?}");
+    assert_eq!(stand.on_each(&valid("seventh")).await, ["true"; 3]);
+    assert_eq!(client.rows("SELECT * FROM pg_listening_channels()").await, [["news"]]);
+    is_settled(&stand).await;
+    stand.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_tended_on_every_shard() {
+    let stand = stand().await;
+    let mut client = stand.raw().await;
+    for id in 0..30 {
+        assert_fit(&mut client, &format!("INSERT INTO accounts VALUES ({id}, 1)")).await;
+    }
+    let analyzed = "SELECT (last_analyze IS NOT NULL)::text FROM pg_stat_user_tables WHERE relname = 'accounts'";
+    assert_eq!(stand.on_each(analyzed).await, ["false"; 3]);
+    for (sql, tag) in [
+        ("ANALYZE accounts", "ANALYZE"),
+        ("VACUUM", "VACUUM"),
+        ("VACUUM (ANALYZE) accounts", "VACUUM"),
+        ("CLUSTER accounts USING accounts_pkey", "CLUSTER"),
+        ("REINDEX TABLE accounts", "REINDEX"),
+        ("REINDEX INDEX CONCURRENTLY accounts_pkey", "REINDEX"),
+    ] {
+        let messages = client.query(sql).await;
+        assert_eq!((raw::sqlstates(&messages), tag_of(&messages)), (vec![], tag.into()), "{sql}: {messages:?}");
+        assert!(notices(&messages).contains(&"shard \"b\" is done (2 of 3)".into()), "{sql}: {messages:?}");
+    }
+    let start = std::time::Instant::now();
+    while stand.on_each(analyzed).await != ["true"; 3] {
+        assert!(start.elapsed() < support::DEADLINE);
+    }
+    assert_eq!(
+        stand.on_each("SELECT indisclustered FROM pg_index WHERE indexrelid = 'accounts_pkey'::regclass").await,
+        ["true"; 3]
+    );
+    // What a server has to tell meanwhile comes from all of them.
+    let told = notices(&client.query("VACUUM (VERBOSE) accounts").await);
+    assert_eq!(
+        told.iter().filter(|text| text.starts_with("vacuuming \"") && text.contains("accounts")).count(),
+        3,
+        "{told:?}"
+    );
+    // In a block, what PostgreSQL allows there, on all shards; and what it does not.
+    for (sql, sqlstates) in [
+        ("BEGIN", &[][..]),
+        ("CREATE INDEX extra ON accounts (note)", &[]),
+        ("ANALYZE accounts", &[]),
+        ("REINDEX TABLE accounts", &[]),
+        ("COMMIT", &[]),
+        ("BEGIN", &[]),
+        ("VACUUM accounts", &["25001"]),
+        ("ROLLBACK", &[]),
+    ] {
+        let messages = client.query(sql).await;
+        assert_eq!(raw::sqlstates(&messages), sqlstates, "{sql}: {messages:?}");
+    }
+    assert_eq!(stand.on_each("SELECT count(*) FROM pg_class WHERE relname = 'extra'").await, ["1"; 3]);
+    // A statement that is wrong is told as one server does; where a shard is at fault, with how far all are.
+    let (sqlstate, detail, _) = error(&client.query("VACUUM nowhere").await);
+    assert_eq!((&*sqlstate, &*detail), ("42P01", ""));
+    stand.direct(1).await.batch_execute("ALTER TABLE entries RENAME TO other").await.unwrap();
+    let (sqlstate, detail, hint) = error(&client.query("ANALYZE entries").await);
+    assert_eq!((&*sqlstate, &*detail), ("42P01", "Shard \"a\": done. Shard \"b\": failed. Shard \"c\": not begun."));
+    assert!(hint.contains("again"), "{hint}");
+    // Partitions.
+    for sql in [
+        "CREATE TABLE events (id bigint, n int) PARTITION BY LIST (n)",
+        "CREATE TABLE one PARTITION OF events FOR VALUES IN (1)",
+    ] {
+        assert_fit(&mut client, sql).await;
+    }
+    stand.direct(2).await.batch_execute("ALTER TABLE events DETACH PARTITION one").await.unwrap();
+    assert_fit(&mut client, "ALTER TABLE events DETACH PARTITION one CONCURRENTLY").await;
+    assert_eq!(stand.on_each("SELECT count(*) FROM pg_inherits WHERE inhrelid = 'one'::regclass").await, ["0"; 3]);
+    let again = "ALTER TABLE events DETACH PARTITION one CONCURRENTLY";
+    assert_eq!(raw::sqlstates(&client.query(again).await), ["42P01"]);
+    is_settled(&stand).await;
+    stand.stop().await;
+}

@@ -90,14 +90,8 @@ impl Unfit {
     fn reply(&self) -> ErrorReply {
         let Self { kind, name, table, .. } = self;
         let reply = ErrorReply::error("0A000", format!("{kind} \"{name}\" of {table} cannot hold over all shards"));
-        let key = self.key.as_deref().unwrap_or_default();
         match (&self.other, &self.key, &self.other_key) {
-            (None, ..) => reply
-                .detail(format!(
-                    "Rows of {table} lie on the shard that their shard key ({key}) says, and each shard looks for the same \
-                     value among its own rows only."
-                ))
-                .hint(format!("Put all columns of the shard key ({key}) into it, compared by equality.")),
+            (None, key, _) => unique_somewhere(kind, name, table, key.as_deref().unwrap_or_default()),
             (Some(other), Some(key), Some(other_key)) => reply
                 .detail(format!(
                     "A row of {table} and the row of {other} that it refers to may lie on different shards, and each shard \
@@ -115,6 +109,16 @@ impl Unfit {
                 .hint("Refer to a reference table, or to one on the same shard; or leave the constraint out."),
         }
     }
+}
+
+/// What a client is told of a constraint or index that would be unique on each shard only.
+pub(super) fn unique_somewhere(kind: &str, name: &str, table: &str, key: &str) -> ErrorReply {
+    ErrorReply::error("0A000", format!("{kind} \"{name}\" of {table} cannot hold over all shards"))
+        .detail(format!(
+            "Rows of {table} lie on the shard that their shard key ({key}) says, and each shard looks for the same value among \
+             its own rows only."
+        ))
+        .hint(format!("Put all columns of the shard key ({key}) into it, compared by equality."))
 }
 
 /// Why a statement must fail behind which there are these, where there were those before.

@@ -14,7 +14,7 @@ use super::agree::Committed;
 use super::exchange::Purpose;
 use super::relay::{Outcome, Until};
 use super::returned::{MAX_RETURNED, Returned};
-use super::scatter::Scatter;
+use super::scatter::{Scatter, object, pinned_elsewhere, too_long, unsplittable};
 use super::serve::Work;
 use super::understand::Understood;
 use super::{Fault, Session, Tally, constraints};
@@ -22,10 +22,8 @@ use crate::commit::RunError;
 use crate::pool::Settings;
 use crate::route::{Demand, Reason};
 use crate::shard::sql::SPREAD_SEQUENCES;
-use crate::sql::Kind;
+use crate::wire::ErrorReply;
 use crate::wire::backend::TransactionStatus;
-use crate::wire::frontend::tag;
-use crate::wire::{ErrorReply, Frames};
 
 /// How much of an answer is held back, in bytes, but for its rows.
 const MAX_HELD: usize = 1 << 20;
@@ -51,13 +49,16 @@ impl Session {
         scatter: &Scatter,
     ) -> Result<(), Fault> {
         let is_alone = self.status == TransactionStatus::Idle;
+        if let (Scatter::Alone, Some(upkeep), true) = (scatter, understood.only_upkeep(), is_alone) {
+            return self.serve_alone(work, understood, upkeep).await;
+        }
         if let Err(why) = self.run_on_others(work, understood, scatter).await? {
             return self.fail(work, is_alone, why).await;
         }
         let Some(server) = &mut self.server else { return Err(Fault::ServerLost(None)) };
         let (Demand::Primary(reason) | Demand::Replica(reason)) = understood.demand;
         server.reason = reason;
-        if !is_alone && *scatter == Scatter::Same && !has_ddl(understood) {
+        if !is_alone && !scatter.adds_up() && !has_ddl(understood) {
             // It will be the same on all of them.
             return self.answer(work, understood).await;
         }
@@ -205,7 +206,7 @@ impl Session {
     }
 
     /// They are going to be sent once more, to another server, or never.
-    fn forget_messages(&mut self) {
+    pub(super) fn forget_messages(&mut self) {
         self.undo_names();
         self.executed.clear();
         self.ledger.clear();
@@ -352,55 +353,6 @@ impl Session {
         }
         self.status = TransactionStatus::Failed;
     }
-}
-
-fn object(work: &Work, understood: &Understood, scatter: &Scatter) -> Option<ErrorReply> {
-    let Work::Messages { bytes, waits: true } = work else { return Some(too_long()) };
-    let refused = |detail: &str, hint: &str| {
-        let reply = ErrorReply::error("0A000", "a statement for every shard cannot be sent in this way");
-        Some(reply.detail(detail).hint(hint))
-    };
-    let mut statements = understood.analyses.iter().flat_map(|analysis| &analysis.statements);
-    let controls = |kind: &Kind| {
-        matches!(
-            kind,
-            Kind::Begin(_) | Kind::Commit { .. } | Kind::Rollback { .. } | Kind::Savepoint { .. } | Kind::TwoPhase
-        )
-    };
-    if !ends_ready(bytes) {
-        return refused("It came with Flush, in a pipeline that goes on.", "Send Sync behind it.");
-    }
-    if statements.any(|statement| controls(&statement.kind)) {
-        return refused(
-            "It came in one message with BEGIN, COMMIT or the like.",
-            "Send these in messages of their own.",
-        );
-    }
-    if scatter.adds_up() && understood.runs > 1 {
-        return refused("It came together with others, and each one's rows have to be counted.", "Send it alone.");
-    }
-    None
-}
-
-/// Whether the last of the messages is answered with `ReadyForQuery`.
-fn ends_ready(messages: &[u8]) -> bool {
-    let last = Frames::new(messages).last().and_then(Result::ok);
-    last.is_some_and(|frame| matches!(frame.tag, tag::QUERY | tag::SYNC))
-}
-
-fn too_long() -> ErrorReply {
-    ErrorReply::error("54000", "a statement for every shard is too long")
-        .hint("Send it alone, or in parts: pgsluice has to hold all of it.")
-}
-
-fn pinned_elsewhere() -> ErrorReply {
-    ErrorReply::error("0A000", "this statement is for several shards, and this session is pinned to another one")
-        .hint("Use another connection, or end what pins this one: see SHOW CLIENTS in the database pgsluice.")
-}
-
-fn unsplittable() -> ErrorReply {
-    ErrorReply::error("0A000", "the rows of this INSERT are for several shards, and cannot be taken apart")
-        .hint("Send the rows of each shard in a statement of their own, in one transaction.")
 }
 
 fn answer_too_long() -> ErrorReply {

@@ -75,6 +75,8 @@ pub enum Purpose {
     Turn,
     /// The client's own messages, on another shard than the one whose answer it gets.
     Elsewhere,
+    /// Likewise, but in no transaction: the client is told what the server has to tell meanwhile.
+    Alone,
     /// To move a transaction, or to clean up after a client.
     Housekeeping,
 }
@@ -296,7 +298,7 @@ impl Exchange {
             (Sent::Query, tag::DATA_ROW) if purpose == Some(Purpose::Position) => {
                 self.events.push(Event::Position(frame.body.into()));
             }
-            (Sent::Execute, tag::COMMAND_COMPLETE) if purpose == Some(Purpose::Elsewhere) => {
+            (Sent::Execute, tag::COMMAND_COMPLETE) if matches!(purpose, Some(Purpose::Elsewhere | Purpose::Alone)) => {
                 self.expected.pop_front();
             }
             (Sent::Query | Sent::Execute, tag::COPY_IN_RESPONSE) => self.begin_copy_in(),
@@ -381,6 +383,7 @@ impl Exchange {
 
     fn notice(&self) -> Verdict {
         match self.expected.front() {
+            Some((_, Audience::Proxy(Purpose::Alone))) => Verdict::Pass,
             Some((_, Audience::Proxy(_) | Audience::Refusal(_))) => Verdict::Drop,
             _ => Verdict::Pass,
         }

@@ -9,6 +9,7 @@
 mod accept;
 mod across;
 mod agree;
+mod alone;
 mod attach;
 mod attempt;
 mod auth;
@@ -46,6 +47,7 @@ mod returned;
 mod scatter;
 mod serve;
 mod shortage;
+mod standing;
 mod throttle;
 mod tracked;
 mod translate;
@@ -207,6 +209,8 @@ struct Attached {
     views_over: Option<Box<str>>,
     /// What it has to say that it has replayed, before its answer counts.
     proof: Option<Position>,
+    /// What an error of the client's statement is told with.
+    postscript: Option<Box<alone::Postscript>>,
     /// Waits for locks are over after a time, in the transaction over several shards that is open.
     waits_are_bounded: bool,
     /// It was asked to cancel what took too long.

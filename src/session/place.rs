@@ -4,12 +4,13 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::alone::of_server;
 use super::coordinate::Views;
 use super::scatter::Scatter;
 use super::{Fault, Session};
 use crate::route::places::{Distribution, Parameter, Places, Spread, Unplaced, Values, places, places_of_rows};
 use crate::shard::Charset;
-use crate::sql::{Analysis, Catalog, Kind, Name, Pin, Statement};
+use crate::sql::{Analysis, Catalog, Kind, Name, Pin, Statement, Upkeep};
 use crate::wire::ErrorReply;
 use crate::wire::frontend::Bind;
 
@@ -60,7 +61,9 @@ impl Place {
             (Self::Any, other) => other,
             (other, Self::Any) => other,
             (Self::One(one), Self::One(other)) if one == other => Self::One(one),
-            (Self::Everywhere(Scatter::Same), Self::Everywhere(Scatter::Same)) => Self::Everywhere(Scatter::Same),
+            (Self::Everywhere(Scatter::Same | Scatter::Alone), Self::Everywhere(Scatter::Same | Scatter::Alone)) => {
+                Self::Everywhere(Scatter::Same)
+            }
             (Self::Together(one), Self::Together(other)) => Self::Together(one.and(other)),
             (refused @ Self::Refused(_), _) | (_, refused @ Self::Refused(_)) => refused,
             (Self::One(one), Self::One(other)) => Self::Refused(Box::new(
@@ -115,6 +118,10 @@ impl Session {
         values: Values<'_>,
     ) -> Place {
         match &statement.kind {
+            _ if matches!(statement.upkeep.as_deref(), Some(Upkeep::OfServer)) => Place::Refused(Box::new(of_server())),
+            Kind::Ddl | Kind::Utility if statement.upkeep.is_some() && !self.pins.contains(&Pin::Temporary) => {
+                Place::Everywhere(Scatter::Alone)
+            }
             // CREATE TABLE AS: what it reads is not known.
             Kind::Ddl if statement.uses.is_none() => unknown("what it reads is not known from its text"),
             Kind::Ddl if statement.pin.is_some() => Place::Any,

@@ -435,6 +435,14 @@ impl Attached {
                 Verdict::Pass if self.is_timed_out && backend::sqlstate(frame.body) == b"57014" => {
                     Verdict::Replace(timed_out())
                 }
+                Verdict::Pass if self.postscript.is_some() => {
+                    let postscript = self.postscript.as_deref();
+                    let body =
+                        postscript.map_or_else(|| frame.body.to_vec(), |postscript| postscript.under(frame.body));
+                    let mut message = BytesMut::new();
+                    frontend::put(&mut message, tag::ERROR_RESPONSE, &[&body]);
+                    Verdict::Rewrite(message.to_vec())
+                }
                 Verdict::Pass => match deadlock(self.waits_are_bounded, frame.body) {
                     Some(reply) => Verdict::Replace(reply),
                     None => with_clients_names(frame.body, statements).map_or(Verdict::Pass, Verdict::Rewrite),
