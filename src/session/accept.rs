@@ -370,6 +370,7 @@ impl Session {
             horizons: Horizons::default(),
             server: None,
             is_sharded: proxy_is_sharded,
+            rows: None,
             across: Box::default(),
             parked: None,
             may_have_sequences: false,

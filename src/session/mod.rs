@@ -79,6 +79,7 @@ use relay::Tally;
 use tracked::Tracked;
 
 use crate::audit::Who;
+use crate::monitor::Rows;
 use crate::pool::{Checkout, Identity, NodePool, Reported, Settings};
 use crate::proxy::{ClientSlot, Database, Proxy};
 use crate::route::{Horizons, Reason, SessionKey};
@@ -112,6 +113,8 @@ pub struct Session {
     server: Option<Attached>,
     /// There is more than one shard to choose from.
     is_sharded: bool,
+    /// What is known of the database's rows, while messages are served.
+    rows: Option<Rows>,
     /// The open transaction, on its other shards.
     across: Box<across::Across>,
     /// A connection that is not in use, and kept for as long as nobody else wants it.

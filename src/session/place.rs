@@ -8,6 +8,7 @@ use super::alone::of_server;
 use super::coordinate::Views;
 use super::scatter::Scatter;
 use super::{Fault, Session};
+use crate::monitor::Rows;
 use crate::route::places::{Distribution, Parameter, Places, Spread, Unplaced, Values, places, places_of_rows};
 use crate::shard::Charset;
 use crate::sql::{Analysis, Catalog, Kind, Name, Pin, Statement, Upkeep};
@@ -96,9 +97,15 @@ impl Session {
         let has_temporary = self.pins.contains(&Pin::Temporary);
         let temporary = self.server.as_ref().filter(|_| has_temporary).map(|server| &server.shard);
         let values = Values { text: parsed.text, parameters: &parameters, charset: self.charset(), temporary };
-        let catalogs = self.proxy.catalogs();
-        let database = &self.identity.database;
-        let (Some(catalog), Some(distribution)) = (catalogs.get(database), catalogs.distribution(database)) else {
+        let looked_up;
+        let rows = match &self.rows {
+            Some(rows) => Some(rows),
+            None => {
+                looked_up = self.proxy.catalogs().rows(&self.identity.database);
+                looked_up.as_ref()
+            }
+        };
+        let Some(Rows { catalog, distribution }) = rows else {
             return Ok(Place::Refused(Box::new(
                 ErrorReply::error("57P03", "where this database's rows are has not been read yet")
                     .hint("It is read when the first client of a database comes. Try again in a moment."),
@@ -106,7 +113,7 @@ impl Session {
         };
         let statements = parsed.analysis.statements.iter();
         Ok(statements.fold(Place::Any, |all, statement| {
-            all.and(self.place_of_statement(statement, &catalog, &distribution, values))
+            all.and(self.place_of_statement(statement, catalog, distribution, values))
         }))
     }
 

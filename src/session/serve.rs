@@ -122,6 +122,8 @@ impl Session {
             return self.refuse(work, &cancelled(Cancelled)).await;
         }
         let served = self.serve_inside(work).await;
+        // Nobody keeps what is old alive.
+        self.rows = None;
         self.leave_if_idle();
         served
     }
@@ -158,8 +160,8 @@ impl Session {
         }
         (self.misplaced, self.part) = (None, None);
         self.is_sharded = self.proxy.config.load().shards.len() > 1;
-        if self.is_sharded && self.proxy.catalogs().distribution(&self.identity.database).is_none() {
-            self.await_distribution().await;
+        if self.is_sharded {
+            self.rows = self.look_up_rows().await;
         }
         let mut understood = self.understand(work)?;
         self.overhead.start(understood.asked_at);

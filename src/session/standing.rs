@@ -53,9 +53,8 @@ impl Session {
         }) else {
             return Ok(Ok(()));
         };
-        let distribution = self.proxy.catalogs().distribution(&self.identity.database);
         let whole = Name { schema: Some(schema), name: whole };
-        let known = distribution.as_deref().and_then(|distribution| distribution.table(&whole).ok().flatten());
+        let known = self.rows.as_ref().and_then(|rows| rows.distribution.table(&whole).ok().flatten());
         let Some(Placement::Key(parts)) = known.map(|known| &known.placement) else { return Ok(Ok(())) };
         if parts.iter().all(|part| columns.contains(&part.name)) {
             return Ok(Ok(()));

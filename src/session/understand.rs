@@ -279,14 +279,21 @@ impl Session {
         if config.pool.mode == PoolMode::Session {
             return Demand::Primary(Reason::SessionPooling);
         }
-        let catalog = self.proxy.catalogs().get(&self.identity.database);
+        let looked_up;
+        let catalog = match &self.rows {
+            Some(rows) => Some(&*rows.catalog),
+            None => {
+                looked_up = self.proxy.catalogs().get(&self.identity.database);
+                looked_up.as_deref()
+            }
+        };
         let mut demand = Demand::Replica(Reason::FreshReplica);
         for analysis in analyses {
             if analysis.was_refused_by_standby() {
                 return Demand::Primary(Reason::RefusedByStandby);
             }
             for statement in &analysis.statements {
-                match self.demand_of(statement, catalog.as_deref()) {
+                match self.demand_of(statement, catalog) {
                     Demand::Replica(Reason::FreshReplica) => {}
                     Demand::Replica(reason) => demand = Demand::Replica(reason),
                     primary => return primary,
