@@ -562,3 +562,59 @@ async fn tables_are_tended_on_every_shard() {
     is_settled(&stand).await;
     stand.stop().await;
 }
+
+/// Waits until a statement about an index waits for a lock on the second shard; its process there.
+async fn who_waits(stand: &Shards) -> i32 {
+    let waiting =
+        "SELECT pid FROM pg_stat_activity WHERE query LIKE '%INDEX CONCURRENTLY%' AND wait_event_type = 'Lock'";
+    let direct = stand.direct(1).await;
+    let start = std::time::Instant::now();
+    loop {
+        if let Some(row) = direct.query_opt(waiting, &[]).await.unwrap() {
+            return row.get(0);
+        }
+        assert!(start.elapsed() < support::DEADLINE);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_is_cancelled_or_lost_on_a_shard_is_told_as_such() {
+    let stand = stand().await;
+    let client = stand.client().await;
+    for id in 0i64..20 {
+        client.execute("INSERT INTO accounts VALUES ($1, 1)", &[&id]).await.unwrap();
+    }
+    let create = "CREATE INDEX CONCURRENTLY i ON accounts (note)";
+    let valid = "SELECT string_agg(indisvalid::text, ',') FROM pg_index WHERE indexrelid = to_regclass('i')";
+    // It waits for whoever has written there.
+    let holder = stand.direct(1).await;
+    holder.batch_execute("BEGIN; UPDATE accounts SET balance = 2").await.unwrap();
+    let cancel = async {
+        who_waits(&stand).await;
+        client.cancel_token().cancel_query(tokio_postgres::NoTls).await.unwrap();
+    };
+    let (created, ()) = tokio::join!(client.batch_execute(create), cancel);
+    let told = created.unwrap_err();
+    assert_eq!(code(&told), "57014");
+    let detail = told.as_db_error().and_then(|told| told.detail()).unwrap_or_default().to_owned();
+    assert_eq!(detail, "Shard \"a\": done. Shard \"b\": failed. Shard \"c\": not begun.");
+    assert_eq!(stand.on_each(valid).await, ["true", "false", ""]);
+    // What was left goes first; that waits too, and the server process ends.
+    let kill = async {
+        let pid = who_waits(&stand).await;
+        stand.direct(1).await.query_one("SELECT pg_terminate_backend($1)", &[&pid]).await.unwrap();
+    };
+    let (created, ()) = tokio::join!(client.batch_execute(create), kill);
+    let told = created.unwrap_err();
+    assert_eq!(code(&told), "08006", "{told:?}");
+    let detail = told.as_db_error().and_then(|told| told.detail()).unwrap_or_default().to_owned();
+    assert_eq!(detail, "Shard \"a\": done before. Shard \"b\": not known. Shard \"c\": not begun.");
+    // The session goes on; so does the index.
+    assert_eq!(client.query("SELECT note FROM accounts WHERE id = 1", &[]).await.unwrap().len(), 1);
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    client.batch_execute(create).await.unwrap();
+    assert_eq!(stand.on_each(valid).await, ["true"; 3]);
+    is_settled(&stand).await;
+    stand.stop().await;
+}
