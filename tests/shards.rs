@@ -288,10 +288,6 @@ async fn the_rows_of_an_insert_go_each_to_its_shard() {
     assert_eq!(transaction.execute("INSERT INTO accounts VALUES (100), (101), (102), (103)", &[]).await.unwrap(), 4);
     transaction.rollback().await.unwrap();
     assert_eq!(stand.on_each("SELECT count(*) FROM accounts WHERE id >= 100").await, ["0", "0", "0"]);
-    let error =
-        client.query("INSERT INTO accounts VALUES (100), (101), (102), (103) RETURNING id", &[]).await.unwrap_err();
-    assert_eq!(code(&error), "0A000");
-    assert_eq!(stand.on_each("SELECT count(*) FROM accounts WHERE id >= 100").await, ["0", "0", "0"]);
     assert_in_order(&stand).await;
     stand.stop().await;
 }
@@ -526,7 +522,8 @@ async fn what_cannot_be_placed_is_refused() {
         ("SELECT * FROM accounts WHERE id = 1 OR note = 'x'", "0A000"),
         ("SELECT * FROM elsewhere", "0A000"),
         ("SELECT * FROM accounts a JOIN logs ON true WHERE a.id IN (1, 2, 3, 4, 5, 6, 7, 8)", "0A000"),
-        ("VACUUM accounts", "0A000"),
+        ("LOCK accounts", "0A000"),
+        ("CREATE DATABASE more", "0A000"),
         ("DO $$ BEGIN END $$", "0A000"),
         ("SELECT FROM WHERE", "0A000"),
         ("SET pgsluice.shard = 'x'", "22023"),
@@ -603,7 +600,7 @@ async fn the_coordinator_reads_over_shards() {
     transaction.rollback().await.unwrap();
     assert_eq!(client.query_one(most, &[]).await.unwrap().get::<_, i32>(0), 1000);
     // What was refused has written nothing; what a transaction begins with may have.
-    assert_eq!(code(&client.batch_execute("VACUUM accounts").await.unwrap_err()), "0A000");
+    assert_eq!(code(&client.batch_execute("LOCK accounts").await.unwrap_err()), "0A000");
     client.batch_execute("BEGIN").await.unwrap();
     client.batch_execute("SET LOCAL work_mem = '8MB'").await.unwrap();
     assert_eq!(client.query_one(most, &[]).await.unwrap().get::<_, i32>(0), 1000);

@@ -50,6 +50,15 @@ pub struct Catalogs {
     work: Notify,
 }
 
+/// What is known of a database with several shards, at one moment.
+#[derive(Debug, Clone)]
+pub struct Rows {
+    /// See [`Catalogs::get`].
+    pub catalog: Arc<Catalog>,
+    /// Where its rows are, as last read.
+    pub distribution: Arc<Distribution>,
+}
+
 #[derive(Debug, Default)]
 struct Entry {
     catalog: ArcSwapOption<Catalog>,
@@ -67,9 +76,13 @@ impl Catalogs {
         self.read(database, |entry| entry.catalog.load_full())
     }
 
-    /// Where the database's rows are, as last read; `None` until it is, and always where there is only one shard.
-    pub fn distribution(&self, database: &str) -> Option<Arc<Distribution>> {
-        self.read(database, |entry| entry.distribution.load_full())
+    /// It, and where the database's rows are, by one lookup; `None` until both are read, and always where there is only one
+    /// shard.
+    pub fn rows(&self, database: &str) -> Option<Rows> {
+        self.read(database, |entry| {
+            let (catalog, distribution) = (entry.catalog.load_full()?, entry.distribution.load_full()?);
+            Some(Rows { catalog, distribution })
+        })
     }
 
     fn read<T>(&self, database: &str, what: impl FnOnce(&Entry) -> Option<T>) -> Option<T> {

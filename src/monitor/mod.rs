@@ -23,7 +23,7 @@ mod users;
 mod watch;
 
 pub use catalog_rows::LoadError;
-pub use catalogs::Catalogs;
+pub use catalogs::{Catalogs, Rows};
 pub(crate) use driver::connect as connect_driver;
 pub use supervisor::{Monitor, MonitorHandle};
 pub use users::{LookupFailed, UserLookup};

@@ -387,6 +387,7 @@ impl Session {
             told: Told::default(),
             horizons: Horizons::default(),
             server: None,
+            rows: None,
             across: Box::default(),
             spare_exchange: Exchange::default(),
             last_pool: None,

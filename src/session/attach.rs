@@ -110,6 +110,7 @@ impl Session {
             holding: false,
             hold_limit: HOLD_LIMIT,
             views_over: None,
+            postscript: None,
             waits_are_bounded: false,
             is_timed_out: false,
             is_fresh,

@@ -1,27 +1,31 @@
 //! A statement that every shard has to carry out, all or none: DDL, changes of reference tables, and changes of a sharded
 //! table's rows that no key confines to one shard.
 //!
-//! It is run on one shard after the other, in one transaction over all of them ([`super::across`]); the answer of the last
-//! is the client's. Outside of a transaction block that answer is held back until all have committed.
+//! It is run on one shard after the other, in one transaction over all of them ([`super::across`], [`super::agree`]); the
+//! answer of the last is the client's, with the rows that all have returned ([`super::returned`]). It is held back until
+//! nothing can fail any more.
 
 use std::sync::Arc;
 
-use super::across::{Committed, deadlock};
+use bytes::BytesMut;
+
+use super::across::deadlock;
+use super::agree::Committed;
 use super::exchange::Purpose;
 use super::relay::{Outcome, Until};
-use super::scatter::Scatter;
+use super::returned::{MAX_RETURNED, Returned};
+use super::scatter::{Scatter, object, pinned_elsewhere, too_long, unsplittable};
 use super::serve::Work;
 use super::understand::Understood;
-use super::{Fault, Session};
+use super::{Fault, Session, Tally, constraints};
 use crate::commit::RunError;
 use crate::route::{Demand, Reason};
 use crate::shard::sql::SPREAD_SEQUENCES;
-use crate::sql::Kind;
 use crate::wire::ErrorReply;
 use crate::wire::backend::TransactionStatus;
 
-/// How much of an answer is held back, in bytes: less than what a link reads ahead.
-const MAX_HELD: usize = 16 * 1024;
+/// How much of an answer is held back, in bytes, but for its rows.
+const MAX_HELD: usize = 1 << 20;
 
 /// Fails, on every server: a transaction that is to be as failed as the client has been told.
 const FAIL: &str = "refused by pgsluice";
@@ -44,34 +48,37 @@ impl Session {
         scatter: &Scatter,
     ) -> Result<(), Fault> {
         let is_alone = self.status == TransactionStatus::Idle;
-        let run = self.run_on_others(work, understood, scatter).await?;
-        let extra = match run {
-            Ok(changed) if scatter.adds_up() => changed,
-            Ok(_) => 0,
-            Err(why) => return self.fail(work, is_alone, why).await,
-        };
-        if let Some(server) = &mut self.server {
-            server.exchange.add_rows(extra);
-            let (Demand::Primary(reason) | Demand::Replica(reason)) = understood.demand;
-            server.reason = reason;
+        if let (Scatter::Alone, Some(upkeep), true) = (scatter, understood.only_upkeep(), is_alone) {
+            return self.serve_alone(work, understood, upkeep).await;
         }
-        if is_alone { self.answer_and_commit(work, understood).await } else { self.answer(work, understood).await }
+        if let Err(why) = self.run_on_others(work, understood, scatter).await? {
+            return self.fail(work, is_alone, why).await;
+        }
+        let Some(server) = &mut self.server else { return Err(Fault::ServerLost(None)) };
+        let (Demand::Primary(reason) | Demand::Replica(reason)) = understood.demand;
+        server.reason = reason;
+        if !is_alone && !scatter.adds_up() && !has_ddl(understood) {
+            // It will be the same on all of them.
+            return self.answer(work, understood).await;
+        }
+        self.answer_when_done(work, understood, is_alone).await
     }
 
-    /// Runs it on all shards but the one that is then at hand, with the transaction open there. How many rows it has changed.
+    /// Runs it on all shards but the one that is then at hand, with the transaction open there.
     async fn run_on_others(
         &mut self,
         work: &Work,
         understood: &Understood,
         scatter: &Scatter,
-    ) -> Result<Result<u64, Why>, Fault> {
+    ) -> Result<Result<(), Why>, Fault> {
         let objection = object(work, understood, scatter);
         let (Work::Messages { bytes, .. }, None) = (work, &objection) else {
             return Ok(Err(Why::Told(objection.unwrap_or_else(too_long))));
         };
         let topology = self.proxy.topology.load_full();
-        let shards = topology.shards.iter().map(|shard| &shard.name).filter(|shard| scatter.involves(shard));
-        let mut shards: Vec<&Arc<str>> = shards.collect();
+        let involved = topology.shards.iter().map(|shard| &shard.name).filter(|shard| scatter.involves(shard));
+        let mut returned = Box::new(scatter.returned(involved.clone()));
+        let mut shards: Vec<&Arc<str>> = involved.collect();
         // Where the session is, the answer is the client's.
         let here = self.server.as_ref().map(|server| &server.shard);
         if let Some(at) = shards.iter().position(|shard| Some(*shard) == here) {
@@ -80,17 +87,21 @@ impl Session {
             return Ok(Err(Why::Told(pinned_elsewhere())));
         }
         let Some((last, others)) = shards.split_first() else { return Ok(Err(Why::Told(unsplittable()))) };
-        let mut changed: u64 = 0;
-        for shard in others {
+        for (number, shard) in others.iter().enumerate() {
             let Ok(part) = self.part_of(bytes, scatter, shard) else { return Ok(Err(Why::Told(unsplittable()))) };
             if let Err(reply) = self.go_on(shard).await? {
                 return Ok(Err(Why::Told(reply)));
             }
             self.part = part;
-            match self.run_unseen(bytes, scatter).await? {
-                Ok(rows) => changed = changed.saturating_add(rows),
+            // What it has made is the same on the others.
+            let run = match number == 0 && has_ddl(understood) {
+                true => self.run_checked(bytes, scatter, returned).await?,
+                false => self.run_unseen(bytes, scatter, returned).await?,
+            };
+            returned = match run {
+                Ok(returned) => returned,
                 Err(why) => return Ok(Err(why)),
-            }
+            };
             if let Err(why) = self.spread_sequences(understood).await? {
                 return Ok(Err(why));
             }
@@ -100,7 +111,11 @@ impl Session {
             return Ok(Err(Why::Told(reply)));
         }
         self.part = part;
-        Ok(Ok(changed))
+        if let Some(server) = &mut self.server {
+            returned.begin(last);
+            server.exchange.keep_rows(returned);
+        }
+        Ok(Ok(()))
     }
 
     /// Goes to a shard with the transaction, which is begun where none is open.
@@ -125,10 +140,22 @@ impl Session {
         self.join(shard).await
     }
 
-    /// Runs the messages where the client sees nothing of it.
-    async fn run_unseen(&mut self, messages: &[u8], scatter: &Scatter) -> Result<Result<u64, Why>, Fault> {
+    /// Runs the messages where the client sees nothing of it. What they have returned, unless it is the same everywhere.
+    async fn run_unseen(
+        &mut self,
+        messages: &[u8],
+        scatter: &Scatter,
+        mut returned: Box<Returned>,
+    ) -> Result<Result<Box<Returned>, Why>, Fault> {
+        let mut kept = None;
         if let Some(server) = &mut self.server {
             server.holding = true;
+            if scatter.adds_up() {
+                returned.begin(&server.shard);
+                server.exchange.keep_rows(returned);
+            } else {
+                kept = Some(returned);
+            }
         }
         let translated = self.translate(messages).await?;
         let Some(server) = &mut self.server else { return Err(Fault::ServerLost(None)) };
@@ -144,12 +171,9 @@ impl Session {
         self.forget_messages();
         let Some(server) = &mut self.server else { return Err(Fault::ServerLost(None)) };
         server.holding = false;
-        let ran = server.exchange.take_elsewhere();
+        let returned = server.exchange.take_returned().or(kept).unwrap_or_default();
         match (outcome, self.tally.own_failure.take()) {
-            (Outcome::Done, None) if ran.has_returned && scatter.adds_up() => {
-                Ok(Err(Why::Told(rows_of_several_shards())))
-            }
-            (Outcome::Done, None) => Ok(Ok(ran.rows)),
+            (Outcome::Done, None) => Ok(returned.objection().map_or(Ok(returned), |reply| Err(Why::Told(reply)))),
             (Outcome::Done, Some(body)) => {
                 self.status = TransactionStatus::Failed;
                 Ok(Err(deadlock(server.waits_are_bounded, &body).map_or(Why::Refused(body), Why::Told)))
@@ -159,8 +183,29 @@ impl Session {
         }
     }
 
+    /// Likewise DDL: it fails if it has made a constraint that cannot hold.
+    async fn run_checked(
+        &mut self,
+        messages: &[u8],
+        scatter: &Scatter,
+        returned: Box<Returned>,
+    ) -> Result<Result<Box<Returned>, Why>, Fault> {
+        let before = match self.unfit_constraints().await? {
+            Ok(before) => before,
+            Err(why) => return Ok(Err(why)),
+        };
+        let returned = match self.run_unseen(messages, scatter, returned).await? {
+            Ok(returned) => returned,
+            Err(why) => return Ok(Err(why)),
+        };
+        Ok(self.unfit_constraints().await?.and_then(|after| match constraints::objection(&before, &after) {
+            None => Ok(returned),
+            Some(reply) => Err(Why::Told(reply)),
+        }))
+    }
+
     /// They are going to be sent once more, to another server, or never.
-    fn forget_messages(&mut self) {
+    pub(super) fn forget_messages(&mut self) {
         self.undo_names();
         self.executed.clear();
         self.ledger.clear();
@@ -173,21 +218,19 @@ impl Session {
 
     /// In a transaction block: the client is answered as by any statement.
     async fn answer(&mut self, work: &Work, understood: &Understood) -> Result<(), Fault> {
+        if let Some(server) = &mut self.server {
+            server.exchange.take_returned();
+        }
         match self.execute(work, understood, Until::Answered).await? {
-            Outcome::Done => {}
-            Outcome::Refused(_) => return Err(Fault::ServerLost(None)),
-            Outcome::ServerLost(words) => return Err(Fault::ServerLost(words)),
+            Outcome::Done => self.conclude(understood).await,
+            Outcome::Refused(_) => Err(Fault::ServerLost(None)),
+            Outcome::ServerLost(words) => Err(Fault::ServerLost(words)),
         }
-        if self.status == TransactionStatus::Transaction && self.spread_sequences(understood).await?.is_err() {
-            // Not before the client's next statement can it be told.
-            self.status = TransactionStatus::Failed;
-        }
-        self.conclude(understood).await
     }
 
     /// Behind DDL: the sequences that it has made here are to give values that no other shard gives.
     async fn spread_sequences(&mut self, understood: &Understood) -> Result<Result<(), Why>, Fault> {
-        if !understood.analyses.iter().any(|analysis| analysis.has_ddl()) {
+        if !has_ddl(understood) {
             return Ok(Ok(()));
         }
         let Some(server) = &mut self.server else { return Err(Fault::ServerLost(None)) };
@@ -201,61 +244,64 @@ impl Session {
         }
     }
 
-    async fn answer_and_commit(&mut self, work: &Work, understood: &Understood) -> Result<(), Fault> {
+    /// The client is answered when nothing can fail any more: outside of a transaction block, when all have committed.
+    async fn answer_when_done(&mut self, work: &Work, understood: &Understood, is_alone: bool) -> Result<(), Fault> {
         if let Some(server) = &mut self.server {
-            (server.holding, server.hold_limit) = (true, MAX_HELD);
+            (server.holding, server.hold_limit) = (true, MAX_HELD + MAX_RETURNED);
         }
         match self.execute(work, understood, Until::Told).await? {
             Outcome::Done => {}
             Outcome::Refused(_) => return Err(Fault::ServerLost(None)),
             Outcome::ServerLost(words) => return Err(Fault::ServerLost(words)),
         }
-        let Some(held) = self.take_held() else {
-            return Err(Fault::Fatal(
-                ErrorReply::fatal("54000", "the answer of a statement for every shard is too long")
-                    .detail(format!(
-                        "At most {MAX_HELD} bytes are kept until all shards have committed. They have not."
-                    ))
-                    .hint("Leave RETURNING out, or send it in a transaction block."),
-            ));
-        };
-        if self.status == TransactionStatus::Transaction
-            && let Err(why) = self.spread_sequences(understood).await?
-        {
-            return self.fail(work, true, why).await;
+        let returned = self.server.as_mut().and_then(|server| server.exchange.take_returned());
+        let Some(held) = self.take_held(is_alone) else { return Err(Fault::Fatal(answer_too_long())) };
+        if self.status == TransactionStatus::Transaction {
+            if let Some(reply) = returned.and_then(|returned| returned.objection()) {
+                return self.fail(work, is_alone, Why::Told(reply)).await;
+            }
+            if let Err(why) = self.spread_sequences(understood).await? {
+                return self.fail(work, is_alone, why).await;
+            }
         }
         let committed = match self.status {
+            _ if !is_alone => Committed::Yes,
             TransactionStatus::Transaction => self.commit_across().await,
             _ => {
                 self.roll_back_here().await;
                 Committed::Yes
             }
         };
-        self.status = TransactionStatus::Idle;
+        if is_alone {
+            self.status = TransactionStatus::Idle;
+        }
         match committed {
             Committed::Yes => {
-                self.client.output.extend_from_slice(&held);
+                self.client.output.unsplit(held);
                 self.client.flush().await.map_err(|_| Fault::ClientGone)?;
                 self.conclude(understood).await
             }
-            Committed::Refused(body) => self.fail(work, true, Why::Refused((*body).into())).await,
-            Committed::Lost(reply) => self.fail(work, true, Why::Told(reply)).await,
+            Committed::Refused(body) => self.fail(work, is_alone, Why::Refused((*body).into())).await,
+            Committed::Lost(reply) => self.fail(work, is_alone, Why::Told(reply)).await,
         }
     }
 
-    /// The whole of an answer that was held back, as one that ends outside of a transaction; `None` where it is not whole.
-    fn take_held(&mut self) -> Option<Vec<u8>> {
+    /// The whole of an answer that was held back; with `ends`, as one that ends outside of a transaction. `None` where it is
+    /// not whole.
+    fn take_held(&mut self, ends: bool) -> Option<BytesMut> {
         let server = self.server.as_mut()?;
         let link = &mut server.checkout.link;
         if !std::mem::take(&mut server.holding) || link.unread > 0 {
             return None;
         }
-        let mut held = self.client.output.split().to_vec();
+        let mut held = self.client.output.split();
         let marked = std::mem::take(&mut link.ready);
         held.extend_from_slice(&link.input[..marked]);
         link.remove(marked);
-        // ReadyForQuery.
-        *held.last_mut()? = b'I';
+        if ends {
+            // ReadyForQuery.
+            *held.last_mut()? = b'I';
+        }
         Some(held)
     }
 
@@ -287,6 +333,8 @@ impl Session {
             self.release_if_free().await;
         } else {
             self.fail_here().await;
+            self.forget_messages();
+            self.tally = Tally::default();
         }
         Ok(())
     }
@@ -306,49 +354,12 @@ impl Session {
     }
 }
 
-fn object(work: &Work, understood: &Understood, scatter: &Scatter) -> Option<ErrorReply> {
-    if !matches!(work, Work::Messages { waits: true, .. }) {
-        return Some(too_long());
-    }
-    let refused = |detail: &str, hint: &str| {
-        let reply = ErrorReply::error("0A000", "a statement for every shard cannot be sent in this way");
-        Some(reply.detail(detail).hint(hint))
-    };
-    let mut statements = understood.analyses.iter().flat_map(|analysis| &analysis.statements);
-    let controls = |kind: &Kind| {
-        matches!(
-            kind,
-            Kind::Begin(_) | Kind::Commit { .. } | Kind::Rollback { .. } | Kind::Savepoint { .. } | Kind::TwoPhase
-        )
-    };
-    if statements.any(|statement| controls(&statement.kind)) {
-        return refused(
-            "It came in one message with BEGIN, COMMIT or the like.",
-            "Send these in messages of their own.",
-        );
-    }
-    if scatter.adds_up() && understood.runs > 1 {
-        return refused("It came together with others, and each one's rows have to be counted.", "Send it alone.");
-    }
-    None
+fn answer_too_long() -> ErrorReply {
+    ErrorReply::fatal("54000", "the answer of a statement for every shard is too long")
+        .detail(format!("At most {MAX_HELD} bytes, but for rows, are kept until all shards have answered."))
+        .hint("Have it raise fewer notices.")
 }
 
-fn too_long() -> ErrorReply {
-    ErrorReply::error("54000", "a statement for every shard is too long")
-        .hint("Send it alone, or in parts: pgsluice has to hold all of it.")
-}
-
-fn pinned_elsewhere() -> ErrorReply {
-    ErrorReply::error("0A000", "this statement is for several shards, and this session is pinned to another one")
-        .hint("Use another connection, or end what pins this one: see SHOW CLIENTS in the database pgsluice.")
-}
-
-fn unsplittable() -> ErrorReply {
-    ErrorReply::error("0A000", "the rows of this INSERT are for several shards, and cannot be taken apart")
-        .hint("Send the rows of each shard in a statement of their own, in one transaction.")
-}
-
-fn rows_of_several_shards() -> ErrorReply {
-    ErrorReply::error("0A000", "RETURNING would give rows of several shards")
-        .hint("Leave it out, or give the shard key's value: then the statement is for one shard.")
+fn has_ddl(understood: &Understood) -> bool {
+    understood.analyses.iter().any(|analysis| analysis.has_ddl())
 }

@@ -12,9 +12,13 @@ use std::hash::{BuildHasher, Hasher};
 use foldhash::fast::FixedState;
 
 use super::relay::Failure;
+use super::returned::{MAX_RETURNED, Returned};
 use crate::pool::Shape;
 use crate::wire::backend::{self, TransactionStatus, tag};
 use crate::wire::{ErrorReply, Frame};
+
+/// A message that is not a row is held whole up to this size, in bytes.
+const MAX_MESSAGE: usize = 1 << 20;
 
 /// A message that was sent, and will be answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +75,8 @@ pub enum Purpose {
     Turn,
     /// The client's own messages, on another shard than the one whose answer it gets.
     Elsewhere,
+    /// Likewise, but in no transaction: the client is told what the server has to tell meanwhile.
+    Alone,
     /// To move a transaction, or to clean up after a client.
     Housekeeping,
 }
@@ -144,18 +150,8 @@ pub struct Exchange {
     /// Data has been copied in by the extended protocol, and the `Sync` behind it is still to come.
     awaiting_sync: bool,
     description: Option<FoldingDigest>,
-    elsewhere: Elsewhere,
-    /// Rows that the next statement has changed on other shards.
-    extra_rows: u64,
-}
-
-/// What messages have done of which the client sees nothing here: [`Purpose::Elsewhere`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Elsewhere {
-    /// Rows that were changed.
-    pub rows: u64,
-    /// Rows have come back.
-    pub has_returned: bool,
+    /// Where the rows are kept that the client's statements return, here and on other shards.
+    returned: Option<Box<Returned>>,
 }
 
 type FoldingDigest = foldhash::fast::FoldHasher<'static>;
@@ -233,14 +229,19 @@ impl Exchange {
         self.events.clear();
     }
 
-    /// What has been done for [`Purpose::Elsewhere`] since the last call.
-    pub fn take_elsewhere(&mut self) -> Elsewhere {
-        std::mem::take(&mut self.elsewhere)
+    /// Rows that the client's statements return are kept from now on.
+    pub fn keep_rows(&mut self, returned: Box<Returned>) {
+        self.returned = Some(returned);
     }
 
-    /// The client is to be told of so many rows more than this server has changed by the next statement.
-    pub fn add_rows(&mut self, extra: u64) {
-        self.extra_rows = extra;
+    /// Whether they are.
+    pub fn keeps_rows(&self) -> bool {
+        self.returned.is_some()
+    }
+
+    /// What was kept, and no more is.
+    pub fn take_returned(&mut self) -> Option<Box<Returned>> {
+        self.returned.take()
     }
 
     /// Whether something has happened since the last call of [`Exchange::take_events`].
@@ -279,6 +280,9 @@ impl Exchange {
             tag::ERROR_RESPONSE => return self.error(frame.body),
             _ => {}
         }
+        if let Some(verdict) = self.keep(frame) {
+            return verdict;
+        }
         let Some((sent, audience)) = self.expected.front() else { return Verdict::Pass };
         let verdict = if matches!(audience, Audience::Proxy(_)) { Verdict::Drop } else { Verdict::Pass };
         let purpose = match audience {
@@ -314,22 +318,8 @@ impl Exchange {
             (Sent::Query, tag::DATA_ROW) if purpose == Some(Purpose::Position) => {
                 self.events.push(Event::Position(frame.body.into()));
             }
-            (Sent::Query | Sent::Execute, tag::DATA_ROW) if purpose == Some(Purpose::Elsewhere) => {
-                self.elsewhere.has_returned = true;
-            }
-            (Sent::Query | Sent::Execute, tag::COMMAND_COMPLETE) if purpose == Some(Purpose::Elsewhere) => {
-                self.elsewhere.rows = self.elsewhere.rows.saturating_add(backend::rows(frame.body));
-                if *sent == Sent::Execute {
-                    self.expected.pop_front();
-                }
-            }
-            (Sent::Query | Sent::Execute, tag::COMMAND_COMPLETE) if purpose.is_none() && self.extra_rows > 0 => {
-                let rows = backend::rows(frame.body).saturating_add(std::mem::take(&mut self.extra_rows));
-                self.events.push(Event::Completed { rows });
-                if *sent == Sent::Execute {
-                    self.expected.pop_front();
-                }
-                return Verdict::Rewrite(backend::command_complete(frame.body, rows));
+            (Sent::Execute, tag::COMMAND_COMPLETE) if matches!(purpose, Some(Purpose::Elsewhere | Purpose::Alone)) => {
+                self.expected.pop_front();
             }
             (Sent::Query | Sent::Execute, tag::COPY_IN_RESPONSE) => self.begin_copy_in(),
             (Sent::Query, tag::COMMAND_COMPLETE) if purpose.is_none() => {
@@ -373,13 +363,48 @@ impl Exchange {
         verdict
     }
 
+    /// Takes what has to do with rows that are kept.
+    fn keep(&mut self, frame: &Frame<'_>) -> Option<Verdict> {
+        let returned = self.returned.as_deref_mut()?;
+        let (sent, audience) = self.expected.front()?;
+        let is_clients = *audience == Audience::Client;
+        let is_run = matches!(sent, Sent::Query | Sent::Execute)
+            && (is_clients || *audience == Audience::Proxy(Purpose::Elsewhere));
+        match frame.tag {
+            tag::ROW_DESCRIPTION if is_run || *sent == Sent::DescribeOther => returned.describe(frame.body),
+            tag::DATA_ROW if is_run => {
+                returned.row(frame.bytes);
+                return Some(Verdict::Drop);
+            }
+            tag::PORTAL_SUSPENDED if is_run => returned.suspended(),
+            tag::COPY_OUT_RESPONSE if is_run => returned.copied(),
+            tag::COMMAND_COMPLETE if is_run && is_clients => {
+                let (rows, messages) = returned.complete(frame.body);
+                if *sent == Sent::Execute {
+                    self.expected.pop_front();
+                }
+                self.events.push(Event::Completed { rows });
+                return Some(Verdict::Rewrite(messages));
+            }
+            tag::COMMAND_COMPLETE if is_run => returned.completed(frame.body),
+            _ => {}
+        }
+        None
+    }
+
+    /// How long a message from the server may be that is held whole, in bytes.
+    pub fn longest_held(&self) -> usize {
+        if self.keeps_rows() { MAX_RETURNED } else { MAX_MESSAGE }
+    }
+
     /// Whether rows and copied data go to the client without being looked at.
     pub fn passes_rows(&self) -> bool {
-        !matches!(self.expected.front(), Some((_, Audience::Proxy(_))))
+        !self.keeps_rows() && !matches!(self.expected.front(), Some((_, Audience::Proxy(_))))
     }
 
     fn notice(&self) -> Verdict {
         match self.expected.front() {
+            Some((_, Audience::Proxy(Purpose::Alone))) => Verdict::Pass,
             Some((_, Audience::Proxy(_) | Audience::Refusal(_))) => Verdict::Drop,
             _ => Verdict::Pass,
         }

@@ -47,7 +47,8 @@ impl Session {
     /// unasked is passed on meanwhile.
     pub(super) async fn gather(&mut self) -> Result<Gathered, super::Fault> {
         let limit = self.longest_message().max(MAX_BATCH) + BUFFER_SIZE;
-        let (mut scanned, mut is_asked) = (0, false);
+        // With several shards every statement of it may be for another one.
+        let (mut scanned, mut is_asked) = (0, self.proxy.config.load().shards.len() > 1);
         loop {
             if let Some(gathered) = self.scan_batch(&mut scanned, limit)? {
                 return Ok(gathered);

@@ -87,6 +87,17 @@ impl Participant for Part<'_> {
 
 /// The first column of a row of texts.
 pub(super) fn first_text(row: &[u8]) -> Option<&str> {
-    let length = i32::from_be_bytes(*row.get(2..6)?.first_chunk()?);
-    std::str::from_utf8(row.get(6..6 + usize::try_from(length).ok()?)?).ok()
+    texts(row).next().flatten()
+}
+
+/// The columns of a row of texts; `None` for NULL, and for what is no UTF-8.
+pub(super) fn texts(row: &[u8]) -> impl Iterator<Item = Option<&str>> {
+    let mut rest = row.get(2..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let (length, tail) = rest.split_first_chunk()?;
+        let length = usize::try_from(i32::from_be_bytes(*length)).ok();
+        let (text, tail) = tail.split_at_checked(length.unwrap_or(0))?;
+        rest = tail;
+        Some(length.and_then(|_| std::str::from_utf8(text).ok()))
+    })
 }

@@ -8,6 +8,8 @@
 
 mod accept;
 mod across;
+mod agree;
+mod alone;
 mod attach;
 mod attempt;
 mod auth;
@@ -16,6 +18,7 @@ mod bring;
 mod cancel;
 mod clients;
 mod conclude;
+mod constraints;
 mod coordinate;
 mod copy;
 mod crowd;
@@ -40,9 +43,11 @@ mod relay;
 mod relocate;
 mod replication;
 mod reshard;
+mod returned;
 mod scatter;
 mod serve;
 mod shortage;
+mod standing;
 mod throttle;
 mod told;
 mod tracked;
@@ -77,6 +82,7 @@ use tracked::Tracked;
 
 use crate::audit::Who;
 use crate::config::Config;
+use crate::monitor::Rows;
 use crate::pool::{Checkout, Identity, NodePool, Settings};
 use crate::proxy::{ClientSlot, Database, Proxy};
 use crate::route::{Horizons, Reason, SessionKey};
@@ -114,6 +120,8 @@ pub struct Session {
     last_pool: Option<Arc<NodePool>>,
     /// There is more than one shard to choose from.
     is_sharded: bool,
+    /// What is known of the database's rows, while messages are served.
+    rows: Option<Rows>,
     /// The open transaction, on its other shards.
     across: Box<across::Across>,
     /// A connection that is not in use, and kept for as long as nobody else wants it.
@@ -213,6 +221,8 @@ struct Attached {
     views_over: Option<Box<str>>,
     /// What it has to say that it has replayed, before its answer counts.
     proof: Option<Position>,
+    /// What an error of the client's statement is told with.
+    postscript: Option<Box<alone::Postscript>>,
     /// Waits for locks are over after a time, in the transaction over several shards that is open.
     waits_are_bounded: bool,
     /// It was asked to cancel what took too long.

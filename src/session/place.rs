@@ -4,12 +4,14 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::alone::of_server;
 use super::coordinate::Views;
 use super::scatter::Scatter;
 use super::{Fault, Session};
+use crate::monitor::Rows;
 use crate::route::places::{Distribution, Parameter, Places, Spread, Unplaced, Values, places, places_of_rows};
 use crate::shard::Charset;
-use crate::sql::{Analysis, Catalog, Kind, Name, Pin, Statement};
+use crate::sql::{Analysis, Catalog, Kind, Name, Pin, Statement, Upkeep};
 use crate::wire::ErrorReply;
 use crate::wire::frontend::Bind;
 
@@ -60,7 +62,9 @@ impl Place {
             (Self::Any, other) => other,
             (other, Self::Any) => other,
             (Self::One(one), Self::One(other)) if one == other => Self::One(one),
-            (Self::Everywhere(Scatter::Same), Self::Everywhere(Scatter::Same)) => Self::Everywhere(Scatter::Same),
+            (Self::Everywhere(Scatter::Same | Scatter::Alone), Self::Everywhere(Scatter::Same | Scatter::Alone)) => {
+                Self::Everywhere(Scatter::Same)
+            }
             (Self::Together(one), Self::Together(other)) => Self::Together(one.and(other)),
             (refused @ Self::Refused(_), _) | (_, refused @ Self::Refused(_)) => refused,
             (Self::One(one), Self::One(other)) => Self::Refused(Box::new(
@@ -93,9 +97,15 @@ impl Session {
         let has_temporary = self.pins.contains(&Pin::Temporary);
         let temporary = self.server.as_ref().filter(|_| has_temporary).map(|server| &server.shard);
         let values = Values { text: parsed.text, parameters: &parameters, charset: self.charset(), temporary };
-        let catalogs = self.proxy.catalogs();
-        let database = &self.identity.database;
-        let (Some(catalog), Some(distribution)) = (catalogs.get(database), catalogs.distribution(database)) else {
+        let looked_up;
+        let rows = match &self.rows {
+            Some(rows) => Some(rows),
+            None => {
+                looked_up = self.proxy.catalogs().rows(&self.identity.database);
+                looked_up.as_ref()
+            }
+        };
+        let Some(Rows { catalog, distribution }) = rows else {
             return Ok(Place::Refused(Box::new(
                 ErrorReply::error("57P03", "where this database's rows are has not been read yet")
                     .hint("It is read when the first client of a database comes. Try again in a moment."),
@@ -103,7 +113,7 @@ impl Session {
         };
         let statements = parsed.analysis.statements.iter();
         Ok(statements.fold(Place::Any, |all, statement| {
-            all.and(self.place_of_statement(statement, &catalog, &distribution, values))
+            all.and(self.place_of_statement(statement, catalog, distribution, values))
         }))
     }
 
@@ -115,6 +125,10 @@ impl Session {
         values: Values<'_>,
     ) -> Place {
         match &statement.kind {
+            _ if matches!(statement.upkeep.as_deref(), Some(Upkeep::OfServer)) => Place::Refused(Box::new(of_server())),
+            Kind::Ddl | Kind::Utility if statement.upkeep.is_some() && !self.pins.contains(&Pin::Temporary) => {
+                Place::Everywhere(Scatter::Alone)
+            }
             // CREATE TABLE AS: what it reads is not known.
             Kind::Ddl if statement.uses.is_none() => unknown("what it reads is not known from its text"),
             Kind::Ddl if statement.pin.is_some() => Place::Any,

@@ -29,8 +29,6 @@ use crate::wire::{BUFFER_SIZE, Frame, Link, frontend, header};
 /// longer than this would come in pieces on a direct connection too.
 pub(super) const HOLD_LIMIT: usize = 8192;
 
-/// A message that is not a row is held whole up to this size, in bytes.
-const MAX_MESSAGE: usize = 1 << 20;
 
 /// What became of an exchange.
 #[derive(Debug)]
@@ -120,6 +118,7 @@ impl Session {
                 return Ok(Outcome::Refused(failure));
             }
             self.scan_copy_in()?;
+            self.make_room();
             if let Some(outcome) = self.outcome(until) {
                 return Ok(outcome);
             }
@@ -159,7 +158,7 @@ impl Session {
         let link = &server.checkout.link;
         // Nothing will be asked of another node any more: the answer is here, or too long to wait for.
         let is_all_here = until == Until::Answered && is_answered && link.unread == 0;
-        if server.holding && (is_all_here || link.ready > server.hold_limit) {
+        if server.holding && (is_all_here || self.client.output.len() + link.ready > server.hold_limit) {
             server.holding = false;
         }
         let is_sent = link.output.is_empty() && self.client.ready == 0 && self.client.unread == 0;
@@ -175,6 +174,18 @@ impl Session {
             Some(Outcome::ServerLost(server.last_words.take()))
         } else {
             None
+        }
+    }
+
+    /// What is held back does not keep the rest from being read: where more of it may be held than a link reads ahead, it
+    /// waits on the client's side.
+    fn make_room(&mut self) {
+        if let Some(server) = &mut self.server
+            && server.holding
+            && server.hold_limit > HOLD_LIMIT
+            && server.checkout.link.ready >= HOLD_LIMIT
+        {
+            server.checkout.link.hand_over(&mut self.client);
         }
     }
 
@@ -288,8 +299,9 @@ impl Session {
                 continue;
             }
             let here = link.unmarked().len();
-            if here < header.size.min(MAX_MESSAGE) {
-                server.input_limit = BUFFER_SIZE.max(link.ready + header.size.min(MAX_MESSAGE));
+            let held = header.size.min(server.exchange.longest_held());
+            if here < held {
+                server.input_limit = BUFFER_SIZE.max(link.ready + held);
                 break;
             }
             let seen = header.size.min(here);
@@ -427,6 +439,14 @@ impl Attached {
             tag::ERROR_RESPONSE => match self.exchange.receive(&frame) {
                 Verdict::Pass if self.is_timed_out && backend::sqlstate(frame.body) == b"57014" => {
                     Verdict::Replace(timed_out().into())
+                }
+                Verdict::Pass if self.postscript.is_some() => {
+                    let postscript = self.postscript.as_deref();
+                    let body =
+                        postscript.map_or_else(|| frame.body.to_vec(), |postscript| postscript.under(frame.body));
+                    let mut message = BytesMut::new();
+                    frontend::put(&mut message, tag::ERROR_RESPONSE, &[&body]);
+                    Verdict::Rewrite(message.to_vec())
                 }
                 Verdict::Pass => match deadlock(self.waits_are_bounded, frame.body) {
                     Some(reply) => Verdict::Replace(reply.into()),

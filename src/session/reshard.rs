@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::across::Committed;
+use super::agree::Committed;
 use super::place::Place;
 use super::serve::Work;
 use super::understand::Understood;
 use super::{Fault, Session};
+use crate::monitor::Rows;
 use crate::sql::{Kind, Statement};
 use crate::wire::ErrorReply;
 use crate::wire::backend::TransactionStatus;
@@ -27,15 +28,23 @@ pub(super) enum Way {
 }
 
 impl Session {
-    /// Where a database's rows are is read when it is first asked for: those who ask first wait.
-    pub(super) async fn await_distribution(&self) {
+    /// What is known of the database's rows, for all that the next messages ask of it. It is read when it is first asked
+    /// for: those who ask first wait.
+    pub(super) async fn look_up_rows(&self) -> Option<Rows> {
+        let look = || self.proxy.catalogs().rows(&self.identity.database);
         let read = async {
-            while self.proxy.catalogs().distribution(&self.identity.database).is_none() {
-                tokio::time::sleep(LOOK).await;
+            loop {
+                match look() {
+                    Some(rows) => return rows,
+                    None => tokio::time::sleep(LOOK).await,
+                }
             }
         };
+        if let Some(rows) = look() {
+            return Some(rows);
+        }
         // Without it they are told what to do; likewise those who give up waiting.
-        let _ = self.registration.unless_cancelled(tokio::time::timeout(READ_LIMIT, read)).await;
+        self.registration.unless_cancelled(tokio::time::timeout(READ_LIMIT, read)).await.ok()?.ok()
     }
 
     /// Goes to the shard that the messages are for.

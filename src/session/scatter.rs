@@ -4,15 +4,20 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Session;
-use crate::sql::{Lexer, TokenKind, with_rows};
-use crate::wire::Frames;
+use super::returned::Returned;
+use super::serve::Work;
+use super::understand::Understood;
+use crate::sql::{Kind, Lexer, TokenKind, with_rows};
 use crate::wire::frontend::{self, Bind, Parse, tag};
+use crate::wire::{ErrorReply, Frames};
 
 /// What a statement does on several shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Scatter {
     /// The same on all of them, with the same outcome.
     Same,
+    /// Likewise, but on each in no transaction ([`super::alone`]); in a transaction block as [`Scatter::Same`].
+    Alone,
     /// The same on all of them; each changes its own rows, and the numbers of rows add up.
     Own,
     /// It puts in rows: for each of them, in the text's order, its shard. The numbers of rows add up.
@@ -35,13 +40,22 @@ const TEXT: u32 = 25;
 impl Scatter {
     /// Whether the client is told the sum of all shards' rows.
     pub(super) fn adds_up(&self) -> bool {
-        *self != Self::Same
+        !matches!(self, Self::Same | Self::Alone)
+    }
+
+    /// Where the rows are kept that these shards return.
+    pub(super) fn returned<'s>(&self, shards: impl Iterator<Item = &'s Arc<str>>) -> Returned {
+        let rows = match self {
+            Self::Rows(rows) => Some(Arc::clone(rows)),
+            Self::Same | Self::Alone | Self::Own => None,
+        };
+        Returned::new(shards.cloned().collect(), rows)
     }
 
     /// Which of the shards take part.
     pub(super) fn involves(&self, shard: &Arc<str>) -> bool {
         match self {
-            Self::Same | Self::Own => true,
+            Self::Same | Self::Alone | Self::Own => true,
             Self::Rows(rows) => rows.contains(shard),
         }
     }
@@ -113,4 +127,54 @@ fn part_of_bind(bind: Bind<'_>, text: Box<[u8]>, types: &[u8]) -> Result<Part, U
     }
     let rest = bind.with_nulls(|index| !named.contains(&index)).map_err(|_| Unsplittable)?;
     Ok(Part { text, types: all, rest })
+}
+
+/// Why messages cannot be run on several shards, whatever is in them.
+pub(super) fn object(work: &Work, understood: &Understood, scatter: &Scatter) -> Option<ErrorReply> {
+    let Work::Messages { bytes, waits: true } = work else { return Some(too_long()) };
+    let refused = |detail: &str, hint: &str| {
+        let reply = ErrorReply::error("0A000", "a statement for every shard cannot be sent in this way");
+        Some(reply.detail(detail).hint(hint))
+    };
+    let mut statements = understood.analyses.iter().flat_map(|analysis| &analysis.statements);
+    let controls = |kind: &Kind| {
+        matches!(
+            kind,
+            Kind::Begin(_) | Kind::Commit { .. } | Kind::Rollback { .. } | Kind::Savepoint { .. } | Kind::TwoPhase
+        )
+    };
+    if !ends_ready(bytes) {
+        return refused("It came with Flush, in a pipeline that goes on.", "Send Sync behind it.");
+    }
+    if statements.any(|statement| controls(&statement.kind)) {
+        return refused(
+            "It came in one message with BEGIN, COMMIT or the like.",
+            "Send these in messages of their own.",
+        );
+    }
+    if scatter.adds_up() && understood.runs > 1 {
+        return refused("It came together with others, and each one's rows have to be counted.", "Send it alone.");
+    }
+    None
+}
+
+/// Whether the last of the messages is answered with `ReadyForQuery`.
+fn ends_ready(messages: &[u8]) -> bool {
+    let last = Frames::new(messages).last().and_then(Result::ok);
+    last.is_some_and(|frame| matches!(frame.tag, tag::QUERY | tag::SYNC))
+}
+
+pub(super) fn too_long() -> ErrorReply {
+    ErrorReply::error("54000", "a statement for every shard is too long")
+        .hint("Send it alone, or in parts: pgsluice has to hold all of it.")
+}
+
+pub(super) fn pinned_elsewhere() -> ErrorReply {
+    ErrorReply::error("0A000", "this statement is for several shards, and this session is pinned to another one")
+        .hint("Use another connection, or end what pins this one: see SHOW CLIENTS in the database pgsluice.")
+}
+
+pub(super) fn unsplittable() -> ErrorReply {
+    ErrorReply::error("0A000", "the rows of this INSERT are for several shards, and cannot be taken apart")
+        .hint("Send the rows of each shard in a statement of their own, in one transaction.")
 }

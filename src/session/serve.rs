@@ -124,6 +124,8 @@ impl Session {
             return self.refuse(work, &cancelled(Cancelled)).await;
         }
         let served = self.serve_inside(work).await;
+        // Nobody keeps what is old alive.
+        self.rows = None;
         self.leave_if_idle();
         served
     }
@@ -162,8 +164,8 @@ impl Session {
         self.refresh_limits();
         (self.misplaced, self.part) = (None, None);
         self.is_sharded = self.config.shards.len() > 1;
-        if self.is_sharded && self.proxy.catalogs().distribution(&self.identity.database).is_none() {
-            Box::pin(self.await_distribution()).await;
+        if self.is_sharded {
+            self.rows = Box::pin(self.look_up_rows()).await;
         }
         let mut understood = self.understand(work)?;
         self.overhead.start(understood.asked_at);

@@ -256,12 +256,21 @@ impl Session {
         }
         if let Some(part) = self.part.take() {
             self.put_part(bind, &part);
-            return Ok(Outcome::Done);
+        } else {
+            self.expect(Sent::Bind, Audience::Client);
+            let statement = held.statement.server_name.as_bytes();
+            self.put(|out| put_bind(out, Bind { statement, ..bind }));
         }
-        self.expect(Sent::Bind, Audience::Client);
-        let statement = held.statement.server_name.as_bytes();
-        self.put(|out| put_bind(out, Bind { statement, ..bind }));
+        self.describe_kept(bind.portal);
         Ok(Outcome::Done)
+    }
+
+    /// Where rows are kept, what they are like must be known, whether the client asks for it or knows it already.
+    fn describe_kept(&mut self, portal: &[u8]) {
+        if self.server.as_ref().is_some_and(|server| server.exchange.keeps_rows()) {
+            self.put(|out| frontend::put(out, tag::DESCRIBE, &[b"P", portal, b"\0"]));
+            self.expect(Sent::DescribeOther, Audience::Proxy(Purpose::Prepare));
+        }
     }
 
     /// Binds a text that stands for the client's own.

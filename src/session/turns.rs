@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::across::Committed;
+use super::agree::Committed;
 use super::exchange::{Purpose, Sent};
 use super::ledger::End;
 use super::place::Place;
@@ -92,7 +92,7 @@ impl Session {
     /// Whether it has failed.
     async fn run_turn(&mut self, messages: &[u8], holds: bool) -> Result<bool, Fault> {
         if let Some(server) = &mut self.server {
-            (server.holding, server.hold_limit) = (holds, usize::MAX);
+            (server.holding, server.hold_limit) = (holds, MAX_HELD);
         }
         let outcome = match self.translate(messages).await? {
             Outcome::Done => {
@@ -106,6 +106,9 @@ impl Session {
             Outcome::Done => {}
             Outcome::ServerLost(words) => return Err(Fault::ServerLost(words)),
             Outcome::Refused(_) => return Err(Fault::ServerLost(None)),
+        }
+        if holds && !self.server.as_ref().is_some_and(|server| server.holding) {
+            return Err(Fault::Fatal(too_long()));
         }
         self.in_batch = false;
         let failed = self.tally.failed.is_some();
@@ -126,16 +129,7 @@ impl Session {
             held.extend_from_slice(&link.input[..marked]);
             link.remove(marked);
         }
-        if held.len() > MAX_HELD {
-            return Err(Fault::Fatal(
-                ErrorReply::fatal("54000", "the answers of a pipeline for several shards are too long")
-                    .detail(format!(
-                        "At most {MAX_HELD} bytes are kept until all shards have committed. They have not."
-                    ))
-                    .hint("Send it in a transaction block."),
-            ));
-        }
-        Ok(())
+        if held.len() > MAX_HELD { Err(Fault::Fatal(too_long())) } else { Ok(()) }
     }
 
     async fn end_alone(&mut self, failed: bool) -> Option<Committed> {
@@ -150,6 +144,12 @@ impl Session {
         self.status = TransactionStatus::Idle;
         ended
     }
+}
+
+fn too_long() -> ErrorReply {
+    ErrorReply::fatal("54000", "the answers of a pipeline for several shards are too long")
+        .detail(format!("At most {MAX_HELD} bytes are kept until all shards have committed. They have not."))
+        .hint("Send it in a transaction block.")
 }
 
 /// Cut where the next message is for another shard. `binds`: where each `Bind` is for, in order.

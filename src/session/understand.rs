@@ -9,7 +9,7 @@ use super::wish::{Wish, constant, object_to_setting, object_to_show};
 use super::{Fault, Session};
 use crate::config::PoolMode;
 use crate::route::{Demand, Reason};
-use crate::sql::{Analysis, Catalog, Kind, PrimaryCause, Setting, Statement, TransactionModes, judge};
+use crate::sql::{Analysis, Catalog, Kind, PrimaryCause, Setting, Statement, TransactionModes, Upkeep, judge};
 use crate::topology::Role;
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::{self, Bind, Parse, Target, tag};
@@ -70,6 +70,13 @@ impl Understood {
     /// All statements that it is about.
     pub(super) fn statements(&self) -> impl Iterator<Item = &Statement> {
         self.analyses.iter().flat_map(|analysis| &analysis.statements)
+    }
+
+    /// Where it runs one such command and nothing else.
+    pub(super) fn only_upkeep(&self) -> Option<&Upkeep> {
+        let mut statements = self.statements();
+        let first = statements.next()?;
+        if self.runs == 1 && statements.next().is_none() { first.upkeep.as_deref() } else { None }
     }
 
     fn add_place(&mut self, place: Place) {
@@ -256,14 +263,21 @@ impl Session {
         if self.config.pool.mode == PoolMode::Session {
             return Demand::Primary(Reason::SessionPooling);
         }
-        let catalog = self.proxy.catalogs().get(&self.identity.database);
+        let looked_up;
+        let catalog = match &self.rows {
+            Some(rows) => Some(&*rows.catalog),
+            None => {
+                looked_up = self.proxy.catalogs().get(&self.identity.database);
+                looked_up.as_deref()
+            }
+        };
         let mut demand = Demand::Replica(Reason::FreshReplica);
         for analysis in analyses {
             if analysis.was_refused_by_standby() {
                 return Demand::Primary(Reason::RefusedByStandby);
             }
             for statement in &analysis.statements {
-                match self.demand_of(statement, catalog.as_deref()) {
+                match self.demand_of(statement, catalog) {
                     Demand::Replica(Reason::FreshReplica) => {}
                     Demand::Replica(reason) => demand = Demand::Replica(reason),
                     primary => return primary,

@@ -8,6 +8,9 @@ pub const INSTALL: &str = include_str!("install.sql");
 /// Behind DDL, in its transaction: sequences that it has made give values that no other shard gives.
 pub const SPREAD_SEQUENCES: &str = "SELECT pgsluice.spread_sequences()";
 
+/// Constraints that no shard can enforce over all of them, with `{tables}` where the declared ones are to stand.
+pub const CONSTRAINTS: &str = include_str!("constraints.sql");
+
 /// The shard's name and number; no row where it has none yet.
 pub const THIS_SHARD: &str = "SELECT name, number FROM pgsluice.this_shard";
 

@@ -143,7 +143,8 @@ fn statement_weight(statement: &Statement) -> usize {
         names.iter().map(|n| size_of::<Name>() + n.name.len() + n.schema.as_deref().map_or(0, str::len)).sum()
     };
     let uses = statement.uses.as_deref().map_or(0, Uses::weight);
-    size_of::<Statement>() + names(&statement.relations) + names(&statement.functions) + uses
+    let upkeep = statement.upkeep.as_deref().map_or(0, size_of_val);
+    size_of::<Statement>() + names(&statement.relations) + names(&statement.functions) + uses + upkeep
 }
 
 #[cfg(test)]

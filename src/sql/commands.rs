@@ -9,7 +9,9 @@ use super::{
     split::Part,
     statement::{Discard, Kind, Pin, PrimaryCause, Statement},
     tokens::Cursor,
-    transaction, tree, wrapped,
+    transaction, tree,
+    upkeep::upkeep,
+    wrapped,
 };
 use std::ops::Range;
 
@@ -105,7 +107,7 @@ impl Commands<'_> {
     }
 
     fn utility(&self, leading: &str, cursor: Cursor<'_>) -> Option<Statement> {
-        let statement = match leading {
+        let mut statement = match leading {
             "truncate" => wrapped::truncate(cursor)?,
             "create" | "alter" | "drop" if cursor.is("database") => database(leading, cursor),
             "create" => wrapped::create(cursor),
@@ -125,6 +127,7 @@ impl Commands<'_> {
             | "repack" => Statement::new(Kind::Utility, Some(PrimaryCause::Utility)),
             _ => return None,
         };
+        statement.upkeep = upkeep(leading, cursor).map(Box::new);
         Some(statement)
     }
 }

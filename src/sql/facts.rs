@@ -73,6 +73,7 @@ impl Facts {
             databases: [].into(),
             two_part_names: [].into(),
             uses: None,
+            upkeep: None,
         }
     }
 }

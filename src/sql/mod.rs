@@ -31,6 +31,7 @@ mod text;
 mod tokens;
 mod transaction;
 mod tree;
+mod upkeep;
 mod uses;
 mod wrapped;
 
@@ -45,5 +46,6 @@ pub use normal::{MAX_NORMAL_BYTES, Normal, normal, spans};
 pub use rows::with_rows;
 pub use statement::*;
 pub use text::{MAX_PARSED_BYTES, analyse, analyse_bytes, unread};
+pub use upkeep::Upkeep;
 pub use uses::{Access, Assignment, CastType, Fact, Insert, Operand, TableUse, Uses};
 pub use wrapped::explained_by_route;

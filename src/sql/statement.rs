@@ -4,6 +4,7 @@
 //! and facts, nothing of a parser's tree, so that the parser can be another one tomorrow.
 
 use super::hint::Hint;
+use super::upkeep::Upkeep;
 use super::uses::Uses;
 use std::{
     fmt,
@@ -99,6 +100,8 @@ pub struct Statement {
     pub two_part_names: Box<[Box<str>]>,
     /// Where it names tables, and with which values; `None`: that is not known.
     pub uses: Option<Box<Uses>>,
+    /// A server runs it in no transaction block, or it tends files and not rows.
+    pub upkeep: Option<Box<Upkeep>>,
 }
 
 impl Statement {
@@ -116,6 +119,7 @@ impl Statement {
             databases: [].into(),
             two_part_names: [].into(),
             uses: None,
+            upkeep: None,
         }
     }
 

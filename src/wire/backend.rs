@@ -13,6 +13,7 @@ pub mod tag {
     pub const COPY_BOTH_RESPONSE: u8 = b'W';
     pub const COPY_DATA: u8 = b'd';
     pub const COPY_IN_RESPONSE: u8 = b'G';
+    pub const COPY_OUT_RESPONSE: u8 = b'H';
     pub const DATA_ROW: u8 = b'D';
     pub const EMPTY_QUERY_RESPONSE: u8 = b'I';
     pub const ERROR_RESPONSE: u8 = b'E';

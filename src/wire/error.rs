@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 use pgwire::messages::Message;
-use pgwire::messages::response::ErrorResponse;
+use pgwire::messages::response::{ErrorResponse, NoticeResponse};
 
 /// How bad it is, in PostgreSQL's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +67,15 @@ impl ErrorReply {
     pub fn into_fatal(mut self) -> Self {
         self.severity = Severity::Fatal;
         self
+    }
+
+    /// Appends a `NoticeResponse` of this text.
+    pub fn put_notice(text: &str, out: &mut BytesMut) {
+        let fields = [(b'S', "NOTICE"), (b'V', "NOTICE"), (b'C', "00000"), (b'M', text)];
+        let fields = fields.map(|(code, text)| (code, text.to_owned())).to_vec();
+        if let Err(error) = NoticeResponse::new(fields).encode(out) {
+            tracing::error!(%error, "a notice could not be encoded");
+        }
     }
 
     /// Appends the `ErrorResponse` message.

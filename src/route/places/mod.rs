@@ -6,7 +6,9 @@
 
 mod array;
 mod distribution;
+mod unplaced;
 mod value;
+mod written;
 
 #[cfg(test)]
 #[path = "tests.rs"]
@@ -14,6 +16,7 @@ mod tests;
 
 pub use array::texts as text_array;
 pub use distribution::{Column, Distribution, KeyPart, Placement, Table};
+pub use unplaced::Unplaced;
 pub use value::{Parameter, Values};
 
 use std::borrow::Cow;
@@ -60,67 +63,6 @@ pub enum Spread {
     },
     /// Rows of several shards are read, or wanted together.
     Mixed,
-}
-
-/// Why it cannot be said where a statement belongs.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unplaced {
-    /// Not in the config.
-    #[error("where the rows of \"{0}\" are is not known")]
-    Undeclared(Name),
-    /// What the config says of a table cannot be: the key's column is not there, or of a type that places nothing.
-    #[error("the rows of \"{table}\" cannot be placed: {why}")]
-    Unfit {
-        /// The table.
-        table: Name,
-        /// Why.
-        why: String,
-    },
-    /// No bucket map was stored in this database.
-    #[error("this database has no bucket map yet")]
-    NoMap,
-    /// A row is put in, and its key is not in the statement.
-    #[error("the value of \"{column}\", by which the rows of \"{table}\" are placed, is not in the statement")]
-    NoKey {
-        /// The table.
-        table: Name,
-        /// The column.
-        column: Box<str>,
-    },
-    /// A row of a reference table gets a value that would be another one on each shard.
-    #[error("\"{column}\" of \"{table}\" would have another value on each shard: its default is not a constant")]
-    Varies {
-        /// The table.
-        table: Name,
-        /// The column.
-        column: Box<str>,
-    },
-    /// A row is put in with NULL in its key.
-    #[error("null value in column \"{column}\", by which the rows of \"{table}\" are placed")]
-    NullKey {
-        /// The table.
-        table: Name,
-        /// The column.
-        column: Box<str>,
-    },
-    /// A value of a key cannot be read with certainty.
-    #[error("a value of \"{column}\", by which the rows of \"{table}\" are placed, cannot be read: {why}")]
-    Value {
-        /// The table.
-        table: Name,
-        /// The column.
-        column: Box<str>,
-        /// Why.
-        why: String,
-    },
-    /// A column of the key is set to something that may lie elsewhere.
-    #[error("setting \"{column}\", by which the rows of \"{table}\" are placed, would move them to another shard")]
-    MovesRow {
-        /// The table.
-        table: Name,
-        /// The column.
-        column: Box<str>,
-    },
 }
 
 /// Where a statement belongs that says this of its rows.
@@ -223,8 +165,16 @@ impl<'s> Search<'s> {
             (Placement::Reference, Access::Read) => Ok(Places::Any),
             (Placement::Reference, _) => Ok(Places::several(format!("\"{name}\" is whole on every shard"))),
             (Placement::Key(parts), Access::Insert) => self.place_of_rows(index, name, table, parts),
+            (Placement::Key(parts), Access::Change) if self.puts_rows_into(index) => {
+                // MERGE.
+                Ok(self.place_of_key(index, name, parts)?.and(self.place_of_rows(index, name, table, parts)?))
+            }
             (Placement::Key(parts), _) => self.place_of_key(index, name, parts),
         }
+    }
+
+    fn puts_rows_into(&self, index: usize) -> bool {
+        self.uses.inserts.iter().any(|insert| insert.table == index)
     }
 
     /// Rows that are read or changed.
@@ -393,110 +343,6 @@ impl<'s> Search<'s> {
             }
         }
         Ok(Found::Values(all))
-    }
-
-    /// What is set in a row must leave it on its shard, which is `place`.
-    fn check_assignments(&self, place: &Places) -> Result<(), Unplaced> {
-        for assignment in &self.uses.assignments {
-            let Some(used) = self.uses.tables.get(assignment.table) else { continue };
-            let Some(table) = self.declared(&used.relation)? else { continue };
-            let Placement::Key(parts) = &table.placement else { continue };
-            let is_own = |value: &Operand| {
-                matches!(value, Operand::Column { table, column }
-                    if *table == assignment.table && *column == assignment.column)
-            };
-            if parts.iter().all(|part| part.name != assignment.column) || is_own(&assignment.value) {
-                continue;
-            }
-            if self.place_after(assignment.table, &used.relation, parts)?.as_ref() != Some(place) {
-                return Err(Unplaced::MovesRow { table: used.relation.clone(), column: assignment.column.clone() });
-            }
-        }
-        Ok(())
-    }
-
-    /// Where a table's rows are when all that is set is set; `None` where that is not known.
-    fn place_after(&self, index: usize, name: &Name, parts: &[KeyPart]) -> Result<Option<Places>, Unplaced> {
-        let mut columns = Vec::with_capacity(parts.len());
-        for part in parts {
-            let set = self.uses.assignments.iter().filter(|set| set.table == index && set.column == part.name);
-            let mut values = set.map(|set| &set.value).peekable();
-            if values.peek().is_none() {
-                match self.find(index, &part.name, part, name, MAX_STEPS)? {
-                    Found::Values(found) => columns.push(found),
-                    Found::Anything => return Ok(None),
-                }
-                continue;
-            }
-            let mut found = Vec::new();
-            for value in values {
-                match value {
-                    Operand::Column { .. } | Operand::Elements { .. } | Operand::Unknown | Operand::Null => {
-                        return Ok(None);
-                    }
-                    value => found.extend(self.value(value, part, name)?),
-                }
-            }
-            columns.push(found);
-        }
-        self.place_of_combinations(name, &columns).map(Some)
-    }
-
-    /// Rows of reference tables must come with the same values everywhere.
-    fn check_defaults(&self) -> Result<(), Unplaced> {
-        for insert in &self.uses.inserts {
-            let Some(used) = self.uses.tables.get(insert.table) else { continue };
-            let Some(table) = self.declared(&used.relation)? else { continue };
-            for (place, column) in table.columns.iter().enumerate().filter(|(_, column)| column.is_made_up) {
-                let at = match &insert.columns {
-                    Some(columns) => columns.iter().position(|named| *named == column.name),
-                    None => Some(place),
-                };
-                // What is not known may be DEFAULT.
-                let is_given = |row: &[Operand]| {
-                    at.and_then(|at| row.get(at)).is_some_and(|value| !matches!(value, Operand::Unknown))
-                };
-                if !insert.rows.iter().all(|row| is_given(row)) {
-                    return Err(Unplaced::Varies { table: used.relation.clone(), column: column.name.clone() });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// What a statement for several shards does there.
-    fn spread(&self) -> Result<Spread, Unplaced> {
-        let (mut sharded, mut own, mut references, mut elsewhere, mut put_in) = (0, 0, 0, 0, 0);
-        let is_copied = |index: usize| self.uses.inserts.iter().all(|insert| insert.table != index);
-        for (index, used) in self.uses.tables.iter().enumerate() {
-            if used.access == Access::Insert && is_copied(index) {
-                // COPY … FROM.
-                let table = self.declared(&used.relation)?;
-                let is_same = table.is_some_and(|table| table.placement == Placement::Reference);
-                return Ok(Spread::Copied { is_same });
-            }
-            let known = self.table(&used.relation)?;
-            elsewhere += usize::from(matches!(known, Known::Temporary(_)));
-            let Known::Declared(table) = known else { continue };
-            match &table.placement {
-                Placement::Key(_) => {
-                    sharded += 1;
-                    own += usize::from(used.access == Access::Change);
-                    put_in += usize::from(used.access == Access::Insert && self.are_rows_placed(index));
-                }
-                Placement::Reference => references += usize::from(used.access != Access::Read),
-                Placement::Shard(_) => elsewhere += 1,
-            }
-        }
-        if let (0, 1.., 0) = (sharded, references, elsewhere) {
-            self.check_defaults()?;
-        }
-        Ok(match (sharded, own, references, elsewhere) {
-            (0, 0, 1.., 0) => Spread::Same,
-            (1, 1, 0, 0) => Spread::Own,
-            (1, 0, 0, 0) if put_in == 1 => Spread::Rows,
-            _ => Spread::Mixed,
-        })
     }
 }
 

@@ -209,6 +209,22 @@ fn a_key_may_be_set_to_what_stays_on_its_shard() {
 }
 
 #[test]
+fn the_rows_that_merge_puts_in_have_their_places_too() {
+    let merge =
+        |on: &str, id: &str| format!("MERGE INTO t USING r ON {on} WHEN NOT MATCHED THEN INSERT (id) VALUES ({id})");
+    let elsewhere = (8..100).find(|id| number(*id) != number(7)).unwrap().to_string();
+    assert_eq!(place(&merge("t.id = 7", "7")), Ok(number(7)));
+    assert_eq!(spread(&merge("t.id = 7", &elsewhere)), Some(Spread::Mixed));
+    assert_eq!(spread(&merge("t.v = r.code", "7")), Some(Spread::Mixed), "not once on each shard");
+    assert_eq!(spread(&merge("t.id = r.code", "r.code")), Some(Spread::Mixed));
+    let values =
+        "MERGE INTO t USING (VALUES (1), (2)) AS s (id) ON t.id = s.id WHEN NOT MATCHED THEN INSERT VALUES (s.id)";
+    assert!(matches!(place(values), Err(Unplaced::NoKey { .. })));
+    let changes = "MERGE INTO t USING r ON t.v = r.code WHEN MATCHED THEN DELETE";
+    assert_eq!(spread(changes), Some(Spread::Own));
+}
+
+#[test]
 fn temporary_tables_are_where_the_session_is() {
     let here: Arc<str> = "b".into();
     let place = |sql: &str| {

@@ -11,7 +11,7 @@ mod stream;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::across::Committed;
+use super::agree::Committed;
 use super::everywhere::Why;
 use super::ledger::End;
 use super::limits::timed_out;

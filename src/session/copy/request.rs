@@ -112,14 +112,13 @@ impl Session {
         let copy =
             copy_from(&request.text).map_err(|unread| refused(format!("As far as pgsluice can tell, {unread}.")))?;
         self.check_encoding(&copy)?;
-        let catalogs = self.proxy.catalogs();
-        let distribution =
-            catalogs.distribution(&self.identity.database).ok_or_else(|| refused("Its table is not known."))?;
+        let rows = self.rows.as_ref().ok_or_else(|| refused("Its table is not known."))?;
+        let distribution = &rows.distribution;
         let table = distribution.table(&copy.table).ok().flatten().ok_or_else(|| refused("Its table is not known."))?;
         let width = copy.columns.is_none().then_some(table.columns.len());
         match &table.placement {
             Placement::Reference => check_made_up(&copy, table).map(|()| (Split::ToAll, width)),
-            Placement::Key(_) => Ok((self.split_by_key(copy, table, &distribution)?, width)),
+            Placement::Key(_) => Ok((self.split_by_key(copy, table, distribution)?, width)),
             Placement::Shard(_) => Err(refused("Its table is on one shard.")),
         }
     }
