@@ -418,7 +418,8 @@ impl Exchange {
     }
 }
 
-fn failure(body: &[u8]) -> Failure {
+/// Of an error's body.
+pub(super) fn failure(body: &[u8]) -> Failure {
     let message = backend::error_field(body, b'M').unwrap_or_default();
     let mentions_recovery = message.windows(8).any(|word| word == b"recovery");
     Failure { sqlstate: code(backend::sqlstate(body)), mentions_recovery }

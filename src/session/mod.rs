@@ -28,6 +28,7 @@ mod gather;
 mod hand;
 mod ledger;
 mod limits;
+mod merge;
 mod operator;
 mod overhead;
 mod own;

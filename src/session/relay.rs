@@ -85,8 +85,11 @@ impl Failure {
     /// A replica is not as far as it was hoped to be: as good as a conflict with recovery.
     const NOT_REPLAYED: Self = Self { sqlstate: *b"40001", mentions_recovery: true };
 
+    /// The connection was lost.
+    pub(super) const LOST: Self = Self { sqlstate: *b"08006", mentions_recovery: false };
+
     /// Whether another node may answer better, and why this one did not.
-    fn is_worth_another_node(self) -> bool {
+    pub(super) fn is_worth_another_node(self) -> bool {
         match &self.sqlstate {
             // read_only_sql_transaction: a standby refuses a write.
             b"25006" => true,

@@ -6,6 +6,7 @@
 
 mod array;
 mod distribution;
+mod reading;
 mod value;
 
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod tests;
 
 pub use array::texts as text_array;
 pub use distribution::{Column, Distribution, KeyPart, Placement, Table};
+pub use reading::Reading;
 pub use value::{Parameter, Values};
 
 use std::borrow::Cow;
