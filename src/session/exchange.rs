@@ -12,6 +12,7 @@ use std::hash::{BuildHasher, Hasher};
 use foldhash::fast::FixedState;
 
 use super::relay::Failure;
+use crate::gather::merge::RowShape;
 use crate::pool::Shape;
 use crate::wire::backend::{self, TransactionStatus, tag};
 use crate::wire::{ErrorReply, Frame};
@@ -101,6 +102,8 @@ pub enum Event {
         id: u64,
         /// A digest of its parameters and columns.
         shape: Shape,
+        /// One of its columns alone, wherever they come from; 0 where it has none.
+        columns: u64,
         /// The client has been told.
         for_client: bool,
     },
@@ -343,7 +346,9 @@ impl Exchange {
             (Sent::Describe(id), tag::ROW_DESCRIPTION | tag::NO_DATA) => {
                 let mut digest = self.description.take().unwrap_or_else(|| FixedState::default().build_hasher());
                 digest.write(frame.bytes);
-                let described = Event::Described { id: *id, shape: digest.finish() | 1, for_client: purpose.is_none() };
+                let columns = RowShape::read(frame.body).map_or(0, |shape| shape.digest(shape.len()));
+                let (shape, for_client) = (digest.finish() | 1, purpose.is_none());
+                let described = Event::Described { id: *id, shape, columns, for_client };
                 self.events.push(described);
                 self.expected.pop_front();
             }

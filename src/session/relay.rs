@@ -329,12 +329,12 @@ impl Session {
                     connection.prepared.remove(&id);
                     self.statements.remove_id(id, &self.named_here);
                 }
-                Event::Described { id, shape, for_client } => {
+                Event::Described { id, shape, columns, for_client } => {
                     if connection.unnamed != Some(id) {
                         connection.prepared.insert(id, shape);
                     }
                     if for_client {
-                        self.statements.note_shape(id, shape);
+                        self.statements.note_shape(id, shape, columns);
                     }
                 }
                 Event::Refused(reply) => refused.push(reply),

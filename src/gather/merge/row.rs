@@ -1,8 +1,10 @@
 //! What the rows of an answer look like, and a row without the columns that were added to it.
 
+use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
 
 use bytes::BytesMut;
+use foldhash::fast::FixedState;
 
 use crate::wire::backend::tag;
 use crate::wire::frontend::put;
@@ -101,6 +103,18 @@ impl RowShape {
         }
         let is_own = |column: &Column| column.type_oid >= FIRST_OF_USERS;
         if self.columns.iter().any(is_own) { Err(Unmergeable::OwnType) } else { Ok(()) }
+    }
+
+    /// Of names and types of the first columns, and not of the tables that they come from; never 0.
+    pub fn digest(&self, columns: usize) -> u64 {
+        let mut digest = FixedState::default().build_hasher();
+        for column in self.columns.iter().take(columns) {
+            digest.write_usize(column.name.len());
+            digest.write(&column.name);
+            digest.write_u32(column.type_oid);
+            digest.write(&column.typmod);
+        }
+        digest.finish() | 1
     }
 
     /// Appends the `RowDescription` of the first columns, in these formats as `Bind` has them: none, one for all, or one

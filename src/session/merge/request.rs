@@ -24,6 +24,8 @@ pub(super) struct Request {
     pub(super) formats: Vec<[u8; 2]>,
     /// It is to be told that it was parsed.
     pub(super) parses: bool,
+    /// A digest of the columns that the client has been told before; 0 where it has not.
+    pub(super) told: u64,
     /// It is to be told the columns.
     pub(super) describes: bool,
     /// So many rows, and no more, are wanted; 0 is all.
@@ -62,17 +64,12 @@ impl Session {
             Some(parse) if parse.name != bind.statement => return Ok(None),
             // Its error is told elsewhere.
             Some(parse) if !parse.name.is_empty() && self.statements.get(parse.name).is_some() => return Ok(None),
-            Some(parse) => {
-                if self.objection(&self.proxy.analyses.analyse(parse.text)).is_some() || self.parse_here(parse).is_err()
-                {
-                    return Ok(None);
-                }
-            }
-            None => {}
+            Some(parse) if self.objection(&self.proxy.analyses.analyse(parse.text)).is_some() => return Ok(None),
+            Some(parse) if self.parse_here(parse).is_err() => return Ok(None),
+            Some(_) | None => {}
         }
-        let Some(prepared) = self.statements.get(bind.statement).map(|held| Arc::clone(&held.statement)) else {
-            return Ok(None);
-        };
+        let Some(held) = self.statements.get(bind.statement) else { return Ok(None) };
+        let (prepared, told) = (Arc::clone(&held.statement), held.columns);
         let (parameters, formats) = bind.parts()?;
         let counts = |count| rows(count, bind, &prepared.types, &prepared.text);
         let (Some(limit), Some(offset)) = (counts(merge.limit), counts(merge.offset)) else { return Ok(None) };
@@ -83,6 +80,7 @@ impl Session {
             parameters: parameters.into(),
             formats,
             parses: messages.parse.is_some(),
+            told,
             describes: messages.describes,
             most,
             limit,
@@ -114,6 +112,7 @@ impl Session {
             parameters: [0, 0, 0, 0].into(),
             formats: Vec::new(),
             parses: false,
+            told: 0,
             describes: true,
             most: 0,
             limit,

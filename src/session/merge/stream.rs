@@ -100,7 +100,12 @@ impl<'c> Stream<'c> {
 
     /// Has all servers answer, and the client get the rows.
     pub(super) async fn run(&mut self, is_utf8: bool) -> Result<Result<Given, Ending>, Fault> {
-        let asked = if self.merge.sort.is_empty() { Ok(self.ask_at_once()) } else { self.ask_sorted(is_utf8).await? };
+        let asked = if self.merge.sort.is_empty() {
+            self.ask_at_once();
+            Ok(())
+        } else {
+            self.ask_sorted(is_utf8).await?
+        };
         match asked {
             Ok(()) => self.give().await,
             Err(ending) => Ok(Err(ending)),
@@ -206,6 +211,13 @@ impl<'c> Stream<'c> {
                     Err(unmergeable) => return Ok(Err(Ending::Unmergeable(unmergeable))),
                 }
                 self.columns = shape.as_ref().map_or(0, RowShape::len).saturating_sub(self.merge.sort.len());
+                let told = self.request.told;
+                if shape.as_ref().is_some_and(|shape| told != 0 && shape.digest(self.columns) != told) {
+                    // asyncpg and JDBC prepare anew, and say nothing, where an error comes from this function.
+                    let changed = ErrorReply::error("0A000", "cached plan must not change result type");
+                    let why = Why::Told(changed.routine("RevalidateCachedQuery"));
+                    return Ok(Err(Ending::Failed { why, is_worth_another: None }));
+                }
             }
             if let Some(shape) = &shape {
                 let given = match self.order.is_some() {

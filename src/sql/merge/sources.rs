@@ -381,7 +381,7 @@ impl<'q> Sources<'q> {
 
     /// Whether rows that agree in all of these columns are on one shard.
     pub(super) fn are_together(&self, columns: &[Column]) -> bool {
-        let has = |at: usize, part: &Box<str>| columns.iter().any(|column| column.0 == at && column.1 == *part);
+        let has = |at: usize, part: &str| columns.iter().any(|column| column.0 == at && *column.1 == *part);
         self.solid
             .iter()
             .any(|at| self.key(*at).is_some_and(|key| !key.is_empty() && key.iter().all(|part| has(*at, part))))
