@@ -519,7 +519,7 @@ async fn what_cannot_be_placed_is_refused() {
         ("INSERT INTO accounts (id) VALUES (1 + 1)", "0A000"),
         ("UPDATE accounts SET id = 2 WHERE id = 1", "0A000"),
         ("SELECT count(*) FROM accounts", "0A000"),
-        ("SELECT * FROM accounts WHERE id = 1 OR note = 'x'", "0A000"),
+        ("SELECT * FROM accounts WHERE id = 1 OR note = 'x' FOR UPDATE", "0A000"),
         ("SELECT * FROM elsewhere", "0A000"),
         ("SELECT * FROM accounts a JOIN logs ON true WHERE a.id IN (1, 2, 3, 4, 5, 6, 7, 8)", "0A000"),
         ("LOCK accounts", "0A000"),

@@ -14,12 +14,17 @@ use crate::shard::sql::{NEWEST_MAP, UNLABELLED_PINS};
 use crate::shard::{BucketMap, KeyColumn, MapError, MapParts, PinParts};
 use crate::sql::{PrimaryCause, analyse};
 
-/// Columns of all tables and views with one of the names `$1`, in their order. A domain is its base type.
+/// Columns of all tables and views with one of the names `$1`, in their order. A domain is its base type. 950 and 951 are the
+/// collations `"C"` and `"POSIX"`, 100 is the database's own, which is libc's unless its row says otherwise (from 15 on).
 const COLUMNS: &str = "\
 SELECT n.nspname, c.relname, a.attname,
        CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END AS type,
        CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END AS typmod,
        COALESCE(l.collisdeterministic, true) AS deterministic,
+       c.relkind IN ('r', 'p') AND NOT c.relrowsecurity AS is_table,
+       a.attcollation IN (950, 951) OR a.attcollation = 100 AND (
+           SELECT b.datcollate IN ('C', 'POSIX') AND COALESCE(pg_catalog.to_jsonb(b) ->> 'datlocprovider', 'c') = 'c'
+             FROM pg_catalog.pg_database b WHERE b.datname = pg_catalog.current_database()) AS bytewise,
        a.attidentity <> '' AS identity,
        CASE WHEN a.attgenerated = '' THEN pg_catalog.pg_get_expr(d.adbin, d.adrelid) END AS made_by
   FROM pg_catalog.pg_class c
@@ -35,13 +40,21 @@ SELECT n.nspname, c.relname, a.attname,
 /// A table's columns, and of each why it could not be a key's.
 type Columns = Vec<(Column, Result<KeyColumn, Box<str>>)>;
 
+/// A table or view of one schema.
+struct Found {
+    schema: String,
+    columns: Columns,
+    /// A table, all of whose rows anybody sees who may read it.
+    is_table: bool,
+}
+
 /// Where this database's rows are.
 ///
 /// # Errors
 /// The server does not answer, or the map in it is not one.
 pub async fn load(client: &Client, config: &Config) -> Result<Distribution, LoadError> {
     let names: Vec<&str> = config.tables.iter().map(|table| &*table.name.name).collect();
-    let mut found: HashMap<String, Vec<(String, Columns)>> = HashMap::new();
+    let mut found: HashMap<String, Vec<Found>> = HashMap::new();
     for row in client.query(COLUMNS, &[&names]).await? {
         let (schema, table): (String, String) = (row.try_get("nspname")?, row.try_get("relname")?);
         let key = match (row.try_get("deterministic")?, KeyColumn::new(row.try_get("type")?, row.try_get("typmod")?)) {
@@ -50,11 +63,13 @@ pub async fn load(client: &Client, config: &Config) -> Result<Distribution, Load
             (true, Ok(key)) => Ok(key),
         };
         let is_made_up = row.try_get("identity")? || row.try_get::<_, Option<&str>>("made_by")?.is_some_and(varies);
-        let column = Column { name: row.try_get::<_, &str>("attname")?.into(), key: key.clone().ok(), is_made_up };
+        let is_bytewise = row.try_get::<_, Option<bool>>("bytewise")?.unwrap_or_default();
+        let name = row.try_get::<_, &str>("attname")?.into();
+        let column = Column { name, key: key.clone().ok(), is_made_up, is_bytewise };
         let tables = found.entry(table).or_default();
-        match tables.last_mut().filter(|(last, _)| *last == schema) {
-            Some((_, columns)) => columns.push((column, key)),
-            None => tables.push((schema, vec![(column, key)])),
+        match tables.last_mut().filter(|last| last.schema == schema) {
+            Some(last) => last.columns.push((column, key)),
+            None => tables.push(Found { schema, columns: vec![(column, key)], is_table: row.try_get("is_table")? }),
         }
     }
     let tables = config.tables.iter().map(|declared| table(declared, &found));
@@ -70,16 +85,13 @@ fn varies(expression: &str) -> bool {
     !analysis.statements.iter().all(is_constant)
 }
 
-fn table(declared: &config::Table, found: &HashMap<String, Vec<(String, Columns)>>) -> Table {
+fn table(declared: &config::Table, found: &HashMap<String, Vec<Found>>) -> Table {
     let is_it = |schema: &str| declared.name.schema.as_deref().is_none_or(|declared| declared == schema);
-    let mut found = found.get(&declared.name.name).into_iter().flatten().filter(|(schema, _)| is_it(schema));
-    let first = found.next().map(|(_, columns)| columns);
+    let named = found.get(&declared.name.name).into_iter().flatten();
+    let found: Vec<&Found> = named.filter(|found| is_it(&found.schema)).collect();
     // Of a table in several schemas, what all of them have.
-    let columns: Columns = match (first, found.next()) {
-        (Some(columns), None) => columns.clone(),
-        (Some(columns), Some((_, others))) if columns == others && found.all(|(_, others)| columns == others) => {
-            columns.clone()
-        }
+    let columns: Columns = match found.split_first() {
+        Some((first, others)) if others.iter().all(|other| other.columns == first.columns) => first.columns.clone(),
         _ => Vec::new(),
     };
     let part = |name: &String| KeyPart {
@@ -100,6 +112,7 @@ fn table(declared: &config::Table, found: &HashMap<String, Vec<(String, Columns)
         name: (&*declared.name.name).into(),
         columns: columns.into_iter().map(|(column, _)| column).collect(),
         placement,
+        is_table: !found.is_empty() && found.iter().all(|found| found.is_table),
     }
 }
 

@@ -41,6 +41,8 @@ pub enum Reason {
     FunctionCall,
     /// To the coordinator's primary: it needs rows of several shards.
     Coordinator,
+    /// To each shard, where a node is chosen as for any statement: a read whose rows are put together by pgsluice.
+    Merged,
 }
 
 impl Reason {
@@ -64,6 +66,7 @@ impl Reason {
             Self::TooLong,
             Self::FunctionCall,
             Self::Coordinator,
+            Self::Merged,
         ]
         .into_iter()
         .chain(PrimaryCause::ALL.into_iter().map(Self::Statement))
@@ -90,6 +93,7 @@ impl Reason {
             Self::TooLong => "too_long",
             Self::FunctionCall => "function_call",
             Self::Coordinator => "coordinator",
+            Self::Merged => "merged",
         }
     }
 
@@ -114,6 +118,7 @@ impl Reason {
             Self::TooLong => "it is too long to be looked at whole",
             Self::FunctionCall => "the fast-path function call protocol",
             Self::Coordinator => "it needs rows of several shards together: the coordinator reads them",
+            Self::Merged => "each shard answers for its own rows, and pgsluice puts them together",
         }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
 use super::clients::{Client, Clients, Registration, lock};
@@ -27,7 +28,8 @@ pub(super) enum Target {
     Nobody,
     /// A statement that waits for a server.
     Waiting(oneshot::Sender<()>),
-    Server(Arc<Canceller>),
+    /// The connections that run it: one, or one for each shard.
+    Servers(Arc<[Arc<Canceller>]>),
 }
 
 /// A request came for a statement that had no server yet.
@@ -67,7 +69,7 @@ impl Clients {
 
 impl Client {
     async fn pass_on(&self) {
-        let canceller = {
+        let cancellers = {
             let mut target = lock(&self.target);
             match &*target {
                 Target::Nobody => return,
@@ -78,22 +80,25 @@ impl Client {
                     }
                     return;
                 }
-                Target::Server(canceller) => {
+                Target::Servers(cancellers) => {
                     // Under the lock: whoever clears the target afterwards sees it.
                     self.under_way.send_modify(|count| *count += 1);
-                    Arc::clone(canceller)
+                    Arc::clone(cancellers)
                 }
             }
         };
-        let result = tokio::time::timeout(LIMIT, canceller.cancel()).await;
+        join_all(cancellers.iter().map(|canceller| pass_on(canceller))).await;
         self.under_way.send_modify(|count| *count -= 1);
-        match result {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(node = %canceller.node.name, %error, "a cancel request could not be passed on")
-            }
-            Err(_) => tracing::warn!(node = %canceller.node.name, "a cancel request was not dealt with in time"),
+    }
+}
+
+async fn pass_on(canceller: &Canceller) {
+    match tokio::time::timeout(LIMIT, canceller.cancel()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(node = %canceller.node.name, %error, "a cancel request could not be passed on")
         }
+        Err(_) => tracing::warn!(node = %canceller.node.name, "a cancel request was not dealt with in time"),
     }
 }
 
@@ -130,7 +135,12 @@ impl Registration {
 
     /// From now on requests go to this connection.
     pub fn set(&self, connection: &ServerConnection) {
-        *lock(&self.client.target) = Target::Server(Arc::clone(&connection.canceller));
+        self.set_all([Arc::clone(&connection.canceller)].into());
+    }
+
+    /// From now on requests go to these connections.
+    pub fn set_all(&self, cancellers: Arc<[Arc<Canceller>]>) {
+        *lock(&self.client.target) = Target::Servers(cancellers);
     }
 
     /// Asks for the statement under way to be cancelled, as its client could.

@@ -186,7 +186,9 @@ impl Client {
         let (server, is_waiting) = match &*lock(&self.target) {
             Target::Nobody => (None, false),
             Target::Waiting(_) => (None, true),
-            Target::Server(canceller) => (Some((Arc::clone(&canceller.node.name), canceller.pid())), false),
+            Target::Servers(cancellers) => {
+                (cancellers.first().map(|first| (Arc::clone(&first.node.name), first.pid())), false)
+            }
         };
         Some(ClientView {
             pid: self.key.pid,

@@ -13,6 +13,7 @@ use foldhash::fast::FixedState;
 
 use super::relay::Failure;
 use super::returned::{MAX_RETURNED, Returned};
+use crate::gather::merge::RowShape;
 use crate::pool::Shape;
 use crate::wire::backend::{self, TransactionStatus, tag};
 use crate::wire::{ErrorReply, Frame};
@@ -107,6 +108,8 @@ pub enum Event {
         id: u64,
         /// A digest of its parameters and columns.
         shape: Shape,
+        /// One of its columns alone, wherever they come from; 0 where it has none.
+        columns: u64,
         /// The client has been told.
         for_client: bool,
     },
@@ -354,7 +357,9 @@ impl Exchange {
                 let mut digest = self.description.take().unwrap_or_else(|| FixedState::default().build_hasher());
                 digest.write_u8(frame.tag);
                 digest_columns(&mut digest, frame.body);
-                let described = Event::Described { id: *id, shape: digest.finish() | 1, for_client: purpose.is_none() };
+                let columns = RowShape::read(frame.body).map_or(0, |shape| shape.digest(shape.len()));
+                let (shape, for_client) = (digest.finish() | 1, purpose.is_none());
+                let described = Event::Described { id: *id, shape, columns, for_client };
                 self.events.push(described);
                 self.expected.pop_front();
             }
@@ -464,7 +469,8 @@ impl Exchange {
     }
 }
 
-fn failure(body: &[u8]) -> Failure {
+/// Of an error's body.
+pub(super) fn failure(body: &[u8]) -> Failure {
     let message = backend::error_field(body, b'M').unwrap_or_default();
     let mentions_recovery = message.windows(8).any(|word| word == b"recovery");
     Failure { sqlstate: code(backend::sqlstate(body)), mentions_recovery }

@@ -71,7 +71,7 @@ fn an_extended_batch_with_a_lazy_preparation() {
         exchange.take_events()[..],
         [
             Event::Prepared(7),
-            Event::Described { id: 7, shape: 1.., for_client: false },
+            Event::Described { id: 7, shape: 1.., columns: 0, for_client: false },
             Event::Completed { rows: 1 },
             Event::Ready(_)
         ]

@@ -40,6 +40,11 @@ impl SessionLimits {
         }
     }
 
+    /// The time of one statement, for whoever tells that it was over.
+    pub(super) fn statement_seconds(&self) -> f64 {
+        self.statement.unwrap_or_default().as_secs_f64()
+    }
+
     /// When the time of so many statements is over, if they begin now.
     ///
     /// As PostgreSQL's own `statement_timeout`: each statement of one text, and each `Execute` of a pipeline, has the whole
@@ -150,7 +155,7 @@ impl Session {
         self.proxy.audit.tell(Event::StatementTimedOut {
             who: self.who(),
             node,
-            limit_seconds: self.limits.statement.unwrap_or_default().as_secs_f64(),
+            limit_seconds: self.limits.statement_seconds(),
             text: self.text_under_way(),
         });
         self.registration.cancel_statement();

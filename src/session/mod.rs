@@ -31,6 +31,7 @@ mod gather;
 mod hand;
 mod ledger;
 mod limits;
+mod merge;
 mod operator;
 mod overhead;
 mod own;

@@ -74,7 +74,13 @@ impl Session {
         };
         let mut rows = Vec::new();
         for shard in &shards {
-            rows.extend(self.with_question(&understood, shard, &[], may_prove, explain).unwrap_or_default());
+            let mut of_shard = self.with_question(&understood, shard, &[], may_prove, explain).unwrap_or_default();
+            let chosen = of_shard.iter_mut().find(|row| row.node.is_some() && row.reason.is_some());
+            if let (Place::Merged(_), Some(chosen)) = (&understood.place, chosen) {
+                chosen.reason = Some(Reason::Merged.name());
+                chosen.considered = format!("{}; {}", chosen.considered, Reason::Merged.meaning());
+            }
+            rows.extend(of_shard);
         }
         if let (Some(detail), Some(first)) = (detail, rows.first_mut()) {
             first.considered = format!("{}: {detail}", first.considered);
@@ -99,6 +105,7 @@ impl Session {
                 let all = topology.shards.iter().map(|shard| Arc::clone(&shard.name));
                 Ok(all.filter(|shard| scatter.involves(shard)).collect())
             }
+            Place::Merged(merging) => Ok(merging.shards.to_vec()),
             Place::RowByRow => {
                 Ok(self.proxy.topology.load().shards.iter().map(|shard| Arc::clone(&shard.name)).collect())
             }

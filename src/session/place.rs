@@ -9,10 +9,13 @@ use super::coordinate::Views;
 use super::scatter::Scatter;
 use super::{Fault, Session};
 use crate::monitor::Rows;
-use crate::route::places::{Distribution, Parameter, Places, Spread, Unplaced, Values, places, places_of_rows};
+use crate::route::places::{
+    Distribution, Parameter, Places, Reading, Spread, Unplaced, Values, places, places_of_rows,
+};
 use crate::shard::Charset;
-use crate::sql::{Analysis, Catalog, Kind, Name, Pin, Statement, Upkeep};
+use crate::sql::{Analysis, Catalog, Kind, Merge, Name, Pin, Statement, Upkeep, judge, merge};
 use crate::wire::ErrorReply;
+use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::Bind;
 
 /// Where they are for.
@@ -28,10 +31,23 @@ pub(super) enum Place {
     InTurn,
     /// COPY from the client: each of its rows is for one shard, or for every one.
     RowByRow,
+    /// A read that each shard answers for its own rows.
+    Merged(Box<Merging>),
     /// A read of rows of several shards: the coordinator.
     Together(Views),
     /// They need several, in a way that is not done.
     Refused(Box<ErrorReply>),
+}
+
+/// A read whose rows are put together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Merging {
+    /// How.
+    pub(super) merge: Merge,
+    /// The shards that have some of the rows.
+    pub(super) shards: Box<[Arc<str>]>,
+    /// Where it is for when that cannot be done, as is known only then.
+    pub(super) otherwise: Place,
 }
 
 /// A statement that the messages at hand have parsed themselves.
@@ -61,6 +77,9 @@ impl Place {
         match (self, other) {
             (Self::Any, other) => other,
             (other, Self::Any) => other,
+            // It is merged alone.
+            (Self::Merged(merging), other) => merging.otherwise.and(other),
+            (other, Self::Merged(merging)) => other.and(merging.otherwise),
             (Self::One(one), Self::One(other)) if one == other => Self::One(one),
             (Self::Everywhere(Scatter::Same | Scatter::Alone), Self::Everywhere(Scatter::Same | Scatter::Alone)) => {
                 Self::Everywhere(Scatter::Same)
@@ -152,7 +171,13 @@ impl Session {
                         }
                     }
                     Ok(Places::Several { spread, why }) => {
-                        self.several(statement, catalog, distribution, (spread, &why))
+                        let otherwise = self.several(statement, catalog, distribution, (spread, &why));
+                        match self.merging(statement, catalog, distribution, values.text) {
+                            Some((merge, shards)) => {
+                                Place::Merged(Box::new(Merging { merge, shards, otherwise }))
+                            }
+                            None => otherwise,
+                        }
                     }
                     Err(unplaced) => Place::Refused(Box::new(unplaced_reply(&unplaced))),
                 },
@@ -225,6 +250,27 @@ impl Session {
             },
         };
         Place::Refused(Box::new(refused))
+    }
+
+    /// How a read of several shards is put together, and of which; `None` where that is not certain, or not now.
+    fn merging(
+        &self,
+        statement: &Statement,
+        catalog: &Catalog,
+        distribution: &Distribution,
+        text: &[u8],
+    ) -> Option<(Merge, Box<[Arc<str>]>)> {
+        let is_read = statement.kind == Kind::Query
+            && judge(statement, Some(catalog)).is_none()
+            && !statement.changes_settings
+            && statement.pin.is_none();
+        let is_free = self.status == TransactionStatus::Idle && self.pins.is_empty();
+        if !is_read || !is_free || !self.told.can_read(text) {
+            return None;
+        }
+        let map = distribution.map.as_deref()?;
+        let shards = map.shards().iter().map(|shard| Arc::clone(&shard.name)).collect();
+        Some((merge(text, &Reading { distribution, catalog })?, shards))
     }
 
     /// Where those meet who do not meet over rows: for notifications, and advisory locks.

@@ -108,6 +108,8 @@ pub struct Held {
     pub statement: Arc<Prepared>,
     /// What the client was told that it looks like; 0 when it was not told.
     pub shape: Shape,
+    /// Likewise, of its columns alone, wherever they come from.
+    pub columns: u64,
 }
 
 impl ClientStatements {
@@ -123,7 +125,7 @@ impl ClientStatements {
 
     /// Gives it a name.
     pub fn insert(&mut self, name: &[u8], statement: Arc<Prepared>) {
-        let held = Held { statement, shape: 0 };
+        let held = Held { statement, shape: 0, columns: 0 };
         if name.is_empty() {
             self.unnamed = Some(held);
         } else {
@@ -137,9 +139,9 @@ impl ClientStatements {
     }
 
     /// The client was told what this statement looks like.
-    pub fn note_shape(&mut self, id: u64, shape: Shape) {
+    pub fn note_shape(&mut self, id: u64, shape: Shape, columns: u64) {
         for held in self.named.values_mut().chain(&mut self.unnamed).filter(|held| held.statement.id == id) {
-            held.shape = shape;
+            (held.shape, held.columns) = (shape, columns);
         }
     }
 
@@ -188,7 +190,7 @@ mod tests {
         let one = statements.intern(Parse { name: b"", text: b"select 1", types: b"\0\0" }, Arc::default());
         client.insert(b"a", Arc::clone(&one));
         client.insert(b"", Arc::clone(&one));
-        client.note_shape(one.id, 5);
+        client.note_shape(one.id, 5, 0);
         assert_eq!(client.get(b"a").unwrap().shape, 5);
         client.drop_unnamed();
         assert!(client.get(b"").is_none());

@@ -29,7 +29,6 @@ use crate::wire::{BUFFER_SIZE, Frame, Link, frontend, header};
 /// longer than this would come in pieces on a direct connection too.
 pub(super) const HOLD_LIMIT: usize = 8192;
 
-
 /// What became of an exchange.
 #[derive(Debug)]
 pub(super) enum Outcome {
@@ -80,8 +79,11 @@ impl Failure {
     /// A replica is not as far as it was hoped to be: as good as a conflict with recovery.
     const NOT_REPLAYED: Self = Self { sqlstate: *b"40001", mentions_recovery: true };
 
+    /// The connection was lost.
+    pub(super) const LOST: Self = Self { sqlstate: *b"08006", mentions_recovery: false };
+
     /// Whether another node may answer better, and why this one did not.
-    fn is_worth_another_node(self) -> bool {
+    pub(super) fn is_worth_another_node(self) -> bool {
         match &self.sqlstate {
             // read_only_sql_transaction: a standby refuses a write.
             b"25006" => true,
@@ -345,12 +347,12 @@ impl Session {
                     connection.prepared.remove(&id);
                     self.statements.remove_id(id, &self.named_here);
                 }
-                Event::Described { id, shape, for_client } => {
+                Event::Described { id, shape, columns, for_client } => {
                     if connection.unnamed != Some(id) {
                         connection.prepared.insert(id, shape);
                     }
                     if for_client {
-                        self.statements.note_shape(id, shape);
+                        self.statements.note_shape(id, shape, columns);
                     }
                 }
                 Event::Refused(reply) => refused.push(reply),

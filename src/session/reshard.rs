@@ -63,10 +63,19 @@ impl Session {
                 return self.refuse_when_it_comes(entangled_end());
             }
         }
+        if let Place::Merged(merging) = &understood.place {
+            let merging = merging.clone();
+            if self.serve_merged(work, understood, &merging).await? {
+                return Ok(Way::Served);
+            }
+            understood.place = merging.otherwise;
+        }
         let shard = match understood.place.clone() {
             Place::Any => return Ok(Way::Here),
             Place::One(shard) => shard,
             Place::Refused(reply) => return self.misplaced(work, *reply).await,
+            // What stands for it is none.
+            Place::Merged(_) => return self.misplaced(work, in_a_pipeline()).await,
             Place::Together(_) if self.in_batch => return self.misplaced(work, in_a_pipeline()).await,
             Place::Together(views) => {
                 return match self.go_to_coordinator(&views, understood).await? {

@@ -411,7 +411,7 @@ impl Session {
     async fn ensure_prepared(&mut self, held: &Held) -> Result<Result<(), Outcome>, Fault> {
         let statement = &held.statement;
         if let Some(named) = &statement.names {
-            let named = Held { statement: Arc::clone(named), shape: 0 };
+            let named = Held { statement: Arc::clone(named), shape: 0, columns: 0 };
             if let Err(outcome) = Box::pin(self.ensure_prepared(&named)).await? {
                 return Ok(Err(outcome));
             }

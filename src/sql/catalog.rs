@@ -44,6 +44,8 @@ pub struct Catalog {
     relations: Facts<PrimaryCause>,
     /// Functions that are not IMMUTABLE, in whatever schema; true where that is not the system's own.
     varying: Words<bool>,
+    /// Names of functions that are not the system's own.
+    of_users: Words<()>,
 }
 
 /// Facts by qualified name, and by the last part alone.
@@ -108,6 +110,17 @@ impl Catalog {
                 || functions::runs_a_text(&name.name))
     }
 
+    /// Whether the name means a function of the system's and no other, which gives the same on every server to sessions
+    /// with the same settings.
+    pub fn is_even(&self, name: &Name) -> bool {
+        let own = qualified("pg_catalog", &name.name);
+        let is_own = functions::may_be_builtin(name)
+            && self.functions.qualified.contains_key(&own)
+            && !self.of_users.contains_key(&name.name);
+        let varies = self.varying.contains_key(&name.name) || functions::runs_a_text(&name.name);
+        is_own && (!varies || functions::is_even_by_settings(&name.name))
+    }
+
     fn is_unknown(&self, name: &Name) -> bool {
         self.functions.get(name).is_none()
     }
@@ -128,6 +141,7 @@ impl Catalog {
 pub struct CatalogBuilder {
     functions: Names<Option<PrimaryCause>>,
     varying: Words<bool>,
+    of_users: Words<()>,
     relations: Facts<PrimaryCause>,
     rules: Vec<(Name, Box<[Statement]>)>,
 }
@@ -144,6 +158,9 @@ impl CatalogBuilder {
         };
         if volatility != Volatility::Immutable {
             *self.varying.entry(name.into()).or_default() |= schema != "pg_catalog";
+        }
+        if schema != "pg_catalog" {
+            self.of_users.insert(name.into(), ());
         }
         let known = self.functions.entry(qualified(schema, name)).or_insert(cause);
         *known = known.or(cause);
@@ -185,7 +202,8 @@ impl CatalogBuilder {
             let worst = functions.bare.entry(name.name.clone()).or_insert(*cause);
             *worst = worst.or(*cause);
         }
-        let mut catalog = Catalog { functions, relations: self.relations, varying: self.varying };
+        let mut catalog =
+            Catalog { functions, relations: self.relations, varying: self.varying, of_users: self.of_users };
         resolve(&mut catalog, self.rules);
         catalog
     }

@@ -164,7 +164,7 @@ fn leading(cursor: &Cursor<'_>) -> String {
 }
 
 /// Whether the parser's tree of these tokens stays shallow enough to be dropped on a small stack.
-fn is_shallow(text: &[u8], tokens: &[Token]) -> bool {
+pub(super) fn is_shallow(text: &[u8], tokens: &[Token]) -> bool {
     let mut depth = 0usize;
     let mut operators = 0usize;
     for token in tokens {

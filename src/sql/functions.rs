@@ -119,6 +119,89 @@ pub(super) fn is_syntax(name: &str) -> bool {
     SYNTAX.binary_search(&name).is_ok()
 }
 
+/// Whether PostgreSQL's own function of this name may be an aggregate.
+pub(super) fn is_aggregate(name: &str) -> bool {
+    name.starts_with("regr_")
+        || name.starts_with("covar_")
+        || name.starts_with("stddev")
+        || name.starts_with("var_")
+        || name.starts_with("percentile_")
+        || name.starts_with("range_") && name.ends_with("_agg")
+        || name.starts_with("json") && name.contains("agg")
+        || matches!(
+            name,
+            "any_value"
+                | "array_agg"
+                | "avg"
+                | "bit_and"
+                | "bit_or"
+                | "bit_xor"
+                | "bool_and"
+                | "bool_or"
+                | "corr"
+                | "count"
+                | "cume_dist"
+                | "dense_rank"
+                | "every"
+                | "grouping"
+                | "max"
+                | "min"
+                | "mode"
+                | "percent_rank"
+                | "range_agg"
+                | "rank"
+                | "string_agg"
+                | "sum"
+                | "variance"
+                | "xmlagg"
+        )
+}
+
+/// Whether PostgreSQL's own function of this name is for windows alone.
+pub(super) fn is_window(name: &str) -> bool {
+    matches!(
+        name,
+        "cume_dist"
+            | "dense_rank"
+            | "first_value"
+            | "lag"
+            | "last_value"
+            | "lead"
+            | "nth_value"
+            | "ntile"
+            | "percent_rank"
+            | "rank"
+            | "row_number"
+    )
+}
+
+/// STABLE functions of PostgreSQL's own that depend on nothing but the session's settings.
+pub(super) fn is_even_by_settings(name: &str) -> bool {
+    matches!(
+        name,
+        "array_to_json"
+            | "array_to_string"
+            | "concat"
+            | "concat_ws"
+            | "date_part"
+            | "date_trunc"
+            | "extract"
+            | "format"
+            | "json_build_array"
+            | "json_build_object"
+            | "jsonb_build_array"
+            | "jsonb_build_object"
+            | "make_timestamptz"
+            | "timezone"
+            | "to_char"
+            | "to_date"
+            | "to_json"
+            | "to_jsonb"
+            | "to_number"
+            | "to_timestamp"
+    )
+}
+
 /// Whether what looks like a function, and is syntax, depends on when, where or by whom it is called.
 pub(super) fn tells_the_time_or_place(name: &str) -> bool {
     name.starts_with("current_")

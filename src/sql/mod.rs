@@ -3,7 +3,8 @@
 //!
 //! The way of a text: `cache` (known already?) → `split` over `lexer` (statements) → `commands` (by the
 //! leading keyword) → `transaction`, `settings`, `wrapped` by tokens, or `tree` by the parser, or `scan`
-//! where a text is too large for it → `facts` → [`Statement`]. Then `judge` with `catalog`.
+//! where a text is too large for it → `facts` → [`Statement`]. Then `judge` with `catalog`. And apart from that `merge`: how the
+//! answers of several shards to one SELECT are put together.
 //!
 //! Pure: no I/O, no clock, nothing of servers. Never panics, whatever the bytes, and stays
 //! within a small stack.
@@ -19,6 +20,7 @@ mod hint;
 mod judge;
 mod lexer;
 mod literals;
+mod merge;
 mod normal;
 mod relate;
 mod rows;
@@ -42,6 +44,7 @@ pub use hint::Hint;
 pub use judge::{judge, judge_with_name};
 pub use lexer::{Lexer, Token, TokenKind};
 pub use literals::{Literal, literal, names_parameter_twice};
+pub use merge::{Count, Merge, Rows, SortKey, Tables, merge};
 pub use normal::{MAX_NORMAL_BYTES, Normal, normal, spans};
 pub use rows::with_rows;
 pub use statement::*;

@@ -1,6 +1,6 @@
 //! One query or data-modifying statement through `sqlparser` → its summary.
 //!
-//! With `relate` and `ctes` the only file that knows the parser's tree. The tree is dropped here: it is hundreds of
+//! With `relate`, `ctes` and `merge` the only file that knows the parser's tree. The tree is dropped here: it is hundreds of
 //! times the size of the summary. What the caller passes is bounded in length, depth and operators, because
 //! dropping a deep tree recurses without a limit.
 
@@ -30,7 +30,7 @@ use std::{
 };
 
 /// How deep the parser may recurse, in its own steps; a parenthesis takes several.
-const RECURSION_LIMIT: usize = 200;
+pub(super) const RECURSION_LIMIT: usize = 200;
 
 /// The summary of the statement at `span`, whose tokens are `tokens`; `None` if it cannot be parsed.
 pub(super) fn summarise(text: &[u8], span: Range<usize>, tokens: &[Token]) -> Option<Statement> {

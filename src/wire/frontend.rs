@@ -136,6 +136,26 @@ impl<'a> Bind<'a> {
     }
 }
 
+impl<'a> Bind<'a> {
+    /// Formats and values of the parameters, as they came; and the formats of the answer's columns.
+    pub fn parts(&self) -> Result<(&'a [u8], Vec<[u8; 2]>), Malformed> {
+        let mut rest = self.rest;
+        let mut read = || {
+            let formats = usize::from(take_u16(&mut rest)?);
+            take(&mut rest, formats * 2)?;
+            for _ in 0..take_u16(&mut rest)? {
+                let length = i32::from_be_bytes(*take(&mut rest, 4)?.first_chunk()?);
+                take(&mut rest, usize::try_from(length).unwrap_or_default())?;
+            }
+            let parameters = self.rest.get(..self.rest.len() - rest.len())?;
+            let columns = take_u16(&mut rest)?;
+            let formats = (0..columns).map(|_| take(&mut rest, 2)?.first_chunk().copied());
+            Some((parameters, formats.collect::<Option<_>>()?))
+        };
+        read().ok_or(Malformed("Bind"))
+    }
+}
+
 impl Bind<'_> {
     /// Whether formats and values are laid out as they say.
     pub fn check(&self) -> Result<(), Malformed> {
@@ -275,6 +295,8 @@ mod tests {
         }
         let rest = b"\0\x01\0\x01\0\x02\xff\xff\xff\xff\0\0\0\x01x\0\x01\0\0";
         assert_eq!(Bind { portal: b"", statement: b"", rest }.check(), Ok(()));
+        let (parameters, formats) = Bind { portal: b"", statement: b"", rest }.parts().unwrap();
+        assert_eq!((parameters, &*formats), (&rest[..15], &[[0, 0]][..]));
         assert_eq!(execute(b"p\0\0\0\0\x07"), Ok((b"p".as_slice(), 7)));
         for body in [b"".as_slice(), b"p", b"p\0\0\0\0", b"p\0\0\0\0\0\0"] {
             assert_eq!(execute(body), Err(Malformed("Execute")));

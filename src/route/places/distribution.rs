@@ -26,6 +26,8 @@ pub struct Table {
     pub columns: Box<[Column]>,
     /// Where its rows are.
     pub placement: Placement,
+    /// It is a table, and not a view or the like.
+    pub is_table: bool,
 }
 
 /// One of a table's columns.
@@ -37,6 +39,8 @@ pub struct Column {
     pub key: Option<KeyColumn>,
     /// A row that does not give it a value gets one that another server would not have given.
     pub is_made_up: bool,
+    /// A text that is sorted by its bytes.
+    pub is_bytewise: bool,
 }
 
 /// Where a table's rows are.

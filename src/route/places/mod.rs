@@ -6,6 +6,7 @@
 
 mod array;
 mod distribution;
+mod reading;
 mod unplaced;
 mod value;
 mod written;
@@ -16,6 +17,7 @@ mod tests;
 
 pub use array::texts as text_array;
 pub use distribution::{Column, Distribution, KeyPart, Placement, Table};
+pub use reading::Reading;
 pub use unplaced::Unplaced;
 pub use value::{Parameter, Values};
 

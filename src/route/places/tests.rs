@@ -5,12 +5,12 @@ use crate::sql::analyse;
 const SHARDS: [(&str, u32); 3] = [("a", 1), ("b", 1), ("c", 1)];
 
 fn column(name: &str, sql_type: Option<SqlType>) -> Column {
-    Column { name: name.into(), key: sql_type.map(KeyColumn::of), is_made_up: false }
+    Column { name: name.into(), key: sql_type.map(KeyColumn::of), is_made_up: false, is_bytewise: false }
 }
 
 fn table(name: &str, columns: &[(&str, Option<SqlType>)], placement: Placement) -> Table {
     let columns = columns.iter().map(|(name, sql_type)| column(name, *sql_type)).collect();
-    Table { schema: None, name: name.into(), columns, placement }
+    Table { schema: None, name: name.into(), columns, placement, is_table: true }
 }
 
 /// Its last column has a default that is not a constant.

@@ -16,7 +16,7 @@ static MAP: LazyLock<Arc<BucketMap>> =
 /// For `(note text, id bigint, name text)`, with this key.
 fn splitter(copy: &str, key: &[(&str, SqlType)]) -> Splitter {
     let copy = copy_from(copy.as_bytes()).unwrap();
-    let column = |name: &str| Column { name: name.into(), key: None, is_made_up: false };
+    let column = |name: &str| Column { name: name.into(), key: None, is_made_up: false, is_bytewise: false };
     let part =
         |(name, sql_type): &(&str, SqlType)| KeyPart { name: (*name).into(), column: Ok(KeyColumn::of(*sql_type)) };
     let parts: Box<[KeyPart]> = key.iter().map(part).collect();
@@ -25,6 +25,7 @@ fn splitter(copy: &str, key: &[(&str, SqlType)]) -> Splitter {
         name: "t".into(),
         columns: ["note", "id", "name"].map(column).into(),
         placement: Placement::Key(parts.clone()),
+        is_table: true,
     };
     let keys = KeyFields::new(&copy, &table, &parts, Arc::clone(&MAP), Charset::Utf8).unwrap();
     Splitter::new(copy.format, keys, true)

@@ -83,7 +83,7 @@ impl Session {
     }
 
     /// The statement is prepared where it is needed; here it gets its name.
-    fn parse_here(&mut self, parse: Parse<'_>) -> Result<(), ErrorReply> {
+    pub(in super::super) fn parse_here(&mut self, parse: Parse<'_>) -> Result<(), ErrorReply> {
         if !parse.name.is_empty() && self.statements.get(parse.name).is_some() {
             let name = String::from_utf8_lossy(parse.name);
             return Err(ErrorReply::error("42P05", format!("prepared statement \"{name}\" already exists")));

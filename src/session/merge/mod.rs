@@ -1,0 +1,313 @@
+//! A read that each shard answers for its own rows: all are asked at once, each on a node that is fresh enough for this
+//! session on that shard, and the rows go to the client as they come.
+//!
+//! Only for what is certain ([`crate::sql::merge`]); where it turns out too late that it is not, by the types of the columns,
+//! nothing has been told to the client yet, and the statement goes the way that it would have gone otherwise. An error of one
+//! shard is the client's error, once; the others are stopped.
+
+mod part;
+mod request;
+mod stream;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::everywhere::Why;
+use super::ledger::End;
+use super::limits::timed_out;
+use super::place::{Merging, Place};
+use super::relay::Failure;
+use super::serve::Work;
+use super::understand::Understood;
+use super::{Attached, Fault, Session};
+use crate::audit::Event;
+use crate::route::{Demand, Reason};
+use crate::shard::Charset;
+use crate::sql::Merge;
+use crate::topology::Role;
+use crate::wire::ErrorReply;
+use crate::wire::backend::{self, TransactionStatus, put_ready_for_query};
+use crate::wire::frontend::put;
+use request::Request;
+use stream::{Ending, Given, Left, Stream};
+
+/// Settings that change how values are written: where servers have others, their rows do not go together.
+const SETTINGS: [&str; 6] =
+    ["DateStyle", "IntervalStyle", "TimeZone", "client_encoding", "integer_datetimes", "server_encoding"];
+
+/// What came of asking the shards.
+enum Tried {
+    /// The client has its rows.
+    Given(Given),
+    /// They are not asked in this way.
+    Unmergeable,
+    /// Nodes have failed it in a way that others may not, and the client has seen nothing.
+    Again(Demand),
+    Failed(Why),
+}
+
+impl Session {
+    /// Serves the messages where that can be done; false where it cannot, and nothing has changed.
+    pub(super) async fn serve_merged(
+        &mut self,
+        work: &Work,
+        understood: &Understood,
+        merging: &Merging,
+    ) -> Result<bool, Fault> {
+        let is_free = self.status == TransactionStatus::Idle && !self.in_batch && self.pins.is_empty();
+        if !is_free || self.server.is_some() {
+            return Ok(false);
+        }
+        let Some(request) = self.read_merged(work, &merging.merge)? else {
+            self.undo_names();
+            return Ok(false);
+        };
+        let mut demand = understood.demand;
+        loop {
+            let servers = match self.reach_shards(&merging.shards, demand, understood).await? {
+                Ok(servers) => servers,
+                Err(reply) => {
+                    self.named_here.clear();
+                    self.refuse(work, &reply).await?;
+                    return Ok(true);
+                }
+            };
+            match self.try_merged(&request, &merging.merge, servers, demand).await? {
+                Tried::Given(given) => {
+                    self.conclude_merged(&request, understood, given).await?;
+                    return Ok(true);
+                }
+                Tried::Unmergeable => {
+                    self.undo_names();
+                    self.release().await;
+                    return Ok(false);
+                }
+                Tried::Again(primary) => {
+                    self.release().await;
+                    demand = primary;
+                }
+                Tried::Failed(why) => {
+                    self.named_here.clear();
+                    self.fail(work, true, why).await?;
+                    return Ok(true);
+                }
+            }
+        }
+    }
+
+    /// A connection to each shard.
+    async fn reach_shards(
+        &mut self,
+        shards: &[Arc<str>],
+        demand: Demand,
+        understood: &Understood,
+    ) -> Result<Result<Vec<Attached>, ErrorReply>, Fault> {
+        let mut servers: Vec<Attached> = Vec::with_capacity(shards.len());
+        for shard in shards {
+            let there = Understood {
+                place: Place::One(Arc::clone(shard)),
+                runs: understood.runs,
+                hinted: understood.hinted,
+                ..Understood::nothing(demand)
+            };
+            let reached = self.reach_for(&there).await?;
+            match (reached, self.server.take()) {
+                (Ok(()), Some(server)) => servers.push(server),
+                (reached, _) => {
+                    servers.into_iter().for_each(|server| server.checkout.give_back());
+                    let mut reply = reached.err().unwrap_or_else(|| ErrorReply::error("08006", "no server is held"));
+                    reply.message = format!("shard \"{shard}\": {}", reply.message);
+                    return Ok(Err(reply));
+                }
+            }
+        }
+        Ok(Ok(servers))
+    }
+
+    /// Asks them. Afterwards one of the connections is at hand, for whoever counts, and the others have been given back.
+    async fn try_merged(
+        &mut self,
+        request: &Request,
+        merge: &Merge,
+        servers: Vec<Attached>,
+        demand: Demand,
+    ) -> Result<Tried, Fault> {
+        if !write_alike(&servers) {
+            self.keep_one(Left { servers, lost: Vec::new() }).await;
+            return Ok(Tried::Unmergeable);
+        }
+        match &request.prepared {
+            None => self.note_query(&request.analysis, &request.text),
+            prepared => self.note_execute(prepared.as_ref()),
+        }
+        self.overhead.pause();
+        let cancellers = servers.iter().map(|server| Arc::clone(&server.checkout.canceller)).collect();
+        self.registration.set_all(cancellers);
+        self.start_clock(1);
+        let deadline = self.deadline.take();
+        let is_utf8 = self.charset() == Charset::Utf8;
+        let mut stream = Stream::new(&mut self.client, request, merge, servers);
+        let ran = match deadline {
+            None => Some(stream.run(is_utf8).await?),
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), stream.run(is_utf8)).await.ok().transpose()?,
+        };
+        let has_begun = stream.has_begun;
+        let is_again =
+            |failure: &Option<Failure>| failure.is_some() && !has_begun && matches!(demand, Demand::Replica(_));
+        let tried = match ran {
+            Some(Ok(given)) => Tried::Given(given),
+            Some(Err(Ending::Unmergeable(unmergeable))) => {
+                tracing::debug!(%unmergeable, "shards' answers are not put together");
+                Tried::Unmergeable
+            }
+            Some(Err(Ending::Failed { is_worth_another, .. })) if is_again(&is_worth_another) => {
+                Tried::Again(Demand::Primary(match is_worth_another {
+                    Some(failure) if failure.is_a_refused_write() => Reason::RefusedByStandby,
+                    _ => Reason::StandbyError,
+                }))
+            }
+            Some(Err(Ending::Failed { why, .. })) => {
+                stream.put_answers();
+                Tried::Failed(in_own_places(why, merge, &request.text))
+            }
+            None => {
+                stream.put_answers();
+                Tried::Failed(Why::Told(timed_out()))
+            }
+        };
+        let is_timed_out = matches!(&tried, Tried::Failed(Why::Told(reply)) if *reply == timed_out());
+        let left = stream.stop().await?;
+        if is_timed_out {
+            self.note_time_out(&left);
+        }
+        match &tried {
+            Tried::Failed(why) => self.note_merged_failure(why, left).await,
+            Tried::Given(_) => {
+                self.executed.push(Arc::clone(&request.analysis));
+                self.note_seen(&left);
+                self.keep_one(left).await;
+            }
+            Tried::Unmergeable => {
+                self.ledger.clear();
+                self.keep_one(left).await;
+            }
+            Tried::Again(demand) => {
+                if *demand == Demand::Primary(Reason::RefusedByStandby) {
+                    request.analysis.note_refused_by_standby();
+                }
+                self.ledger.clear();
+                self.keep_one(left).await;
+            }
+        }
+        Ok(tried)
+    }
+
+    /// Gives back all but one.
+    async fn keep_one(&mut self, left: Left) {
+        // A request to cancel must not hit whoever gets one of them next.
+        self.registration.clear().await;
+        for server in &left.lost {
+            tracing::info!(node = %server.checkout.node.name, "connection closed: its part of a merged answer has not ended");
+        }
+        let mut servers = left.servers.into_iter();
+        self.server = servers.next();
+        for server in servers {
+            server.checkout.node.note_answer();
+            server.checkout.give_back();
+        }
+        if let Some(server) = &mut self.server {
+            server.reason = Reason::Merged;
+        }
+        self.be_cancelled_here();
+    }
+
+    /// What the rows have shown to this session, on each shard.
+    fn note_seen(&mut self, left: &Left) {
+        let now = Instant::now();
+        for server in left.servers.iter().chain(&left.lost) {
+            self.tell_others(&server.shard, server.role);
+            let horizon = self.horizons.of(&server.shard);
+            match server.role {
+                Role::Replica => horizon.saw_replica(&server.checkout.node, server.checkout.incarnation, now, None),
+                _ => horizon.saw_primary(now, None),
+            }
+        }
+    }
+
+    fn note_time_out(&mut self, left: &Left) {
+        self.proxy.metrics.statement_timeouts.increment(1);
+        let Some(server) = left.lost.first().or(left.servers.first()) else { return };
+        self.proxy.audit.tell(Event::StatementTimedOut {
+            who: self.who(),
+            node: (&server.checkout.node.name).into(),
+            limit_seconds: self.limits.statement_seconds(),
+            text: self.text_under_way(),
+        });
+    }
+
+    async fn note_merged_failure(&mut self, why: &Why, mut left: Left) {
+        for server in &left.lost {
+            server.checkout.node.note_connection_error();
+        }
+        if left.servers.is_empty()
+            && let Some(mut server) = left.lost.pop()
+        {
+            server.reason = Reason::Merged;
+            self.account_lost(&server);
+        }
+        self.keep_one(left).await;
+        let sqlstate = match why {
+            Why::Told(reply) => reply.sqlstate.as_bytes(),
+            Why::Refused(body) => backend::sqlstate(body),
+        };
+        self.ledger.failed(sqlstate.try_into().unwrap_or(*b"XX000"));
+        self.account(End::Answered);
+        self.executed.clear();
+    }
+
+    async fn conclude_merged(&mut self, request: &Request, understood: &Understood, given: Given) -> Result<(), Fault> {
+        let out = &mut self.client.output;
+        if given.is_suspended {
+            self.ledger.answered(0);
+            put(out, backend::tag::PORTAL_SUSPENDED, &[]);
+        } else {
+            self.ledger.answered(given.rows);
+            put(out, backend::tag::COMMAND_COMPLETE, &[format!("SELECT {}\0", given.rows).as_bytes()]);
+        }
+        if !request.is_simple() {
+            self.portals.clear();
+        }
+        self.tally.completed += 1;
+        put_ready_for_query(out, TransactionStatus::Idle);
+        self.client.flush().await.map_err(|_| Fault::ClientGone)?;
+        self.conclude(understood).await
+    }
+}
+
+/// Whether the servers write values alike for this session.
+fn write_alike(servers: &[Attached]) -> bool {
+    let Some((first, others)) = servers.split_first() else { return false };
+    let settings = |server: &Attached| SETTINGS.map(|name| server.checkout.reported.get(name).cloned());
+    let known = settings(first);
+    others.iter().all(|other| settings(other) == known)
+}
+
+/// An error whose place in the text is one in the client's own.
+fn in_own_places(why: Why, merge: &Merge, text: &[u8]) -> Why {
+    let Why::Refused(body) = why else { return why };
+    let Ok(own) = std::str::from_utf8(text) else { return Why::Refused(body) };
+    let mut said = Vec::with_capacity(body.len());
+    for field in body.split(|byte| *byte == 0).take_while(|field| !field.is_empty()) {
+        let place = field.strip_prefix(b"P").and_then(|place| std::str::from_utf8(place).ok()?.parse().ok());
+        match place {
+            None => said.extend_from_slice(field),
+            Some(place) => match merge.place_in(own, place) {
+                Some(place) => said.extend_from_slice(format!("P{place}").as_bytes()),
+                None => continue,
+            },
+        }
+        said.push(0);
+    }
+    said.push(0);
+    Why::Refused(said.into())
+}
