@@ -373,9 +373,9 @@ def run_pgbouncer(
 # ---------------------------------------------------------------------------------------------
 
 
-def install_missing(skip: set[str]) -> None:
-    """PgBouncer and HAProxy from apt; the services that Debian starts with them are stopped."""
-    missing = [name for name in ("pgbouncer", "haproxy") if name not in skip and not shutil.which(name)]
+def install_missing(skip: set[str], names: tuple[str, ...] = ("pgbouncer", "haproxy")) -> None:
+    """Programs from apt, but for those to skip; the services that Debian starts with some of them are stopped."""
+    missing = [name for name in names if name not in skip and not shutil.which(name)]
     if not missing:
         return
     if not shutil.which("apt-get"):
