@@ -133,9 +133,11 @@ impl Session {
             if server.shard == *shard {
                 return Ok(Ok(()));
             }
-            return Ok(Err(
-                together().detail("This session is pinned to a server of another shard than the coordinator's.")
-            ));
+            return Ok(Err(together()
+                .detail("This session is pinned to a server of another shard than the coordinator's.")
+                .hint(
+                    "Use another connection, or end what pins this one: see SHOW CLIENTS in the database pgsluice.",
+                )));
         }
         let place = super::place::Place::One(Arc::clone(shard));
         let there = Understood { place, ..Understood::nothing(understood.demand) };

@@ -191,7 +191,8 @@ impl Session {
         }
     }
 
-    /// Moves what can be moved; false when the client is gone.
+    /// Moves something, if anything can be moved; false when the client is gone. What has moved is looked at before more is
+    /// read: mostly it was all, and to ask a socket that has nothing costs as much as to read.
     fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let Some(server) = &mut self.server else { return Poll::Ready(true) };
         let link = &mut server.checkout.link;
@@ -222,27 +223,30 @@ impl Session {
                 Poll::Pending => {}
             }
         }
+        if moved {
+            return Poll::Ready(true);
+        }
         if !server.eof && link.input.len() < server.input_limit {
             match link.poll_fill(cx, server.input_limit) {
                 Poll::Ready(Ok(1..)) => {
                     self.overhead.heard();
-                    moved = true;
+                    return Poll::Ready(true);
                 }
                 Poll::Ready(Ok(0) | Err(_)) => {
                     server.eof = true;
-                    moved = true;
+                    return Poll::Ready(true);
                 }
                 Poll::Pending => {}
             }
         }
         if self.client.input.len() < BUFFER_SIZE {
             match self.client.poll_fill(cx, BUFFER_SIZE) {
-                Poll::Ready(Ok(1..)) => moved = true,
+                Poll::Ready(Ok(1..)) => return Poll::Ready(true),
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(false),
                 Poll::Pending => {}
             }
         }
-        if moved { Poll::Ready(true) } else { Poll::Pending }
+        Poll::Pending
     }
 
     /// Reads from a client that is owed nothing, and passes on what the held server says unasked.
