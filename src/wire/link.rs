@@ -22,7 +22,7 @@ use super::Stream;
 /// How much is read ahead from a peer, in bytes.
 pub const BUFFER_SIZE: usize = 32 * 1024;
 
-/// How much is read at first, in bytes: the buffer grows as long as more comes than fits.
+/// How much is read at first, in bytes; more, as long as what comes fills the buffer.
 const FIRST_READ: usize = 1000;
 
 /// A connection and its buffers.
@@ -38,13 +38,24 @@ pub struct Link {
     /// How many bytes that have not come yet are to be passed on too: the rest of a message.
     pub unread: usize,
     ignored: usize,
+    /// How much room a new read is given, in bytes.
+    next_read: usize,
     needs_flush: bool,
 }
 
 impl Link {
     /// Over a connection whose first bytes (`input`) may have been read already.
     pub fn new(stream: Stream, input: BytesMut) -> Self {
-        Self { stream, input, output: BytesMut::new(), ready: 0, unread: 0, ignored: 0, needs_flush: false }
+        Self {
+            stream,
+            input,
+            output: BytesMut::new(),
+            ready: 0,
+            unread: 0,
+            ignored: 0,
+            next_read: FIRST_READ,
+            needs_flush: false,
+        }
     }
 
     /// To nobody.
@@ -143,12 +154,14 @@ impl Link {
         let room = limit - self.input.len();
         if self.input.capacity() == self.input.len() {
             // Most messages are short, and an allocator has short pieces at hand.
-            let have = self.input.len();
-            self.input.reserve((3 * have).clamp(FIRST_READ.min(room), room.min(BUFFER_SIZE)));
+            self.input.reserve(room.min(self.next_read));
         }
         let have = self.input.len();
         let mut buffer = (&mut self.input).limit(room);
         let count = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut buffer))?;
+        if self.input.len() == self.input.capacity() {
+            self.next_read = (4 * self.next_read).min(BUFFER_SIZE);
+        }
         let ignored = count.min(self.ignored);
         if ignored > 0 {
             self.ignored -= ignored;
@@ -215,6 +228,7 @@ impl Link {
 
     /// Gives back the memory of empty buffers that are larger than this, in bytes.
     pub fn shrink(&mut self, limit: usize) {
+        self.next_read = FIRST_READ;
         for buffer in [&mut self.input, &mut self.output] {
             if buffer.is_empty() && buffer.capacity() > limit {
                 *buffer = BytesMut::new();
