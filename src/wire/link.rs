@@ -187,6 +187,22 @@ impl Link {
         self.poll_flush(cx)
     }
 
+    /// Writes what there is of `output`; whether something has come of it. What a peer takes no more is dropped: it may
+    /// still have something to say, and reading will tell.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.is_flushed() {
+            return false;
+        }
+        match self.poll_write_output(cx) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(_)) => {
+                self.output = BytesMut::new();
+                true
+            }
+            Poll::Pending => false,
+        }
+    }
+
     /// Writes all that `from` has marked for this peer, after `output`.
     pub fn poll_write_from(&mut self, from: &mut Self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_write_output(cx))?;

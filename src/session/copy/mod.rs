@@ -139,7 +139,8 @@ impl Session {
         self.be_cancelled_here();
     }
 
-    fn note_failure(&mut self, why: &Why) {
+    /// The statement under way has failed, and that is all that came of it.
+    pub(super) fn note_failure(&mut self, why: &Why) {
         let sqlstate = match why {
             Why::Told(reply) => reply.sqlstate.as_bytes(),
             Why::Refused(body) => backend::sqlstate(body),

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::everywhere::Why;
-use super::ledger::End;
 use super::limits::timed_out;
 use super::place::{Merging, Place};
 use super::relay::Failure;
@@ -256,13 +255,7 @@ impl Session {
             self.account_lost(&server);
         }
         self.keep_one(left).await;
-        let sqlstate = match why {
-            Why::Told(reply) => reply.sqlstate.as_bytes(),
-            Why::Refused(body) => backend::sqlstate(body),
-        };
-        self.ledger.failed(sqlstate.try_into().unwrap_or(*b"XX000"));
-        self.account(End::Answered);
-        self.executed.clear();
+        self.note_failure(why);
     }
 
     async fn conclude_merged(&mut self, request: &Request, understood: &Understood, given: Given) -> Result<(), Fault> {

@@ -101,18 +101,7 @@ impl Part {
 
     pub(super) fn poll_move(&mut self, cx: &mut Context<'_>) -> bool {
         let link = &mut self.server.checkout.link;
-        let mut has_moved = false;
-        if !link.is_flushed() {
-            match link.poll_write_output(cx) {
-                Poll::Ready(Ok(())) => has_moved = true,
-                Poll::Ready(Err(_)) => {
-                    // It may still have something to say: reading will tell.
-                    link.output = BytesMut::new();
-                    has_moved = true;
-                }
-                Poll::Pending => {}
-            }
-        }
+        let mut has_moved = link.poll_send(cx);
         // A row is held whole; one that nobody wants is not.
         let size = header(link.unmarked()).ok().flatten().filter(|_| self.rest == 0).map_or(0, |header| header.size);
         let limit = BUFFER_SIZE.max(size);
