@@ -13,7 +13,7 @@ use crate::route::places::{
     Distribution, Parameter, Places, Reading, Spread, Unplaced, Values, places, places_of_rows,
 };
 use crate::shard::Charset;
-use crate::sql::{Analysis, Catalog, Kind, Merge, Name, Pin, Statement, Upkeep, judge, merge};
+use crate::sql::{Analysis, Catalog, Gathering, Kind, Name, Pin, Statement, Upkeep, gathering, judge};
 use crate::wire::ErrorReply;
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::Bind;
@@ -43,7 +43,7 @@ pub(super) enum Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Merging {
     /// How.
-    pub(super) merge: Merge,
+    pub(super) gathering: Gathering,
     /// The shards that have some of the rows.
     pub(super) shards: Box<[Arc<str>]>,
     /// Where it is for when that cannot be done, as is known only then.
@@ -173,8 +173,8 @@ impl Session {
                     Ok(Places::Several { spread, why }) => {
                         let otherwise = self.several(statement, catalog, distribution, (spread, &why));
                         match self.merging(statement, catalog, distribution, values.text) {
-                            Some((merge, shards)) => {
-                                Place::Merged(Box::new(Merging { merge, shards, otherwise }))
+                            Some((gathering, shards)) => {
+                                Place::Merged(Box::new(Merging { gathering, shards, otherwise }))
                             }
                             None => otherwise,
                         }
@@ -259,7 +259,7 @@ impl Session {
         catalog: &Catalog,
         distribution: &Distribution,
         text: &[u8],
-    ) -> Option<(Merge, Box<[Arc<str>]>)> {
+    ) -> Option<(Gathering, Box<[Arc<str>]>)> {
         let is_read = statement.kind == Kind::Query
             && judge(statement, Some(catalog)).is_none()
             && !statement.changes_settings
@@ -270,7 +270,7 @@ impl Session {
         }
         let map = distribution.map.as_deref()?;
         let shards = map.shards().iter().map(|shard| Arc::clone(&shard.name)).collect();
-        Some((merge(text, &Reading { distribution, catalog })?, shards))
+        Some((gathering(text, &Reading { distribution, catalog })?, shards))
     }
 
     /// Where those meet who do not meet over rows: for notifications, and advisory locks.

@@ -5,7 +5,10 @@
 //! nothing has been told to the client yet, and the statement goes the way that it would have gone otherwise. An error of one
 //! shard is the client's error, once; the others are stopped.
 
+mod combine;
 mod part;
+mod parts;
+mod question;
 mod request;
 mod stream;
 
@@ -22,13 +25,14 @@ use super::{Attached, Fault, Session};
 use crate::audit::Event;
 use crate::route::{Demand, Reason};
 use crate::shard::Charset;
-use crate::sql::Merge;
+use crate::sql::Gathering;
 use crate::topology::Role;
 use crate::wire::ErrorReply;
 use crate::wire::backend::{self, TransactionStatus, put_ready_for_query};
 use crate::wire::frontend::put;
+use parts::{Ending, Left, Parts};
 use request::Request;
-use stream::{Ending, Given, Left, Stream};
+use stream::{Given, Stream};
 
 /// Settings that change how values are written: where servers have others, their rows do not go together.
 const SETTINGS: [&str; 6] =
@@ -57,7 +61,7 @@ impl Session {
         if !is_free || self.server.is_some() {
             return Ok(false);
         }
-        let Some(request) = self.read_merged(work, &merging.merge)? else {
+        let Some(request) = self.read_merged(work, &merging.gathering)? else {
             self.undo_names();
             return Ok(false);
         };
@@ -71,7 +75,7 @@ impl Session {
                     return Ok(true);
                 }
             };
-            match self.try_merged(&request, &merging.merge, servers, demand).await? {
+            match self.try_merged(&request, &merging.gathering, servers, demand).await? {
                 Tried::Given(given) => {
                     self.conclude_merged(&request, understood, given).await?;
                     return Ok(true);
@@ -127,7 +131,7 @@ impl Session {
     async fn try_merged(
         &mut self,
         request: &Request,
-        merge: &Merge,
+        gathering: &Gathering,
         servers: Vec<Attached>,
         demand: Demand,
     ) -> Result<Tried, Fault> {
@@ -145,12 +149,18 @@ impl Session {
         self.start_clock(1);
         let deadline = self.deadline.take();
         let is_utf8 = self.charset() == Charset::Utf8;
-        let mut stream = Stream::new(&mut self.client, request, merge, servers);
-        let ran = match deadline {
-            None => Some(stream.run(is_utf8).await?),
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), stream.run(is_utf8)).await.ok().transpose()?,
+        let mut parts = Parts::new(&mut self.client, servers);
+        let run = async {
+            match gathering {
+                Gathering::Merge(merge) => Stream::run(&mut parts, request, merge, is_utf8).await,
+                Gathering::Combine(plan) => combine::combine(&mut parts, request, plan).await,
+            }
         };
-        let has_begun = stream.has_begun;
+        let ran = match deadline {
+            None => Some(run.await?),
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), run).await.ok().transpose()?,
+        };
+        let has_begun = parts.has_begun;
         let is_again =
             |failure: &Option<Failure>| failure.is_some() && !has_begun && matches!(demand, Demand::Replica(_));
         let tried = match ran {
@@ -166,16 +176,16 @@ impl Session {
                 }))
             }
             Some(Err(Ending::Failed { why, .. })) => {
-                stream.put_answers();
-                Tried::Failed(in_own_places(why, merge, &request.text))
+                parts.put_answers(request);
+                Tried::Failed(in_own_places(why, gathering, &request.text))
             }
             None => {
-                stream.put_answers();
+                parts.put_answers(request);
                 Tried::Failed(Why::Told(timed_out()))
             }
         };
         let is_timed_out = matches!(&tried, Tried::Failed(Why::Told(reply)) if *reply == timed_out());
-        let left = stream.stop().await?;
+        let left = parts.stop().await?;
         if is_timed_out {
             self.note_time_out(&left);
         }
@@ -286,9 +296,9 @@ fn write_alike(servers: &[Attached]) -> bool {
 }
 
 /// An error whose place in the text is one in the client's own.
-fn in_own_places(why: Why, merge: &Merge, text: &[u8]) -> Why {
-    let Why::Refused(body) = why else { return why };
-    let Ok(own) = std::str::from_utf8(text) else { return Why::Refused(body) };
+fn in_own_places(why: Why, gathering: &Gathering, text: &[u8]) -> Why {
+    let (Why::Refused(body), Gathering::Merge(merge)) = (&why, gathering) else { return why };
+    let Ok(own) = std::str::from_utf8(text) else { return why };
     let mut said = Vec::with_capacity(body.len());
     for field in body.split(|byte| *byte == 0).take_while(|field| !field.is_empty()) {
         let place = field.strip_prefix(b"P").and_then(|place| std::str::from_utf8(place).ok()?.parse().ok());
