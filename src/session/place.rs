@@ -264,7 +264,7 @@ impl Session {
             && judge(statement, Some(catalog)).is_none()
             && !statement.changes_settings
             && statement.pin.is_none();
-        let is_free = self.status == TransactionStatus::Idle && self.pins.is_empty();
+        let is_free = self.status != TransactionStatus::Failed && self.pins.is_empty();
         if !is_read || !is_free || !self.told.can_read(text) {
             return None;
         }

@@ -15,6 +15,7 @@ use super::request::Request;
 use super::stream::{Given, Stream};
 use crate::gather::merge::{Array, RowShape, Unmergeable};
 use crate::sql::{Combine, Shown, Steps};
+use crate::wire::ErrorReply;
 use crate::wire::frontend::Bind;
 
 /// How much of what the shards say is kept, in bytes.
@@ -55,6 +56,7 @@ pub(super) async fn combine(
         Err(ending) => return Ok(Err(ending)),
     };
     let partial = Question { text: chosen.steps.partial.as_bytes(), types: &own.types, ..question };
+    parts.shown = Some(own.shape);
     let arrays = match collect(parts, partial).await? {
         Ok(arrays) => arrays,
         Err(ending) => return Ok(Err(without_place(ending))),
@@ -65,11 +67,12 @@ pub(super) async fn combine(
     parts.keep_first();
     let types = with_types(&own.types, &arrays);
     let last = Question { text: chosen.last.as_bytes(), types: &types, parameters: &parameters };
-    let ended = Stream::shown_as(parts, request, last, own.shape).give().await?;
+    let ended = Stream::of(parts, request, last).give().await?;
+    let is_in_block = parts.is_in_block;
     let is_parsed = parts.list.iter().all(|part| part.is_parsed);
     Ok(ended.map_err(|ending| match ending {
         // Its own errors were told before.
-        Ending::Failed { .. } if !is_parsed => Ending::Unmergeable(Unmergeable::NotUnderstood),
+        Ending::Failed { .. } if !is_parsed => not_understood(is_in_block),
         ending => without_place(ending),
     }))
 }
@@ -128,7 +131,10 @@ async fn choose<'c>(
         let question = Question { text: steps.partial.as_bytes(), types: &own.types, parameters: &request.parameters };
         let part = match describe(parts, question).await? {
             Ok(part) => part,
-            Err(Ending::Failed { why: Why::Refused(_), is_worth_another: None }) => continue,
+            Err(Ending::Failed { why: Why::Refused(_), is_worth_another: None }) if !parts.is_in_block => continue,
+            Err(Ending::Failed { why: Why::Refused(_), .. }) if parts.is_in_block => {
+                return Ok(Err(not_understood(true)));
+            }
             Err(ending) => return Ok(Err(ending)),
         };
         let types: Vec<u32> = (0..part.shape.len()).filter_map(|at| part.shape.type_of(at)).collect();
@@ -203,6 +209,18 @@ async fn collect(parts: &mut Parts<'_>, question: Question<'_>) -> Result<Result
         }
     }
     Ok(Ok(columns))
+}
+
+/// A server has not accepted what was made of the client's statement.
+fn not_understood(is_in_block: bool) -> Ending {
+    if !is_in_block {
+        return Ending::Unmergeable(Unmergeable::NotUnderstood);
+    }
+    // The transaction is over by that.
+    let reply = ErrorReply::error("0A000", "the answers of the shards cannot be put together")
+        .detail("What this statement makes of rows of several shards was not understood.")
+        .hint("Run it outside of a transaction block: there a coordinator, if there is one, is asked for it.");
+    Ending::Failed { why: Why::Told(reply), is_worth_another: None }
 }
 
 /// The client's parameters with the arrays behind them.

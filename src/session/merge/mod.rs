@@ -57,18 +57,32 @@ impl Session {
         understood: &Understood,
         merging: &Merging,
     ) -> Result<bool, Fault> {
-        let is_free = self.status == TransactionStatus::Idle && !self.in_batch && self.pins.is_empty();
-        if !is_free || self.server.is_some() {
+        let is_in_block = match self.status {
+            TransactionStatus::Idle if self.server.is_none() => false,
+            TransactionStatus::Transaction => true,
+            _ => return Ok(false),
+        };
+        if self.in_batch || !self.pins.is_empty() {
             return Ok(false);
         }
-        let Some(request) = self.read_merged(work, &merging.gathering)? else {
+        let request = self.read_merged(work, &merging.gathering)?;
+        // In a block a portal that has more rows would have to stay.
+        let Some(request) = request.filter(|request| !is_in_block || request.most == 0) else {
             self.undo_names();
             return Ok(false);
         };
         let mut demand = understood.demand;
         loop {
-            let servers = match self.reach_shards(&merging.shards, demand, understood).await? {
+            let servers = match is_in_block {
+                false => self.reach_shards(&merging.shards, demand, understood).await?,
+                true => self.join_shards(&merging.shards).await?,
+            };
+            let servers = match servers {
                 Ok(servers) => servers,
+                Err(_) if is_in_block => {
+                    self.undo_names();
+                    return Ok(false);
+                }
                 Err(reply) => {
                     self.named_here.clear();
                     self.refuse(work, &reply).await?;
@@ -82,7 +96,7 @@ impl Session {
                 }
                 Tried::Unmergeable => {
                     self.undo_names();
-                    self.release().await;
+                    self.release_if_free().await;
                     return Ok(false);
                 }
                 Tried::Again(primary) => {
@@ -91,7 +105,7 @@ impl Session {
                 }
                 Tried::Failed(why) => {
                     self.named_here.clear();
-                    self.fail(work, true, why).await?;
+                    self.fail(work, !is_in_block, why).await?;
                     return Ok(true);
                 }
             }
@@ -127,7 +141,22 @@ impl Session {
         Ok(Ok(servers))
     }
 
-    /// Asks them. Afterwards one of the connections is at hand, for whoever counts, and the others have been given back.
+    /// Goes to each shard with the open transaction: their connections, out of the session's hands.
+    async fn join_shards(&mut self, shards: &[Arc<str>]) -> Result<Result<Vec<Attached>, ErrorReply>, Fault> {
+        for shard in shards {
+            if let Err(reply) = self.go_on(shard).await? {
+                return Ok(Err(reply));
+            }
+        }
+        let others = std::mem::take(&mut self.across.others);
+        let held = self.server.take().into_iter().chain(others);
+        let (servers, others) = held.partition(|server| shards.contains(&server.shard));
+        self.across.others = others;
+        Ok(Ok(servers))
+    }
+
+    /// Asks them. Afterwards one of the connections is at hand, for whoever counts, and the others have been given back, or
+    /// wait with the rest of the transaction.
     async fn try_merged(
         &mut self,
         request: &Request,
@@ -136,7 +165,7 @@ impl Session {
         demand: Demand,
     ) -> Result<Tried, Fault> {
         if !write_alike(&servers) {
-            self.keep_one(Left { servers, lost: Vec::new() }).await;
+            self.keep(Left { servers, lost: Vec::new() }).await?;
             return Ok(Tried::Unmergeable);
         }
         match &request.prepared {
@@ -149,7 +178,8 @@ impl Session {
         self.start_clock(1);
         let deadline = self.deadline.take();
         let is_utf8 = self.charset() == Charset::Utf8;
-        let mut parts = Parts::new(&mut self.client, servers);
+        let is_in_block = self.status != TransactionStatus::Idle;
+        let mut parts = Parts::new(&mut self.client, servers, is_in_block);
         let run = async {
             match gathering {
                 Gathering::Merge(merge) => Stream::run(&mut parts, request, merge, is_utf8).await,
@@ -161,8 +191,9 @@ impl Session {
             Some(deadline) => tokio::time::timeout_at(deadline.into(), run).await.ok().transpose()?,
         };
         let has_begun = parts.has_begun;
-        let is_again =
-            |failure: &Option<Failure>| failure.is_some() && !has_begun && matches!(demand, Demand::Replica(_));
+        let is_again = |failure: &Option<Failure>| {
+            failure.is_some() && !has_begun && !is_in_block && matches!(demand, Demand::Replica(_))
+        };
         let tried = match ran {
             Some(Ok(given)) => Tried::Given(given),
             Some(Err(Ending::Unmergeable(unmergeable))) => {
@@ -185,49 +216,58 @@ impl Session {
             }
         };
         let is_timed_out = matches!(&tried, Tried::Failed(Why::Told(reply)) if *reply == timed_out());
-        let left = parts.stop().await?;
+        let left = parts.stop(matches!(tried, Tried::Failed(_))).await?;
         if is_timed_out {
             self.note_time_out(&left);
         }
         match &tried {
-            Tried::Failed(why) => self.note_merged_failure(why, left).await,
+            Tried::Failed(why) => self.note_merged_failure(why, left).await?,
             Tried::Given(_) => {
                 self.executed.push(Arc::clone(&request.analysis));
                 self.note_seen(&left);
-                self.keep_one(left).await;
+                self.keep(left).await?;
             }
             Tried::Unmergeable => {
                 self.ledger.clear();
-                self.keep_one(left).await;
+                self.keep(left).await?;
             }
             Tried::Again(demand) => {
                 if *demand == Demand::Primary(Reason::RefusedByStandby) {
                     request.analysis.note_refused_by_standby();
                 }
                 self.ledger.clear();
-                self.keep_one(left).await;
+                self.keep(left).await?;
             }
         }
         Ok(tried)
     }
 
-    /// Gives back all but one.
-    async fn keep_one(&mut self, left: Left) {
+    /// Gives back all but one, unless they are the open transaction's.
+    async fn keep(&mut self, left: Left) -> Result<(), Fault> {
         // A request to cancel must not hit whoever gets one of them next.
         self.registration.clear().await;
         for server in &left.lost {
             tracing::info!(node = %server.checkout.node.name, "connection closed: its part of a merged answer has not ended");
         }
+        let is_in_block = self.status != TransactionStatus::Idle;
+        if is_in_block && !left.lost.is_empty() {
+            return Err(Fault::ServerLost(None));
+        }
         let mut servers = left.servers.into_iter();
         self.server = servers.next();
-        for server in servers {
-            server.checkout.node.note_answer();
-            server.checkout.give_back();
+        if is_in_block {
+            self.across.others.extend(servers);
+        } else {
+            servers.for_each(|server| {
+                server.checkout.node.note_answer();
+                server.checkout.give_back();
+            });
         }
         if let Some(server) = &mut self.server {
             server.reason = Reason::Merged;
         }
         self.be_cancelled_here();
+        Ok(())
     }
 
     /// What the rows have shown to this session, on each shard.
@@ -254,18 +294,20 @@ impl Session {
         });
     }
 
-    async fn note_merged_failure(&mut self, why: &Why, mut left: Left) {
+    async fn note_merged_failure(&mut self, why: &Why, mut left: Left) -> Result<(), Fault> {
         for server in &left.lost {
             server.checkout.node.note_connection_error();
         }
         if left.servers.is_empty()
+            && self.status == TransactionStatus::Idle
             && let Some(mut server) = left.lost.pop()
         {
             server.reason = Reason::Merged;
             self.account_lost(&server);
         }
-        self.keep_one(left).await;
+        self.keep(left).await?;
         self.note_failure(why);
+        Ok(())
     }
 
     async fn conclude_merged(&mut self, request: &Request, understood: &Understood, given: Given) -> Result<(), Fault> {
@@ -277,11 +319,11 @@ impl Session {
             self.ledger.answered(given.rows);
             put(out, backend::tag::COMMAND_COMPLETE, &[format!("SELECT {}\0", given.rows).as_bytes()]);
         }
-        if !request.is_simple() {
+        if !request.is_simple() && self.status == TransactionStatus::Idle {
             self.portals.clear();
         }
         self.tally.completed += 1;
-        put_ready_for_query(out, TransactionStatus::Idle);
+        put_ready_for_query(out, self.status);
         self.client.flush().await.map_err(|_| Fault::ClientGone)?;
         self.conclude(understood).await
     }

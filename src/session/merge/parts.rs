@@ -13,7 +13,7 @@ use super::super::relay::Failure;
 use super::super::{Attached, Fault};
 use super::part::{Part, Phase, Trouble};
 use super::request::Request;
-use crate::gather::merge::Unmergeable;
+use crate::gather::merge::{RowShape, Unmergeable};
 use crate::wire::backend;
 use crate::wire::frontend::put;
 use crate::wire::{BUFFER_SIZE, ErrorReply, Link};
@@ -58,11 +58,18 @@ pub(super) struct Parts<'c> {
     done: Vec<Part>,
     /// Something of the answer has gone to the client.
     pub(super) has_begun: bool,
+    /// They go on with the client's transaction afterwards: an error on one of them is the end of it.
+    pub(super) is_in_block: bool,
+    /// The client is told that the rows look like this, whatever the servers call them.
+    pub(super) shown: Option<RowShape>,
+    /// How many of the servers' columns only tell the order.
+    pub(super) sorting: usize,
 }
 
 impl<'c> Parts<'c> {
-    pub(super) fn new(client: &'c mut Link, servers: Vec<Attached>) -> Self {
-        Self { client, list: servers.into_iter().map(Part::new).collect(), done: Vec::new(), has_begun: false }
+    pub(super) fn new(client: &'c mut Link, servers: Vec<Attached>, is_in_block: bool) -> Self {
+        let list = servers.into_iter().map(Part::new).collect();
+        Self { client, list, done: Vec::new(), has_begun: false, is_in_block, shown: None, sorting: 0 }
     }
 
     pub(super) fn ask(&mut self, messages: &[u8]) {
@@ -124,8 +131,14 @@ impl<'c> Parts<'c> {
     }
 
     /// Stops what is still under way. Nobody wants to know any more what comes of it.
-    pub(super) async fn stop(mut self) -> Result<Left, Fault> {
-        let ended = tokio::time::timeout(GRACE, self.drain(MAX_UNWANTED)).await;
+    ///
+    /// `has_failed`: so has the client's transaction, if there is one. Otherwise what is stopped would end it.
+    pub(super) async fn stop(mut self, has_failed: bool) -> Result<Left, Fault> {
+        let ended = if self.is_in_block && !has_failed {
+            Ok(self.drain(usize::MAX).await)
+        } else {
+            tokio::time::timeout(GRACE, self.drain(MAX_UNWANTED)).await
+        };
         if !matches!(ended, Ok(Ok(true))) {
             let cancellers: Vec<_> = self.list.iter().filter(|part| !part.is_done()).map(Part::canceller).collect();
             let stop = async {
@@ -178,18 +191,26 @@ impl<'c> Parts<'c> {
 
     /// Of an error that no row has come before: what the client is to be told first.
     pub(super) fn put_answers(&mut self, request: &Request) {
-        if self.has_begun || request.is_simple() {
+        if self.has_begun {
             return;
         }
         let (is_parsed, is_bound) = self
             .list
             .iter()
             .fold((true, true), |(parsed, bound), part| (parsed && part.is_parsed, bound && part.is_bound));
-        if is_parsed && request.parses {
+        if is_parsed && request.parses && !request.is_simple() {
             put(&mut self.client.output, backend::tag::PARSE_COMPLETE, &[]);
         }
-        if is_parsed && is_bound {
+        if !(is_parsed && is_bound) {
+            return;
+        }
+        if !request.is_simple() {
             put(&mut self.client.output, backend::tag::BIND_COMPLETE, &[]);
+        }
+        let shape = self.shown.as_ref().or(self.list.first().and_then(|first| first.shape.as_ref()));
+        if let Some(shape) = shape.filter(|_| request.describes) {
+            let columns = shape.len().saturating_sub(self.sorting);
+            shape.put(columns, &request.formats, &mut self.client.output);
         }
     }
 }

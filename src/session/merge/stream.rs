@@ -35,15 +35,11 @@ pub(super) struct Stream<'c, 'l> {
     parts: &'c mut Parts<'l>,
     request: &'c Request,
     order: Option<Order>,
-    /// How many columns there are that only tell the order.
-    sorting: usize,
     /// How many columns the client gets.
     columns: usize,
     to_pass_over: u64,
     limit: Option<u64>,
     given: u64,
-    /// The client is told that the rows look like this, whatever the server calls them.
-    shown: Option<RowShape>,
 }
 
 impl<'c, 'l> Stream<'c, 'l> {
@@ -55,17 +51,9 @@ impl<'c, 'l> Stream<'c, 'l> {
         is_utf8: bool,
     ) -> Result<Result<Given, Ending>, Fault> {
         let question = Question { text: merge.text.as_bytes(), types: &request.types, parameters: &request.parameters };
-        let mut stream = Self {
-            parts,
-            request,
-            order: None,
-            sorting: merge.sort.len(),
-            columns: 0,
-            to_pass_over: request.offset,
-            limit: request.limit,
-            given: 0,
-            shown: None,
-        };
+        parts.sorting = merge.sort.len();
+        let (to_pass_over, limit) = (request.offset, request.limit);
+        let mut stream = Self { parts, request, order: None, columns: 0, to_pass_over, limit, given: 0 };
         let asked = if merge.sort.is_empty() {
             stream.ask_at_once(question);
             Ok(())
@@ -79,16 +67,9 @@ impl<'c, 'l> Stream<'c, 'l> {
     }
 
     /// Asks the servers something else, whose rows are the client's.
-    pub(super) fn shown_as(
-        parts: &'c mut Parts<'l>,
-        request: &'c Request,
-        question: Question<'_>,
-        shown: RowShape,
-    ) -> Self {
+    pub(super) fn of(parts: &'c mut Parts<'l>, request: &'c Request, question: Question<'_>) -> Self {
         parts.list.iter_mut().for_each(Part::forget);
-        let (order, shown) = (None, Some(shown));
-        let (to_pass_over, limit) = (0, None);
-        let mut stream = Self { parts, request, order, sorting: 0, columns: 0, to_pass_over, limit, given: 0, shown };
+        let mut stream = Self { parts, request, order: None, columns: 0, to_pass_over: 0, limit: None, given: 0 };
         stream.ask_at_once(question);
         stream
     }
@@ -124,7 +105,7 @@ impl<'c, 'l> Stream<'c, 'l> {
             Ok(order) => self.order = Some(order),
             Err(unmergeable) => return Ok(Err(Ending::Unmergeable(unmergeable))),
         }
-        let columns = shape.len().saturating_sub(self.sorting);
+        let columns = shape.len().saturating_sub(self.parts.sorting);
         let wanted = &self.request.formats;
         if wanted.len() > 1 && wanted.len() != columns {
             // PostgreSQL's own error for it would count other columns.
@@ -164,7 +145,7 @@ impl<'c, 'l> Stream<'c, 'l> {
             }
             if shape.is_none() {
                 match self.shape() {
-                    Ok(Some(known)) => match self.shown.take() {
+                    Ok(Some(known)) => match self.parts.shown.clone() {
                         Some(shown) if known.has_types_of(&shown) => shape = Some(shown),
                         Some(_) => return Ok(Err(Ending::Unmergeable(Unmergeable::Differ))),
                         None => shape = Some(known),
@@ -172,7 +153,7 @@ impl<'c, 'l> Stream<'c, 'l> {
                     Ok(None) => {}
                     Err(unmergeable) => return Ok(Err(Ending::Unmergeable(unmergeable))),
                 }
-                self.columns = shape.as_ref().map_or(0, RowShape::len).saturating_sub(self.sorting);
+                self.columns = shape.as_ref().map_or(0, RowShape::len).saturating_sub(self.parts.sorting);
                 let told = self.request.told;
                 if shape.as_ref().is_some_and(|shape| told != 0 && shape.digest(self.columns) != told) {
                     // asyncpg and JDBC prepare anew, and say nothing, where an error comes from this function.

@@ -164,6 +164,8 @@ impl Source<'_, '_> {
         let mut instead = Vec::new();
         for call in calls {
             match way {
+                // What is filtered out in one part may be in another.
+                Way::Folded if call.is_distinct && call.filter.is_some() => return None,
                 Way::Folded if call.is_distinct => self.keep(call, &mut instead, |said| columns.add_key(said))?,
                 Way::Folded => {
                     let piece = self.fold(call, &mut columns)?;
@@ -204,9 +206,6 @@ impl Source<'_, '_> {
         mut add: impl FnMut(String) -> usize,
     ) -> Option<()> {
         let arguments = if call.is_within { &[][..] } else { &call.arguments };
-        if call.is_distinct && call.filter.is_some() {
-            return None;
-        }
         for tokens in arguments.iter().chain(&call.order).chain(&call.filter) {
             if !self.is_constant(tokens) {
                 let at = add(self.said(tokens)?.to_owned());
