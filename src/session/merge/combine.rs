@@ -46,6 +46,7 @@ pub(super) async fn combine(
     request: &Request,
     plan: &Combine,
 ) -> Result<Result<Given, Ending>, Fault> {
+    parts.sorting = 0;
     let question = Question { text: &request.text, types: &request.types, parameters: &request.parameters };
     let own = match describe(parts, question).await? {
         Ok(own) => own,
@@ -209,6 +210,13 @@ async fn collect(parts: &mut Parts<'_>, question: Question<'_>) -> Result<Result
         }
     }
     Ok(Ok(columns))
+}
+
+/// It would take more memory than one statement may have.
+pub(super) fn too_much() -> ErrorReply {
+    ErrorReply::error("54000", "the rows that this statement's answer is made of are too large to be kept")
+        .detail(format!("Of what the shards say at most {MAX_KEPT} bytes are kept."))
+        .hint("Give the shard key's value, let a WHERE clause leave fewer rows, or name a [coordinator] in pgsluice's config.")
 }
 
 /// A server has not accepted what was made of the client's statement.

@@ -23,6 +23,7 @@ use super::serve::Work;
 use super::understand::Understood;
 use super::{Attached, Fault, Session};
 use crate::audit::Event;
+use crate::gather::merge::Unmergeable;
 use crate::route::{Demand, Reason};
 use crate::shard::Charset;
 use crate::sql::Gathering;
@@ -43,7 +44,7 @@ enum Tried {
     /// The client has its rows.
     Given(Given),
     /// They are not asked in this way.
-    Unmergeable,
+    Unmergeable(Unmergeable),
     /// Nodes have failed it in a way that others may not, and the client has seen nothing.
     Again(Demand),
     Failed(Why),
@@ -79,7 +80,8 @@ impl Session {
             };
             let servers = match servers {
                 Ok(servers) => servers,
-                Err(_) if is_in_block => {
+                Err(reply) if is_in_block => {
+                    tracing::debug!(why = %reply.message, "shards' answers are not put together");
                     self.undo_names();
                     return Ok(false);
                 }
@@ -94,7 +96,13 @@ impl Session {
                     self.conclude_merged(&request, understood, given).await?;
                     return Ok(true);
                 }
-                Tried::Unmergeable => {
+                // There is nobody else to ask.
+                Tried::Unmergeable(Unmergeable::TooMuch) if matches!(merging.otherwise, Place::Refused(_)) => {
+                    self.named_here.clear();
+                    self.fail(work, !is_in_block, Why::Told(combine::too_much())).await?;
+                    return Ok(true);
+                }
+                Tried::Unmergeable(_) => {
                     self.undo_names();
                     self.release_if_free().await;
                     return Ok(false);
@@ -166,7 +174,7 @@ impl Session {
     ) -> Result<Tried, Fault> {
         if !write_alike(&servers) {
             self.keep(Left { servers, lost: Vec::new() }).await?;
-            return Ok(Tried::Unmergeable);
+            return Ok(Tried::Unmergeable(Unmergeable::Differ));
         }
         match &request.prepared {
             None => self.note_query(&request.analysis, &request.text),
@@ -182,7 +190,14 @@ impl Session {
         let mut parts = Parts::new(&mut self.client, servers, is_in_block);
         let run = async {
             match gathering {
-                Gathering::Merge(merge) => Stream::run(&mut parts, request, merge, is_utf8).await,
+                Gathering::Merge(merge) => {
+                    match (Stream::run(&mut parts, request, merge, is_utf8).await?, &merge.otherwise) {
+                        (Err(Ending::Unmergeable(Unmergeable::Order)), Some(plan)) => {
+                            combine::combine(&mut parts, request, plan).await
+                        }
+                        (ran, _) => Ok(ran),
+                    }
+                }
                 Gathering::Combine(plan) => combine::combine(&mut parts, request, plan).await,
             }
         };
@@ -198,7 +213,7 @@ impl Session {
             Some(Ok(given)) => Tried::Given(given),
             Some(Err(Ending::Unmergeable(unmergeable))) => {
                 tracing::debug!(%unmergeable, "shards' answers are not put together");
-                Tried::Unmergeable
+                Tried::Unmergeable(unmergeable)
             }
             Some(Err(Ending::Failed { is_worth_another, .. })) if is_again(&is_worth_another) => {
                 Tried::Again(Demand::Primary(match is_worth_another {
@@ -227,7 +242,7 @@ impl Session {
                 self.note_seen(&left);
                 self.keep(left).await?;
             }
-            Tried::Unmergeable => {
+            Tried::Unmergeable(_) => {
                 self.ledger.clear();
                 self.keep(left).await?;
             }

@@ -194,10 +194,9 @@ impl<'c> Parts<'c> {
         if self.has_begun {
             return;
         }
-        let (is_parsed, is_bound) = self
-            .list
-            .iter()
-            .fold((true, true), |(parsed, bound), part| (parsed && part.is_parsed, bound && part.is_bound));
+        // Those that have not come so far would have.
+        let is_parsed = self.list.iter().any(|part| part.is_parsed);
+        let is_bound = self.list.iter().any(|part| part.is_bound);
         if is_parsed && request.parses && !request.is_simple() {
             put(&mut self.client.output, backend::tag::PARSE_COMPLETE, &[]);
         }

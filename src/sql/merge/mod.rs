@@ -83,6 +83,8 @@ pub struct Merge {
     pub limit: Count,
     /// How many of all rows are passed over.
     pub offset: Count,
+    /// Where the order of their types, or collations, is not known: by PostgreSQL's.
+    pub otherwise: Option<Combine>,
     edits: Box<[Edit]>,
 }
 
@@ -185,7 +187,9 @@ fn merge(query: &Query, select: &Select, sources: &Sources<'_>, layout: &Layout,
     }
     let (limit, offset) = counts(query)?;
     edits.extend(limit_edit(layout, limit, offset)?);
-    Some(Merge { text: splice(text, &edits).into(), sort: sort.into(), limit, offset, edits: edits.into() })
+    let shards_text: Box<str> = splice(text, &edits).into();
+    let otherwise = if sort.is_empty() { None } else { combine::sorted(layout, text, &shards_text) };
+    Some(Merge { text: shards_text, sort: sort.into(), limit, offset, otherwise, edits: edits.into() })
 }
 
 fn splice(text: &str, edits: &[Edit]) -> String {

@@ -13,6 +13,8 @@ pub(super) enum Piece {
     Text(Box<str>),
     /// One of the shards' columns, from 0.
     Column(usize),
+    /// One of those that stand behind the answer's own, from 0.
+    Behind(usize),
     /// What a column of the answer is called; if none is, one of the shards' columns.
     Name { name: Box<str>, otherwise: Option<usize> },
     /// An aggregate of all rows.
@@ -62,7 +64,7 @@ impl Steps {
                     write!(text, " AS {}", quoted(shown.names.get(at)?)).ok()?;
                 }
             }
-            None if shown.types.len() == shown.names.len() => {
+            None if shown.types.len() >= shown.names.len() => {
                 for (at, name) in shown.names.iter().enumerate() {
                     comma(&mut text, at);
                     write!(text, "{} AS {}", column(at), quoted(name)).ok()?;
@@ -118,6 +120,7 @@ fn write_pieces(text: &mut String, pieces: &[Piece], shown: Shown<'_>) -> Option
         match piece {
             Piece::Text(said) => text.push_str(said),
             Piece::Column(at) => text.push_str(&column(*at)),
+            Piece::Behind(at) => text.push_str(&column(shown.names.len() + at)),
             Piece::Name { name, .. } if shown.names.contains(&&**name) => text.push_str(&quoted(name)),
             Piece::Name { otherwise, .. } => text.push_str(&column((*otherwise)?)),
             Piece::Folded(folded) => text.push_str(&folded.over(shown.types)?),

@@ -16,7 +16,7 @@ mod whole;
 
 pub(super) use grouped::grouped;
 pub use last::Shown;
-pub(super) use whole::{distinct, union};
+pub(super) use whole::{distinct, sorted, union};
 
 use super::layout::{Element, Ending, Reader};
 use last::Piece;
@@ -34,7 +34,7 @@ pub struct Steps {
     /// What each shard is sent. It has the client's parameters.
     pub partial: Box<str>,
     is_distinct: bool,
-    /// The select list; none: the shards' columns as they are.
+    /// The select list; none: the first of the shards' columns as they are.
     items: Option<Box<[Box<[Piece]>]>>,
     /// From GROUP BY on.
     tail: Box<[Piece]>,

@@ -1,11 +1,12 @@
-//! DISTINCT and UNION: each shard's answer is whole in itself, and the same row may be in several.
+//! DISTINCT and UNION: each shard's answer is whole in itself, and the same row may be in several. And rows whose order
+//! only PostgreSQL knows.
 
 use std::ops::Range;
 
 use sqlparser::ast::{Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier};
 
 use super::super::super::lexer::{Token, TokenKind};
-use super::super::layout::{Ending, Layout, Reader};
+use super::super::layout::{Element, Ending, Layout, Reader};
 use super::super::select::{Answers, answers, is_plain, is_plain_query};
 use super::super::sources::Sources;
 use super::super::{Count, Gathering, Merge, Tables};
@@ -43,6 +44,19 @@ pub(in super::super) fn distinct(
     steps(reader, text, &ending, true, place)
 }
 
+/// Rows with columns behind them that tell their order.
+pub(in super::super) fn sorted(layout: &Layout, text: &str, partial: &str) -> Option<Combine> {
+    let reader = Reader { text: text.as_bytes(), tokens: &layout.tokens };
+    let ending = Ending::of(reader, layout.body_end)?;
+    let place = |element: &Element| ending.order.iter().position(|other| other.expression == element.expression);
+    let tail = end(reader, text, &ending, |element| Some(vec![Piece::Behind(place(element)?)]))?;
+    // Without a semicolon, and what is behind it.
+    let behind = text.len() - layout.tokens.last()?.end;
+    let partial = partial.get(..partial.len().checked_sub(behind)?)?.into();
+    let steps = Steps { partial, is_distinct: false, items: None, tail: tail.into() };
+    Some(Combine { ways: [steps].into() })
+}
+
 /// SELECTs with UNION or UNION ALL between them.
 pub(in super::super) fn union(query: &Query, text: &str, tokens: &[Token], tables: &dyn Tables) -> Option<Gathering> {
     let is_distinct = match &*query.body {
@@ -57,8 +71,14 @@ pub(in super::super) fn union(query: &Query, text: &str, tokens: &[Token], table
     }
     if !is_distinct && ending.order.is_empty() && ending.limit.is_empty() {
         let unsaid = Count::Unsaid;
-        let merge =
-            Merge { text: text.into(), sort: Box::default(), limit: unsaid, offset: unsaid, edits: Box::default() };
+        let merge = Merge {
+            text: text.into(),
+            sort: Box::default(),
+            limit: unsaid,
+            offset: unsaid,
+            otherwise: None,
+            edits: Box::default(),
+        };
         return Some(Gathering::Merge(merge));
     }
     steps(reader, text, &ending, is_distinct, |_| None).map(Gathering::Combine)
