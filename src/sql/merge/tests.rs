@@ -326,6 +326,7 @@ fn what_is_not_certain_is_not_combined() {
         "SELECT id FROM t UNION SELECT count(*) FROM u",
         "SELECT max(v ORDER BY a) OVER () FROM t",
         "SELECT mine(v) FROM t GROUP BY v",
+        "SELECT xmlforest(v), count(*) FROM t GROUP BY v",
     ] {
         assert_eq!(combined(text), None, "{text}");
     }

@@ -23,6 +23,9 @@ pub(in super::super) struct Grouped {
 /// Aggregates of which that of all rows is the same aggregate over those of the parts.
 const SAME: &[&str] = &["bit_and", "bit_or", "bit_xor", "bool_and", "bool_or", "every", "max", "min"];
 
+/// Syntax in which a name is not only that of a value, but is written.
+const WRITE_NAMES: &[&str] = &["xmlattributes", "xmlelement", "xmlforest", "xmlpi", "xmltable"];
+
 /// The text that is taken apart.
 #[derive(Clone, Copy)]
 struct Source<'s, 'q> {
@@ -44,6 +47,9 @@ pub(in super::super) fn grouped(
     let reader = Reader { text: text.as_bytes(), tokens: &layout.tokens };
     let ending = Ending::of(reader, layout.body_end)?;
     let source = Source { text, layout, reader, sources, ending: &ending };
+    if (0..layout.tokens.len()).any(|at| WRITE_NAMES.iter().any(|name| reader.is(at, name))) {
+        return None;
+    }
     let is_wild = |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
     if select.projection.iter().any(is_wild) || query.order_by.is_none() != ending.order.is_empty() {
         return None;
