@@ -13,7 +13,7 @@ use crate::route::places::{
     Distribution, Parameter, Places, Reading, Spread, Unplaced, Values, places, places_of_rows,
 };
 use crate::shard::Charset;
-use crate::sql::{Analysis, Catalog, Gathering, Kind, Name, Pin, Statement, Upkeep, gathering, judge};
+use crate::sql::{Analysis, Catalog, Gathering, Kind, Name, Pin, Statement, Upkeep, Uses, gathering, judge};
 use crate::wire::ErrorReply;
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::Bind;
@@ -124,7 +124,7 @@ impl Session {
                 looked_up.as_ref()
             }
         };
-        let Some(Rows { catalog, distribution }) = rows else {
+        let Some(Rows { catalog, distribution, .. }) = rows else {
             return Ok(Place::Refused(Box::new(
                 ErrorReply::error("57P03", "where this database's rows are has not been read yet")
                     .hint("It is read when the first client of a database comes. Try again in a moment."),
@@ -162,6 +162,7 @@ impl Session {
             Kind::Ddl => Place::Everywhere(Scatter::Same),
             Kind::Query | Kind::Write => match &statement.uses {
                 Some(uses) => match places(uses, distribution, values) {
+                    Ok(Places::Any) if tells_oids_of_types(uses) => self.home(),
                     Ok(Places::Any) => self.place_by_functions(statement, catalog),
                     Ok(Places::One(shard)) => Place::One(shard),
                     Ok(Places::Several { spread: Spread::Rows, .. }) if statement.kind == Kind::Write => {
@@ -282,6 +283,15 @@ impl Session {
         let reported = |name: &str| self.told.get(name).map_or(Cow::Borrowed(""), String::from_utf8_lossy);
         Charset::of(&reported("client_encoding"), &reported("server_encoding"))
     }
+}
+
+/// Whether it reads the numbers by which clients know types: those of the first shard.
+fn tells_oids_of_types(uses: &Uses) -> bool {
+    uses.tables.iter().any(|table| {
+        let name = &table.relation;
+        name.schema.as_deref().is_none_or(|schema| schema == "pg_catalog")
+            && matches!(&*name.name, "pg_type" | "pg_enum" | "pg_range")
+    })
 }
 
 /// What to do where pgsluice does not know.

@@ -6,11 +6,9 @@ use std::ops::Range;
 use bytes::BytesMut;
 use foldhash::fast::FixedState;
 
+use crate::shard::type_oids::FIRST_OF_USERS;
 use crate::wire::backend::tag;
 use crate::wire::frontend::put;
-
-/// The first OID of what is made by users: on each shard they are given as things are made there.
-const FIRST_OF_USERS: u32 = 16384;
 
 /// Why shards' answers cannot be put together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

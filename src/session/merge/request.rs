@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::super::prepared::Prepared;
 use super::super::serve::Work;
 use super::super::{Fault, Session};
+use crate::shard::type_oids::FIRST_OF_USERS;
 use crate::sql::{Analysis, Count, Gathering};
 use crate::wire::Frames;
 use crate::wire::frontend::{self, Bind, Parse, Target, tag};
@@ -74,6 +75,9 @@ impl Session {
         }
         let Some(held) = self.statements.get(bind.statement) else { return Ok(None) };
         let (prepared, told) = (Arc::clone(&held.statement), held.columns);
+        if has_own_types(&prepared.types) {
+            return Ok(None);
+        }
         let (parameters, formats) = bind.parts()?;
         let counts = |count| rows(count, bind, &prepared.types, &prepared.text);
         let (Some(limit), Some(offset)) = (counts(limit), counts(offset)) else { return Ok(None) };
@@ -158,6 +162,12 @@ fn read(bytes: &[u8]) -> Result<Option<Messages<'_>>, Fault> {
         }
     }
     Ok(is_synced.then_some(messages))
+}
+
+/// Whether a parameter is of a type that has another number on each shard.
+fn has_own_types(types: &[u8]) -> bool {
+    let mut oids = types.get(2..).unwrap_or_default().as_chunks::<4>().0.iter();
+    oids.any(|oid| u32::from_be_bytes(*oid) >= FIRST_OF_USERS)
 }
 
 /// The types by which a number of rows can be bound.
