@@ -162,7 +162,7 @@ impl Session {
             Kind::Ddl => Place::Everywhere(Scatter::Same),
             Kind::Query | Kind::Write => match &statement.uses {
                 Some(uses) => match places(uses, distribution, values) {
-                    Ok(Places::Any) if tells_oids_of_types(uses) => self.home(),
+                    Ok(Places::Any) if tells_oids_of_types(uses) && self.can_leave() => self.home(),
                     Ok(Places::Any) => self.place_by_functions(statement, catalog),
                     Ok(Places::One(shard)) => Place::One(shard),
                     Ok(Places::Several { spread: Spread::Rows, .. }) if statement.kind == Kind::Write => {
@@ -272,6 +272,11 @@ impl Session {
         let map = distribution.map.as_deref()?;
         let shards = map.shards().iter().map(|shard| Arc::clone(&shard.name)).collect();
         Some((gathering(text, &Reading { distribution, catalog })?, shards))
+    }
+
+    /// Whether it is not bound to the server that it is on.
+    fn can_leave(&self) -> bool {
+        self.pins.is_empty() && (self.server.is_none() || self.status == TransactionStatus::Transaction)
     }
 
     /// Where those meet who do not meet over rows: for notifications, and advisory locks.
