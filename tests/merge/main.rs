@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test's helpers too")]
 
 mod combined;
+mod replicas;
 mod stand;
 #[path = "../support/mod.rs"]
 mod support;
