@@ -107,12 +107,15 @@ impl Session {
         }
     }
 
-    /// Waits until the user's pace allows so many statements.
-    pub(super) async fn keep_pace(&mut self, count: usize) -> Result<(), ErrorReply> {
-        let Some(per_second) = self.limits.per_second else { return Ok(()) };
-        let turn = self.membership.as_ref().and_then(|membership| membership.reserve(count, per_second));
-        let Some(turn) = turn else { return Ok(()) };
+    /// When the user's pace allows so many statements; `None`: now.
+    pub(super) fn turn(&self, count: usize) -> Option<Instant> {
+        let turn = self.membership.as_ref()?.reserve(count, self.limits.per_second?)?;
         self.proxy.metrics.rate_limited_statements.increment(u64::try_from(count).unwrap_or(u64::MAX));
+        Some(turn)
+    }
+
+    /// Waits until then.
+    pub(super) async fn keep_pace(&mut self, turn: Instant) -> Result<(), ErrorReply> {
         // Somebody else may need it meanwhile.
         self.unpark();
         self.overhead.pause();

@@ -18,6 +18,7 @@ use super::ledger::End;
 use super::limits::Patience;
 use super::relay::{Failure, Outcome, Until};
 use super::reshard::Way;
+use super::seldom::Seldom;
 use super::understand::Understood;
 use super::{ClientFault, Fault, Session, Tally};
 use crate::config::PoolMode;
@@ -64,10 +65,11 @@ impl Session {
     /// Serves the client until one side ends it.
     pub async fn run(mut self: Box<Self>) {
         let mut killed = self.registration.killed();
+        let killed = pin!(is_true(&mut killed));
         let ended = tokio::select! {
             biased;
             end = self.serve_all() => Some(end),
-            () = is_true(&mut killed) => None,
+            () = Seldom::new(killed) => None,
         };
         let end = match ended {
             Some(end) => end,
@@ -82,7 +84,8 @@ impl Session {
     async fn serve_all(&mut self) -> Result<(), Fault> {
         let mut signal = self.proxy.shutdown_signal();
         // One for all waits: to begin to wait is what costs.
-        let mut shutdown = pin!(signal.wait());
+        let shutdown = pin!(signal.wait());
+        let mut shutdown = Seldom::new(shutdown);
         loop {
             self.refresh_limits();
             let is_idle = self.status == TransactionStatus::Idle && !self.in_batch;
@@ -101,6 +104,9 @@ impl Session {
             };
             // In a box, so that who is idle takes less memory.
             Box::pin(self.serve(&work)).await?;
+            if let Work::Messages { bytes, .. } = work {
+                self.client.reuse(bytes);
+            }
         }
     }
 
@@ -136,9 +142,11 @@ impl Session {
         if self.inside.is_none() {
             self.inside = self.proxy.gate.try_enter();
         }
-        if self.inside.is_some() {
-            return Ok(true);
-        }
+        // In a box: seldom, and large.
+        if self.inside.is_some() { Ok(true) } else { Box::pin(self.wait_to_enter()).await }
+    }
+
+    async fn wait_to_enter(&mut self) -> Result<bool, Fault> {
         let mut shutdown = self.proxy.shutdown_signal();
         tokio::select! {
             inside = self.registration.unless_cancelled(self.proxy.gate.enter()) => self.inside = inside.ok(),
@@ -169,7 +177,9 @@ impl Session {
         }
         let mut understood = self.understand(work)?;
         self.overhead.start(understood.asked_at);
-        if let Err(reply) = self.keep_pace(understood.runs).await {
+        if let Some(turn) = self.turn(understood.runs)
+            && let Err(reply) = Box::pin(self.keep_pace(turn)).await
+        {
             return self.refuse(work, &reply).await;
         }
         self.ledger.begin(understood.asked_at);
@@ -181,7 +191,9 @@ impl Session {
         {
             return Ok(());
         }
-        self.relocate_if_needed(&understood).await?;
+        if let Some(demand) = self.other_side(&understood) {
+            Box::pin(self.relocate(demand)).await?;
+        }
         let mut excluded = Vec::new();
         loop {
             match self.attempt(work, &mut understood, &mut excluded).await? {
@@ -224,7 +236,7 @@ impl Session {
                 Box::pin(self.take_back()).await?;
                 Ok(Attempt::Again)
             }
-            Outcome::ServerLost(words) => self.after_loss(understood, words.as_deref(), excluded).await,
+            Outcome::ServerLost(words) => Box::pin(self.after_loss(understood, words.as_deref(), excluded)).await,
         }
     }
 

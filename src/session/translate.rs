@@ -72,7 +72,7 @@ impl Session {
                 self.in_batch = true;
                 Sent::ParseOther
             }
-            tag::BIND => return self.translate_long_bind(header).await,
+            tag::BIND => return Box::pin(self.translate_long_bind(header)).await,
             _ => return Err(Fault::Malformed(frontend::Malformed("extended query"))),
         };
         self.expect(sent, Audience::Client);
@@ -86,8 +86,9 @@ impl Session {
         let bind = Bind::read(&start)?;
         let names = bind.portal.len() + bind.statement.len() + 2;
         let mut audience = Audience::Client;
-        let server_name = match self.statements.get(bind.statement).cloned() {
-            Some(held) => match self.ensure_prepared(&held).await? {
+        let held = self.statements.get(bind.statement).cloned();
+        let server_name = match &held {
+            Some(held) => match self.ensure_prepared(held).await? {
                 Ok(()) => held.statement.server_name.as_bytes().to_vec(),
                 Err(outcome) => return Ok(outcome),
             },
@@ -97,7 +98,7 @@ impl Session {
                 name.to_vec()
             }
         };
-        self.note_portal(bind);
+        self.note_portal(bind.portal, held.as_ref());
         self.expect(Sent::Bind, audience);
         let rest = header.size - 5 - names;
         if let Some(server) = &mut self.server {
@@ -129,7 +130,7 @@ impl Session {
             }
             // Where that fails the server ignores a Query, and the client has its error already.
             self.put(|out| frontend::put(out, tag::FLUSH, &[]));
-            match self.relay(Until::Told).await? {
+            match Box::pin(self.relay(Until::Told)).await? {
                 Outcome::Done => {}
                 other => return Ok(other),
             }
@@ -239,7 +240,7 @@ impl Session {
         self.in_batch = true;
         let bind = Bind::read(frame.body)?;
         let Some(held) = self.statements.get(bind.statement).cloned() else {
-            self.note_portal(bind);
+            self.note_portal(bind.portal, None);
             let (statement, audience) = self.not_held(bind.statement);
             self.expect(Sent::Bind, audience);
             self.put(|out| put_bind(out, Bind { statement, ..bind }));
@@ -248,7 +249,7 @@ impl Session {
         if let Err(outcome) = self.ensure_prepared(&held).await? {
             return Ok(outcome);
         }
-        self.note_portal(bind);
+        self.note_portal(bind.portal, Some(&held));
         if let Some(reply) = self.misplaced.clone().or_else(|| self.claim_pin(&held.statement.analysis)) {
             self.expect(Sent::Bind, Audience::Refusal(reply.into()));
             self.put(|out| put_bind(out, Bind { statement: NO_STATEMENT, ..bind }));
@@ -298,11 +299,9 @@ impl Session {
         (NO_STATEMENT, Audience::Refusal(ErrorReply::error("26000", message).into()))
     }
 
-    fn note_portal(&mut self, bind: Bind<'_>) {
-        self.portals.retain(|(name, _)| **name != *bind.portal);
-        if let Some(held) = self.statements.get(bind.statement) {
-            self.portals.push((bind.portal.into(), Arc::clone(&held.statement)));
-        }
+    fn note_portal(&mut self, portal: &[u8], held: Option<&Held>) {
+        self.portals.retain(|(name, _)| **name != *portal);
+        self.portals.extend(held.map(|held| (portal.into(), Arc::clone(&held.statement))));
     }
 
     async fn translate_describe(&mut self, frame: &Frame<'_>) -> Result<Outcome, Fault> {

@@ -226,6 +226,7 @@ fn memchr(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Writes a message: its tag, its length, and the parts of its body one after the other.
+#[inline]
 pub fn put(out: &mut BytesMut, tag: u8, parts: &[&[u8]]) {
     let body: usize = parts.iter().map(|part| part.len()).sum();
     out.reserve(5 + body);
