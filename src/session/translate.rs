@@ -28,13 +28,19 @@ const NO_STATEMENT: &[u8] = b"pgsluice_0";
 const MAX_PREPARED: usize = 1000;
 
 impl Session {
-    /// Puts whole messages into the server connection's output.
-    pub(super) async fn translate(&mut self, messages: &[u8]) -> Result<Outcome, Fault> {
+    /// Puts whole messages into the server connection's output. `first`: what the first of them says, where that is a text
+    /// and was analysed already.
+    pub(super) async fn translate(
+        &mut self,
+        messages: &[u8],
+        mut first: Option<&Arc<Analysis>>,
+    ) -> Result<Outcome, Fault> {
         for frame in Frames::new(messages) {
             let frame = frame?;
+            let known = first.take();
             let outcome = match frame.tag {
-                tag::QUERY => self.translate_query(&frame).await?,
-                tag::PARSE => self.translate_parse(&frame).await?,
+                tag::QUERY => self.translate_query(&frame, known).await?,
+                tag::PARSE => self.translate_parse(&frame, known).await?,
                 tag::BIND => self.translate_bind(&frame).await?,
                 tag::DESCRIBE => self.translate_describe(&frame).await?,
                 tag::CLOSE => self.translate_close(&frame)?,
@@ -115,9 +121,9 @@ impl Session {
         Ok(Outcome::Done)
     }
 
-    async fn translate_query(&mut self, frame: &Frame<'_>) -> Result<Outcome, Fault> {
+    async fn translate_query(&mut self, frame: &Frame<'_>, known: Option<&Arc<Analysis>>) -> Result<Outcome, Fault> {
         let text = frontend::query(frame.body)?;
-        let analysis = self.proxy.analyses.analyse(text);
+        let analysis = known.map_or_else(|| self.proxy.analyses.analyse(text), Arc::clone);
         self.statements.drop_unnamed();
         self.unprepare_by_sql("");
         let misplaced = self.misplaced.clone();
@@ -125,7 +131,8 @@ impl Session {
             self.expect(Sent::Query, Audience::Refusal(reply.into()));
             self.put(|out| put_query(out, REFUSED));
         } else if let Some((held, renamed)) = self.rename(&analysis, text) {
-            if let Err(outcome) = self.ensure_prepared(&held).await? {
+            // In a box: seldom, and large.
+            if let Err(outcome) = Box::pin(self.ensure_prepared(&held)).await? {
                 return Ok(outcome);
             }
             // Where that fails the server ignores a Query, and the client has its error already.
@@ -175,10 +182,10 @@ impl Session {
         Some((held, renamed))
     }
 
-    async fn translate_parse(&mut self, frame: &Frame<'_>) -> Result<Outcome, Fault> {
+    async fn translate_parse(&mut self, frame: &Frame<'_>, known: Option<&Arc<Analysis>>) -> Result<Outcome, Fault> {
         self.in_batch = true;
         let parse = Parse::read(frame.body)?;
-        let analysis = self.proxy.analyses.analyse(parse.text);
+        let analysis = known.map_or_else(|| self.proxy.analyses.analyse(parse.text), Arc::clone);
         let objection = self.objection(&analysis).or_else(|| {
             let is_taken = !parse.name.is_empty() && self.statements.get(parse.name).is_some();
             let name = String::from_utf8_lossy(parse.name);
@@ -190,7 +197,7 @@ impl Session {
             return Ok(Outcome::Done);
         }
         let statement = if let Some((held, renamed)) = self.rename(&analysis, parse.text) {
-            if let Err(outcome) = self.ensure_prepared(&held).await? {
+            if let Err(outcome) = Box::pin(self.ensure_prepared(&held)).await? {
                 return Ok(outcome);
             }
             self.proxy.statements.naming(Parse { text: &renamed, ..parse }, analysis, held.statement)

@@ -153,6 +153,8 @@ impl Link {
         debug_assert!(self.input.len() < limit, "asked to read into a full buffer");
         let room = limit - self.input.len();
         if self.input.capacity() == self.input.len() {
+            // There is no room for what has not come.
+            ready!(self.stream.poll_heard(cx))?;
             // Most messages are short, and an allocator has short pieces at hand.
             self.input.reserve(room.min(self.next_read));
         }
