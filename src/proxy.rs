@@ -76,8 +76,7 @@ pub struct Proxy {
     pub client_counts: ClientCounts,
     /// By the shard's name.
     shard_metrics: ArcSwap<Vec<(Arc<str>, ShardMetrics)>>,
-    reasons: HashMap<Reason, usize, foldhash::fast::FixedState>,
-    /// By the same index: on primaries, on replicas.
+    /// By the reason's index: on primaries, on replicas.
     routes: Vec<[AtomicU64; 2]>,
     reload_requests: OnceLock<mpsc::Sender<ReloadRequest>>,
     databases: Mutex<HashMap<Arc<str>, Arc<Database>>>,
@@ -136,7 +135,6 @@ impl Proxy {
             metrics,
             client_counts: ClientCounts::default(),
             shard_metrics,
-            reasons: Reason::all().enumerate().map(|(index, reason)| (reason, index)).collect(),
             routes: Reason::all().map(|_| Default::default()).collect(),
             reload_requests: OnceLock::new(),
             databases: Mutex::default(),
@@ -321,16 +319,13 @@ impl Proxy {
     /// Counts statements that were answered together, after `duration`.
     pub fn count_statements(&self, shard: &Arc<str>, role: Role, reason: Reason, count: u64, duration: Duration) {
         let all = self.shard_metrics.load();
-        let metrics = all.iter().find(|(name, _)| name == shard).map(|(_, metrics)| metrics);
-        if let Some(index) = self.reasons.get(&reason) {
-            if let Some(counter) = metrics.and_then(|metrics| metrics.statements(role, *index)) {
+        if let Some(routes) = self.routes.get(reason.index()) {
+            routes[usize::from(role == Role::Replica)].fetch_add(count, Ordering::Relaxed);
+        }
+        if let Some((_, metrics)) = all.iter().find(|(name, _)| name == shard) {
+            if let Some(counter) = metrics.statements(role, reason.index()) {
                 counter.increment(count);
             }
-            if let Some(routes) = self.routes.get(*index) {
-                routes[usize::from(role == Role::Replica)].fetch_add(count, Ordering::Relaxed);
-            }
-        }
-        if let Some(metrics) = metrics {
             metrics.duration(role).record(duration);
         }
     }
@@ -502,7 +497,16 @@ pub struct Database {
     has_changed: AtomicBool,
     /// Where its catalog last changed.
     catalog: Mutex<Horizons>,
-    greetings: Mutex<HashMap<GreetingKey, Arc<Reported>>>,
+    greetings: Mutex<HashMap<GreetingKey, Greeting>>,
+}
+
+/// What clients of one kind have in common.
+#[derive(Debug, Clone)]
+pub struct Greeting {
+    /// The settings that they start with.
+    pub startup: Arc<Settings>,
+    /// What they are told after login.
+    pub reported: Arc<Reported>,
 }
 
 impl Database {
@@ -529,18 +533,20 @@ impl Database {
     }
 
     /// What a client with these settings is told after login, where one was told before.
-    pub fn greeting(&self, user: &Arc<str>, startup: &Settings) -> Option<Arc<Reported>> {
+    pub fn greeting(&self, user: &Arc<str>, startup: &Settings) -> Option<Greeting> {
         let greetings = self.greetings.lock().unwrap_or_else(PoisonError::into_inner);
-        greetings.get(&(Arc::clone(user), startup.digests().collect())).cloned()
+        let known = greetings.get(&(Arc::clone(user), startup.digests().collect()))?;
+        known.startup.same(startup).then(|| known.clone())
     }
 
     /// Remembers it.
-    pub fn note_greeting(&self, user: &Arc<str>, startup: &Settings, reported: Arc<Reported>) {
+    pub fn note_greeting(&self, user: &Arc<str>, greeting: Greeting) {
+        let key = (Arc::clone(user), greeting.startup.digests().collect());
         let mut greetings = self.greetings.lock().unwrap_or_else(PoisonError::into_inner);
         if greetings.len() >= MAX_GREETINGS {
             greetings.clear();
         }
-        greetings.insert((Arc::clone(user), startup.digests().collect()), reported);
+        greetings.insert(key, greeting);
     }
 
     fn forget_greetings(&self) {

@@ -11,17 +11,14 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::telemetry::Exposition;
 use crate::topology::{Admission, Shard, SharedTopology, Topology};
 
 /// Prometheus's text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// How often histograms are tidied: what they hold between two scrapes must not grow without end.
-const UPKEEP: Duration = Duration::from_secs(5);
 
 /// How long scrapes under way may go on after the end was called for.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -30,7 +27,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct HttpState {
     /// From [`telemetry::metrics::install`](crate::telemetry::metrics::install).
-    pub metrics: PrometheusHandle,
+    pub metrics: Exposition,
     /// Published by the monitor.
     pub topology: SharedTopology,
     /// True from SIGTERM on: not ready any more.
@@ -47,21 +44,14 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let (stop, stopped) = watch::channel(false);
-    let metrics = state.metrics.clone();
     let server = axum::serve(listener, router(state)).with_graceful_shutdown(async move {
         shutdown.await;
         stop.send_replace(true);
     });
-    let mut server = std::pin::pin!(server.into_future());
-    let mut upkeep = tokio::time::interval(UPKEEP);
-    let mut limit = std::pin::pin!(last_answers(stopped));
-    loop {
-        tokio::select! {
-            ended = &mut server => return ended,
-            // An idle keep-alive connection does not hold the end up.
-            () = &mut limit => return Ok(()),
-            _ = upkeep.tick() => metrics.run_upkeep(),
-        }
+    tokio::select! {
+        ended = server.into_future() => ended,
+        // An idle keep-alive connection does not hold the end up.
+        () = last_answers(stopped) => Ok(()),
     }
 }
 
@@ -197,11 +187,12 @@ mod tests {
 
     #[tokio::test]
     async fn pages_answer_and_the_server_stops_when_told() {
-        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        let exporter = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        let recorder = crate::telemetry::Recorder::new(exporter, &[]);
         ::metrics::with_local_recorder(&recorder, || ::metrics::counter!("pgsluice_test_total").increment(3));
         let shared = Arc::new(ArcSwap::from_pointee(topology(&[("p", Role::Primary, true, OUT)])));
         let (drain, draining) = watch::channel(false);
-        let state = HttpState { metrics: recorder.handle(), topology: shared.clone(), draining };
+        let state = HttpState { metrics: recorder.exposition(), topology: shared.clone(), draining };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

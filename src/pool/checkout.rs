@@ -4,11 +4,9 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool::managed::{Object, PoolError, TimeoutType};
-
 use super::connection::ServerConnection;
 use super::login::LoginError;
-use super::pools::{NodePool, ServerManager};
+use super::pools::NodePool;
 
 /// Why there is no connection to be had.
 #[derive(Debug, thiserror::Error)]
@@ -41,13 +39,13 @@ const KEPT_BUFFER: usize = 4096;
 /// the connection is closed: nobody knows what state it is in.
 #[derive(Debug)]
 pub struct Checkout {
-    object: Option<Object<ServerManager>>,
+    connection: Option<Box<ServerConnection>>,
     pool: Arc<NodePool>,
 }
 
 impl Checkout {
-    pub(super) fn new(object: Object<ServerManager>, pool: Arc<NodePool>) -> Self {
-        Self { object: Some(object), pool }
+    pub(super) fn new(connection: Box<ServerConnection>, pool: Arc<NodePool>) -> Self {
+        Self { connection: Some(connection), pool }
     }
 
     /// The pool that it comes from.
@@ -60,47 +58,40 @@ impl Checkout {
         if self.pool.is_vacated(&self) {
             return;
         }
-        self.link.shrink(KEPT_BUFFER);
-        drop(self.object.take());
+        self.link.shrink(KEPT_BUFFER, KEPT_BUFFER);
+        if let Some(connection) = self.connection.take() {
+            self.pool.take_back(connection);
+        }
     }
 }
 
 impl Deref for Checkout {
     type Target = ServerConnection;
 
-    #[expect(clippy::expect_used, reason = "the object is taken only by `give_back` and `drop`, which end this value")]
+    #[expect(
+        clippy::expect_used,
+        reason = "the connection is taken only by `give_back` and `drop`, which end this value"
+    )]
     fn deref(&self) -> &ServerConnection {
-        self.object.as_ref().expect("on loan")
+        self.connection.as_ref().expect("on loan")
     }
 }
 
 impl DerefMut for Checkout {
     #[expect(clippy::expect_used, reason = "as in `deref`")]
     fn deref_mut(&mut self) -> &mut ServerConnection {
-        self.object.as_mut().expect("on loan")
+        self.connection.as_mut().expect("on loan")
     }
 }
 
 impl Drop for Checkout {
     fn drop(&mut self) {
-        if let Some(object) = self.object.take() {
-            let connection = Object::take(object);
+        if let Some(connection) = self.connection.take() {
+            self.pool.let_go();
             // Says goodbye where there is still something to say it to, without holding up the session.
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 runtime.spawn(tokio::time::timeout(Duration::from_secs(5), connection.terminate()));
             }
-        }
-    }
-}
-
-pub(super) fn checkout_error(error: PoolError<LoginError>, pool: &NodePool, limit: Duration) -> CheckoutError {
-    let node = pool.node().name.clone();
-    match error {
-        PoolError::Timeout(TimeoutType::Wait) => CheckoutError::Busy { node, limit, size: pool.max_size() },
-        PoolError::Timeout(_) => CheckoutError::Login(LoginError::Timeout { node, limit }),
-        PoolError::Backend(error) => CheckoutError::Login(error),
-        PoolError::Closed | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => {
-            CheckoutError::Closed { node }
         }
     }
 }

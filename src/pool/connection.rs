@@ -156,9 +156,9 @@ impl Canceller {
         Arc::new(Self { node: Arc::clone(node), tls, key })
     }
 
-    /// The connection's process on the server.
-    pub fn pid(&self) -> i32 {
-        self.key.pid
+    /// The connection's node, and its process there.
+    pub fn place(&self) -> (Arc<str>, i32) {
+        (Arc::clone(&self.node.name), self.key.pid)
     }
 
     /// Sends the request, encrypted where the connection is, and waits until the server has dealt with it.

@@ -1,13 +1,14 @@
 //! Server connections: logging in, keeping them, lending them to sessions.
 //!
-//! There is one pool for each node, database and user, bounded by `pool.size`, on `deadpool`'s
-//! managed pool: waiters are served in order, and a pool that is full holds up nobody else's.
+//! There is one pool for each node, database and user, bounded by `pool.size`: waiters are served in
+//! order, and a pool that is full holds up nobody else's.
 //! A connection is handed on only by a session that says that it is clean; any other end closes it.
 //! This room knows nothing of SQL but the few statements that carry a session's settings over.
 
 mod checkout;
 mod connection;
 mod keys;
+mod lending;
 mod login;
 mod pools;
 mod settings;
@@ -18,4 +19,4 @@ pub use connection::{Canceller, Reported, ServerConnection, Shape, note_paramete
 pub use keys::ClientKeys;
 pub use login::LoginError;
 pub use pools::{Identity, NodePool, PinPlace, PoolView, Pools, ServerView};
-pub use settings::{Change, SettingValue, Settings, quote_identifier, quote_literal};
+pub use settings::{Change, OWN_PREFIX, SettingValue, Settings, quote_identifier, quote_literal};

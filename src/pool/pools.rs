@@ -6,14 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use deadpool::managed::{
-    Manager, Metrics, Pool, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType, Timeouts,
-};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
-use super::checkout::{Checkout, CheckoutError, checkout_error};
+use super::checkout::{Checkout, CheckoutError};
 use super::connection::{Existence, ServerConnection, Unusable};
 use super::keys::ClientKeys;
+use super::lending::{Answer, Counts, Grant, Lending, Waiter};
 use super::login::{Credentials, LoginError, login};
 use crate::config::{Config, Password, Secret};
 use crate::tls::Outbound;
@@ -51,7 +50,9 @@ pub struct Pools {
 /// The connections to one node for one database and user.
 #[derive(Debug)]
 pub struct NodePool {
-    pool: Pool<ServerManager>,
+    // Each in a box: it goes from hand to hand with every transaction.
+    connections: Lending<Box<ServerConnection>>,
+    manager: ServerManager,
     proven: Mutex<HashSet<u64>>,
     pressure: Notify,
     /// Connections that clients keep for themselves.
@@ -65,6 +66,23 @@ pub struct PinPlace(Arc<NodePool>);
 impl Drop for PinPlace {
     fn drop(&mut self) {
         self.0.pinned.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection's place among those that are taken out, while it is looked at or made; given up with this, unless kept.
+struct Place<'a>(Option<&'a NodePool>);
+
+impl Place<'_> {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0 {
+            pool.let_go();
+        }
     }
 }
 
@@ -173,11 +191,7 @@ impl Pools {
             let node = pool.node();
             let is_known =
                 topology.shards.iter().flat_map(|shard| &shard.nodes).any(|member| Arc::ptr_eq(&member.node, node));
-            if is_known {
-                pool.pool.resize(size);
-            } else {
-                pool.pool.close();
-            }
+            drop(if is_known { pool.connections.resize(size) } else { pool.connections.close() });
             is_known
         });
     }
@@ -189,8 +203,8 @@ impl Pools {
         let mut closed = Vec::new();
         let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, pool) in pools.iter().filter(|((_, identity), _)| *identity.database == *database) {
-            pool.pool.manager().vacated.fetch_add(1, Ordering::Relaxed);
-            closed.extend(pool.pool.retain(|_, _| false).removed);
+            pool.manager.vacated.fetch_add(1, Ordering::Relaxed);
+            closed.extend(pool.connections.retain(Instant::now(), |_, _| false));
             // Those that sessions keep without using them.
             pool.pressure.notify_waiters();
         }
@@ -219,15 +233,15 @@ impl Pools {
         let config = self.config.load();
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         pools.retain(|_, pool| {
-            let manager = pool.pool.manager();
-            let removed = pool.pool.retain(|connection, metrics| {
-                metrics.last_used() < config.pool.idle_timeout
+            let removed = pool.connections.retain(now, |connection, idle_since| {
+                now.duration_since(idle_since) < config.pool.idle_timeout
                     && now.duration_since(connection.created) < config.pool.max_lifetime
                     && connection.incarnation == connection.node.incarnation()
-                    && manager.encrypts_as(&config, connection)
+                    && pool.manager.encrypts_as(&config, connection)
             });
             drop(removed);
-            pool.pool.status().size > 0 || Arc::strong_count(pool) > 1
+            let Counts { idle, out, .. } = pool.connections.counts();
+            idle + out > 0 || Arc::strong_count(pool) > 1
         });
     }
 
@@ -272,38 +286,39 @@ impl PoolView {
 
 impl NodePool {
     fn new(manager: ServerManager, size: usize) -> Self {
-        // The builder can only fail for time limits without a runtime, and the limits are given with each request.
-        let builder = Pool::builder(manager).max_size(size).queue_mode(QueueMode::Lifo);
-        let pool = builder.runtime(deadpool::Runtime::Tokio1).build();
-        #[expect(clippy::expect_used, reason = "a runtime is given, which is all that can be missing")]
-        let pool = pool.expect("a pool with a runtime");
-        Self { pool, proven: Mutex::default(), pressure: Notify::new(), pinned: AtomicUsize::new(0) }
+        Self {
+            connections: Lending::new(size),
+            manager,
+            proven: Mutex::default(),
+            pressure: Notify::new(),
+            pinned: AtomicUsize::new(0),
+        }
     }
 
     /// The node that its connections go to.
     pub fn node(&self) -> &Arc<Node> {
-        &self.pool.manager().node
+        &self.manager.node
     }
 
     fn view(&self) -> PoolView {
-        let (status, manager) = (self.pool.status(), self.pool.manager());
+        let Counts { limit, idle, out, waiting } = self.connections.counts();
         PoolView {
-            node: Arc::clone(&manager.node.name),
-            identity: manager.identity.clone(),
-            max_size: status.max_size,
-            size: status.size,
-            idle: status.available.min(status.size),
-            waiting: status.waiting,
+            node: Arc::clone(&self.manager.node.name),
+            identity: self.manager.identity.clone(),
+            max_size: limit,
+            size: idle + out,
+            idle,
+            waiting,
         }
     }
 
     fn servers(&self) -> Vec<ServerView> {
         let mut idle = HashSet::new();
-        self.pool.retain(|connection, _| {
+        self.connections.retain(Instant::now(), |connection, _| {
             idle.insert(connection.cancel_key.pid);
             true
         });
-        let manager = self.pool.manager();
+        let manager = &self.manager;
         let existing = manager.existing.lock().unwrap_or_else(PoisonError::into_inner);
         let view = |existence: Arc<Existence>| ServerView {
             node: Arc::clone(&manager.node.name),
@@ -316,49 +331,71 @@ impl NodePool {
     }
 
     fn close_idle(&self) {
-        drop(self.pool.retain(|_, _| false));
+        drop(self.connections.retain(Instant::now(), |_, _| false));
         // Those that sessions keep without using them.
         self.pressure.notify_waiters();
     }
 
     /// Whether a connection was made before its database was last to be left by everybody.
     pub fn is_vacated(&self, connection: &ServerConnection) -> bool {
-        connection.vacated != self.pool.manager().vacated.load(Ordering::Relaxed)
+        connection.vacated != self.manager.vacated.load(Ordering::Relaxed)
     }
 
     /// How many connections there may be.
     pub fn max_size(&self) -> usize {
-        self.pool.status().max_size
+        self.connections.counts().limit
     }
 
-    /// Takes a connection out: an idle one, or a new one, or the next that is given back.
-    pub async fn checkout(self: &Arc<Self>) -> Result<Checkout, CheckoutError> {
-        // Mostly there is one, and no timer is needed.
-        let at_once = Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
-        match self.pool.timeout_get(&at_once).await {
-            Ok(object) => return Ok(Checkout::new(object, Arc::clone(self))),
-            Err(PoolError::Timeout(TimeoutType::Wait)) => {}
-            Err(error) => return Err(checkout_error(error, self, Duration::ZERO)),
+    /// Takes a connection out at this moment: an idle one, or a new one, or the next that is given back.
+    pub async fn checkout(self: &Arc<Self>, now: Instant) -> Result<Checkout, CheckoutError> {
+        let granted = match self.connections.ask() {
+            Answer::Granted(granted) => Some(granted),
+            // In a box: seldom, and large.
+            Answer::Wait(waiter) => Box::pin(self.wait(waiter)).await?,
+            Answer::Closed => None,
+        };
+        let mut granted = granted.ok_or_else(|| CheckoutError::Closed { node: Arc::clone(&self.node().name) })?;
+        let place = Place(Some(self));
+        while let Grant::Thing(mut connection) = granted {
+            if self.manager.recycle(&mut connection, now).await.is_ok() {
+                place.keep();
+                return Ok(Checkout::new(connection, Arc::clone(self)));
+            }
+            granted = self.connections.exchange();
         }
-        let wait = self.pool.manager().config.load().pool.checkout_timeout;
-        let status = self.pool.status();
-        if status.available == 0 && status.size >= status.max_size {
-            self.pressure.notify_one();
-        }
-        let timeouts = Timeouts { wait: Some(wait), create: None, recycle: None };
-        let object = self.pool.timeout_get(&timeouts).await.map_err(|error| checkout_error(error, self, wait))?;
-        Ok(Checkout::new(object, Arc::clone(self)))
+        let connection = self.manager.create().await?;
+        place.keep();
+        Ok(Checkout::new(connection, Arc::clone(self)))
+    }
+
+    async fn wait(
+        &self,
+        mut waiter: Waiter<'_, Box<ServerConnection>>,
+    ) -> Result<Option<Grant<Box<ServerConnection>>>, CheckoutError> {
+        self.pressure.notify_one();
+        let limit = self.manager.config.load().pool.checkout_timeout;
+        let busy = |_| CheckoutError::Busy { node: Arc::clone(&self.node().name), limit, size: self.max_size() };
+        timeout(limit, waiter.turn()).await.map_err(busy)
+    }
+
+    /// A connection comes back, to be used again.
+    pub(super) fn take_back(&self, connection: Box<ServerConnection>) {
+        drop(self.connections.give_back(connection));
+    }
+
+    /// A connection that was taken out will not come back.
+    pub(super) fn let_go(&self) {
+        self.connections.let_go();
     }
 
     /// Whether one of its connections is encrypted as one would be that is made now.
     pub fn encrypts_as(&self, connection: &ServerConnection) -> bool {
-        let manager = self.pool.manager();
-        manager.encrypts_as(&manager.config.load(), connection)
+        self.manager.encrypts_as(&self.manager.config.load(), connection)
     }
 
     /// Whether somebody waits for a connection.
     pub fn is_wanted(&self) -> bool {
-        self.pool.status().waiting > 0
+        self.connections.counts().waiting > 0
     }
 
     /// Returns when somebody has to wait for a connection, or when all are to leave the database that one was made in
@@ -366,7 +403,7 @@ impl NodePool {
     pub async fn wanted(&self, vacated: u64) {
         // It hears of whatever is told from here on, so nothing is missed between the two.
         let notified = self.pressure.notified();
-        if self.pool.manager().vacated.load(Ordering::Relaxed) == vacated {
+        if self.manager.vacated.load(Ordering::Relaxed) == vacated {
             notified.await;
         }
     }
@@ -376,7 +413,7 @@ impl NodePool {
     /// # Errors
     /// There are as many as there may be: so many.
     pub fn claim_pin(self: &Arc<Self>) -> Result<PinPlace, usize> {
-        let limit = match self.pool.manager().config.load().pool.max_pinned {
+        let limit = match self.manager.config.load().pool.max_pinned {
             // All but one, which the others share.
             0 => self.max_size().saturating_sub(1).max(1),
             limit => limit,
@@ -434,11 +471,8 @@ impl ServerManager {
     }
 }
 
-impl Manager for ServerManager {
-    // In a box: it goes from hand to hand with every transaction.
-    type Type = Box<ServerConnection>;
-    type Error = LoginError;
-
+impl ServerManager {
+    /// A new one.
     async fn create(&self) -> Result<Box<ServerConnection>, LoginError> {
         let config = self.config.load_full();
         // Read before it is made: what is made while everybody is to leave is not used twice.
@@ -469,9 +503,10 @@ impl Manager for ServerManager {
         result.map(|connection| Box::new(ServerConnection { vacated, ..connection }))
     }
 
-    async fn recycle(&self, connection: &mut Box<ServerConnection>, _: &Metrics) -> RecycleResult<LoginError> {
+    /// Looks at a connection that has lain idle until `now`.
+    async fn recycle(&self, connection: &mut ServerConnection, now: Instant) -> Result<(), Unusable> {
         let config = self.config.load();
-        let verdict = if connection.created.elapsed() >= config.pool.max_lifetime {
+        if now.saturating_duration_since(connection.created) >= config.pool.max_lifetime {
             Err(Unusable::Old)
         } else if !self.encrypts_as(&config, connection) {
             Err(Unusable::Encryption)
@@ -481,7 +516,6 @@ impl Manager for ServerManager {
             Err(Unusable::Vacated)
         } else {
             connection.examine().await
-        };
-        verdict.map_err(|reason| RecycleError::message(reason.to_string()))
+        }
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::hash::BuildHasher;
-use std::ops::Bound;
 use std::sync::LazyLock;
 
 use foldhash::quality::FixedState;
@@ -11,6 +10,9 @@ use foldhash::quality::FixedState;
 /// Settings whose acceptance can change from one moment to the next (a role is dropped, a
 /// membership revoked), so that it is awaited each time before anything runs under them.
 const AWAITED: &[&str] = &["default_tablespace", "temp_tablespaces"];
+
+/// What the names of pgsluice's own settings begin with.
+pub const OWN_PREFIX: &str = "pgsluice.";
 
 /// Who the session is, in the order of setting. Awaited likewise.
 const USER: [&str; 2] = ["session_authorization", "role"];
@@ -33,12 +35,13 @@ pub struct Settings {
     values: BTreeMap<Box<str>, SettingValue>,
     /// Those that were set under the present role: perhaps by its rights, and not by those of the user behind it.
     by_role: BTreeSet<Box<str>>,
+    has_own: bool,
     digest: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { values: BTreeMap::new(), by_role: BTreeSet::new(), digest: *EMPTY_DIGEST }
+        Self { values: BTreeMap::new(), by_role: BTreeSet::new(), has_own: false, digest: *EMPTY_DIGEST }
     }
 }
 
@@ -62,7 +65,8 @@ impl Settings {
     pub fn new(values: impl IntoIterator<Item = (Box<str>, SettingValue)>) -> Self {
         let values: BTreeMap<_, _> = values.into_iter().collect();
         let digest = FixedState::default().hash_one(&values);
-        Self { values, by_role: BTreeSet::new(), digest }
+        let has_own = values.keys().any(|name| name.starts_with(OWN_PREFIX));
+        Self { values, by_role: BTreeSet::new(), has_own, digest }
     }
 
     /// With a change made.
@@ -118,10 +122,9 @@ impl Settings {
         self.values.get(name)
     }
 
-    /// Whether a name begins so.
-    pub fn has_any_with(&self, prefix: &str) -> bool {
-        let from = (Bound::Included(prefix), Bound::Unbounded);
-        self.values.range::<str, _>(from).next().is_some_and(|(name, _)| name.starts_with(prefix))
+    /// Whether one of them is pgsluice's own.
+    pub fn has_own(&self) -> bool {
+        self.has_own
     }
 
     /// Names and values, in the names' order.

@@ -72,6 +72,31 @@ impl Reason {
         .chain(PrimaryCause::ALL.into_iter().map(Self::Statement))
     }
 
+    /// Its place in [`Reason::all`].
+    pub fn index(self) -> usize {
+        match self {
+            Self::FreshReplica => 0,
+            Self::ReadOnlyTransaction => 1,
+            Self::RouteReplica => 2,
+            Self::Stalest => 3,
+            Self::Transaction => 4,
+            Self::Serializable => 5,
+            Self::RefusedByStandby => 6,
+            Self::StandbyError => 7,
+            Self::ConsistencyPrimary => 8,
+            Self::RoutePrimary => 9,
+            Self::NotFresh => 10,
+            Self::NoReplica => 11,
+            Self::SessionPooling => 12,
+            Self::UnreadableText => 13,
+            Self::TooLong => 14,
+            Self::FunctionCall => 15,
+            Self::Coordinator => 16,
+            Self::Merged => 17,
+            Self::Statement(cause) => 18 + cause as usize,
+        }
+    }
+
     /// Label value.
     pub fn name(self) -> &'static str {
         match self {
@@ -126,6 +151,11 @@ impl Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_is_in_its_place() {
+        assert!(Reason::all().enumerate().all(|(index, reason)| reason.index() == index));
+    }
 
     #[test]
     fn names_are_distinct() {

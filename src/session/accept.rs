@@ -17,7 +17,6 @@ use super::auth::{self, Rejection};
 use super::clients::Who;
 use super::crowd::CrowdedOut;
 use super::encrypt::{self, Encryption};
-use super::exchange::Exchange;
 use super::ledger::Ledger;
 use super::limits::SessionLimits;
 use super::operator::{greet_operator, operator};
@@ -36,7 +35,7 @@ use crate::admin::console::{self, Operator};
 use crate::audit::Event;
 use crate::config::{AuthMethod, Config, PoolMode};
 use crate::pool::{Identity, Reported, SettingValue, Settings};
-use crate::proxy::{ClientSlot, Proxy};
+use crate::proxy::{ClientSlot, Greeting, Proxy};
 use crate::route::{Demand, Horizons, Reason};
 use crate::telemetry::metrics::LoginOutcome;
 use crate::topology::Role;
@@ -322,13 +321,16 @@ impl Session {
             return Ok(());
         }
         let startup = Arc::clone(self.tracked.current());
-        if let Some(reported) = self.database.greeting(&self.identity.user, &startup) {
+        if let Some(Greeting { startup, reported }) = self.database.greeting(&self.identity.user, &startup) {
+            // One for all: then it is seen at once that a server connection has the same.
+            self.tracked = Tracked::new(startup);
             self.told = reported.into();
             return Ok(());
         }
         self.told = Arc::new(self.ask_a_server().await?).into();
         self.release().await;
-        self.database.note_greeting(&self.identity.user, &startup, Arc::clone(self.told.values()));
+        let reported = Arc::clone(self.told.values());
+        self.database.note_greeting(&self.identity.user, Greeting { startup, reported });
         Ok(())
     }
 
@@ -389,7 +391,7 @@ impl Session {
             server: None,
             rows: None,
             across: Box::default(),
-            spare_exchange: Exchange::default(),
+            spare_exchange: None,
             last_pool: None,
             parked: None,
             may_have_sequences: false,

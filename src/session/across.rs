@@ -106,7 +106,7 @@ impl Session {
 
     /// The messages are answered: what they said of the transaction is said on its other shards, too.
     pub(super) async fn follow_transaction(&mut self) -> Result<(), Fault> {
-        if !self.is_sharded || self.in_batch {
+        if self.in_batch {
             return Ok(());
         }
         self.leave_coordinator().await?;

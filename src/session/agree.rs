@@ -140,6 +140,11 @@ impl Session {
         why
     }
 
+    /// Whether something that this session has committed there may not be seen there yet.
+    pub(super) fn awaits_settling(&self, shard: &Arc<str>) -> bool {
+        !self.across.unsettled.is_empty() && self.across.unsettled.contains_key(shard)
+    }
+
     /// What this session has committed on a shard is to be seen there before anything else.
     pub(super) async fn await_settled(&mut self, shard: &Arc<str>) -> Result<(), ErrorReply> {
         let Some(id) = self.across.unsettled.get(shard).copied() else { return Ok(()) };

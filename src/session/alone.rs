@@ -186,7 +186,7 @@ impl Session {
         if let Some(server) = &mut self.server {
             server.holding = true;
         }
-        let translated = self.translate(messages).await?;
+        let translated = self.translate(messages, None).await?;
         let Some(server) = &mut self.server else { return Err(Fault::ServerLost(None)) };
         server.exchange.disown_for(Purpose::Alone);
         let link = &mut server.checkout.link;
@@ -199,7 +199,9 @@ impl Session {
             Outcome::Done => self.relay(Until::Answered).await?,
             other => other,
         };
-        self.stop_clock().await;
+        if self.stop_clock() {
+            self.registration.settle().await;
+        }
         self.forget_messages();
         match (outcome, self.tally.own_failure.take()) {
             (Outcome::Done, None) => {

@@ -14,7 +14,8 @@ use super::place::Place;
 use super::relay::{HOLD_LIMIT, Outcome, Until};
 use super::understand::Understood;
 use super::wish::Wish;
-use super::{Attached, Audience, Fault, Parked, Session};
+use super::{Attached, Audience, Fault, Session};
+use crate::config::ConsistencyLevel;
 use crate::pool::{Checkout, CheckoutError, LoginError, NodePool};
 use crate::route::{Demand, Plan, Question, Reason, Refusal, RouteSetting, decide};
 use crate::shard::type_oids::TypeOids;
@@ -35,14 +36,23 @@ impl Session {
     ) -> Result<(), ErrorReply> {
         loop {
             let shard = self.shard_for(understood)?;
-            self.await_settled(&shard).await?;
-            let plan = self.plan(understood, &shard, excluded).await.map_err(cancelled)?.map_err(refusal)?;
-            let plan = match self.take_parked(plan).await {
-                Ok(()) => return Ok(()),
-                Err(plan) => plan,
-            };
+            if self.awaits_settling(&shard) {
+                Box::pin(self.await_settled(&shard)).await?;
+            }
+            let mut plan = self.decide(understood, &shard, excluded, self.may_prove(understood));
+            if is_behind(&plan) {
+                // In a box, as all that is seldom and large.
+                plan = Box::pin(self.wait_for_replica(plan, understood, &shard, excluded)).await.map_err(cancelled)?;
+            }
+            let plan = plan.map_err(refusal)?;
+            if let Some(parked) = self.unpark_for(&plan)
+                && let Some(parked) = usable(parked, &plan).await
+            {
+                self.take(shard, parked, plan, false);
+                return Ok(());
+            }
             let pool = self.pool_of(&plan.node);
-            match self.check_out(&pool).await.map_err(cancelled)? {
+            match self.check_out(&pool, understood.asked_at).await.map_err(cancelled)? {
                 Ok(checkout) => {
                     self.take(shard, checkout, plan, true);
                     return Ok(());
@@ -62,8 +72,12 @@ impl Session {
     }
 
     /// A connection of the pool: mostly there is one, and nobody has to wait.
-    async fn check_out(&mut self, pool: &Arc<NodePool>) -> Result<Result<Checkout, CheckoutError>, Cancelled> {
-        let mut checkout = pin!(pool.checkout());
+    async fn check_out(
+        &mut self,
+        pool: &Arc<NodePool>,
+        now: Instant,
+    ) -> Result<Result<Checkout, CheckoutError>, Cancelled> {
+        let mut checkout = pin!(pool.checkout(now));
         if let Poll::Ready(result) = poll_fn(|cx| Poll::Ready(checkout.as_mut().poll(cx))).await {
             self.proxy.metrics.pool_wait.record(Duration::ZERO);
             return Ok(result);
@@ -86,18 +100,10 @@ impl Session {
         }
     }
 
-    /// Takes the connection that was kept, where that is one to the planned node.
-    async fn take_parked(&mut self, plan: Plan) -> Result<(), Plan> {
-        if !self.parked.as_ref().is_some_and(|parked| Arc::ptr_eq(&parked.checkout.node, &plan.node)) {
-            return Err(plan);
-        }
-        let Some(Parked { shard, checkout: mut parked, .. }) = self.parked.take() else { return Err(plan) };
-        let is_current = parked.incarnation == plan.node.incarnation() && parked.pool().encrypts_as(&parked);
-        if !is_current || parked.examine().await.is_err() {
-            return Err(plan);
-        }
-        self.take(shard, parked, plan, false);
-        Ok(())
+    /// The connection that was kept, where that is one to the planned node.
+    fn unpark_for(&mut self, plan: &Plan) -> Option<Checkout> {
+        let parked = self.parked.take_if(|parked| Arc::ptr_eq(&parked.checkout.node, &plan.node))?;
+        Some(parked.checkout)
     }
 
     fn take(&mut self, shard: Arc<str>, checkout: Checkout, plan: Plan, is_fresh: bool) {
@@ -105,7 +111,7 @@ impl Session {
         self.server = Some(Attached {
             types: self.types_of(&shard),
             shard,
-            exchange: std::mem::take(&mut self.spare_exchange),
+            exchange: self.spare_exchange.take().unwrap_or_default(),
             role: plan.role,
             reason: plan.reason,
             proof: plan.proof,
@@ -136,22 +142,22 @@ impl Session {
         Some(known.unwrap_or_default())
     }
 
-    /// Where to go; where no replica has caught up yet, after waiting for one as long as the config says.
-    async fn plan(
+    /// Where no replica has caught up yet: where to go after waiting for one as long as the config says.
+    async fn wait_for_replica(
         &mut self,
+        mut plan: Result<Plan, Refusal>,
         understood: &Understood,
         shard: &Arc<str>,
         excluded: &[Arc<Node>],
     ) -> Result<Result<Plan, Refusal>, Cancelled> {
-        let config = Arc::clone(&self.config);
-        let mut plan = self.decide(understood, shard, excluded, self.may_prove(understood));
+        let config = &self.config;
         let wait = match plan {
             // The session wants a replica and nothing else: that is worth the wait for any other server.
             Err(Refusal::NoFreshReplica) => config.consistency.wait.max(config.pool.checkout_timeout),
             _ => config.consistency.wait,
         };
         // What is only prepared shows no rows that could be old.
-        if wait.is_zero() || understood.runs == 0 || !is_behind(&plan) {
+        if wait.is_zero() || understood.runs == 0 {
             return Ok(plan);
         }
         self.overhead.pause();
@@ -218,6 +224,8 @@ impl Session {
         let shared = self.shared.map(|key| self.proxy.session_keys.settled(key, shard));
         let seen = [&*own, shared.as_deref().unwrap_or(own)];
         let when_none = self.config.lag.when_none;
+        // To read the clock is not for nothing, and only ages are compared with it.
+        let now = if wish.level == ConsistencyLevel::Bounded { Instant::now() } else { understood.asked_at };
         let answer = self.database.with_catalog_horizon(shard, |catalog| {
             ask(&Question {
                 shard,
@@ -231,7 +239,7 @@ impl Session {
                 excluded,
                 may_prove,
                 is_rehearsal: false,
-                now: Instant::now(),
+                now,
             })
         });
         Ok(answer)
@@ -294,6 +302,12 @@ impl Session {
             self.pins.push(pin);
         }
     }
+}
+
+/// A connection that was kept, where it still can be used.
+async fn usable(mut parked: Checkout, plan: &Plan) -> Option<Checkout> {
+    let is_current = parked.incarnation == plan.node.incarnation() && parked.pool().encrypts_as(&parked);
+    (is_current && parked.examine().await.is_ok()).then_some(parked)
 }
 
 fn is_behind(plan: &Result<Plan, Refusal>) -> bool {

@@ -44,8 +44,12 @@ impl Session {
         if self.in_batch || self.status != TransactionStatus::Idle {
             return Ok(Brought::Yes);
         }
-        let wanted = Arc::clone(self.tracked.current());
         let Some(server) = &mut self.server else { return Ok(Brought::Yes) };
+        let wanted = self.tracked.current();
+        if server.checkout.touched_by.is_none() && Arc::ptr_eq(wanted, &server.checkout.settings) {
+            return Ok(Brought::Yes);
+        }
+        let wanted = Arc::clone(wanted);
         let mut present = Arc::clone(&server.checkout.settings);
         let is_touched = server.checkout.touched_by.is_some_and(|client| client != self.registration.key().pid);
         if is_touched {
@@ -53,7 +57,11 @@ impl Session {
             server.checkout.touched_by = None;
         }
         let sql = match (is_touched, wanted.sql_from(&present)) {
-            (false, None) => return Ok(Brought::Yes),
+            (false, None) => {
+                // Next time it is seen at once.
+                server.checkout.settings = wanted;
+                return Ok(Brought::Yes);
+            }
             (false, Some(sql)) => sql,
             (true, sql) => format!("RESET ALL;{}", sql.unwrap_or_default()),
         };

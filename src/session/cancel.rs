@@ -8,6 +8,7 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -28,7 +29,9 @@ pub(super) enum Target {
     Nobody,
     /// A statement that waits for a server.
     Waiting(oneshot::Sender<()>),
-    /// The connections that run it: one, or one for each shard.
+    /// The connection that runs it.
+    Server(Arc<Canceller>),
+    /// The connections that run it, one for each shard.
     Servers(Arc<[Arc<Canceller>]>),
 }
 
@@ -71,7 +74,7 @@ impl Client {
     async fn pass_on(&self) {
         let cancellers = {
             let mut target = lock(&self.target);
-            match &*target {
+            let cancellers: Arc<[_]> = match &*target {
                 Target::Nobody => return,
                 Target::Waiting(_) => {
                     if let Target::Waiting(waiting) = std::mem::replace(&mut *target, Target::Nobody) {
@@ -80,15 +83,17 @@ impl Client {
                     }
                     return;
                 }
-                Target::Servers(cancellers) => {
-                    // Under the lock: whoever clears the target afterwards sees it.
-                    self.under_way.send_modify(|count| *count += 1);
-                    Arc::clone(cancellers)
-                }
-            }
+                Target::Server(canceller) => [Arc::clone(canceller)].into(),
+                Target::Servers(cancellers) => Arc::clone(cancellers),
+            };
+            // Under the lock: whoever clears the target afterwards sees it.
+            self.under_way.fetch_add(1, Ordering::Relaxed);
+            cancellers
         };
         join_all(cancellers.iter().map(|canceller| pass_on(canceller))).await;
-        self.under_way.send_modify(|count| *count -= 1);
+        if self.under_way.fetch_sub(1, Ordering::Release) == 1 {
+            self.settled.notify_waiters();
+        }
     }
 }
 
@@ -135,7 +140,7 @@ impl Registration {
 
     /// From now on requests go to this connection.
     pub fn set(&self, connection: &ServerConnection) {
-        self.set_all([Arc::clone(&connection.canceller)].into());
+        *lock(&self.client.target) = Target::Server(Arc::clone(&connection.canceller));
     }
 
     /// From now on requests go to these connections.
@@ -157,9 +162,19 @@ impl Registration {
 
     /// Returns when no request is under way.
     pub async fn settle(&self) {
-        if *self.client.under_way.borrow() > 0 {
-            // The sender lives as long as the client.
-            let _ = self.client.under_way.subscribe().wait_for(|count| *count == 0).await;
+        if self.client.under_way.load(Ordering::Acquire) > 0 {
+            // In a box: seldom, and large.
+            Box::pin(self.wait_until_settled()).await;
+        }
+    }
+
+    async fn wait_until_settled(&self) {
+        while self.client.under_way.load(Ordering::Acquire) > 0 {
+            // It hears of whatever ends from here on, so nothing is missed between the two.
+            let settled = self.client.settled.notified();
+            if self.client.under_way.load(Ordering::Acquire) > 0 {
+                settled.await;
+            }
         }
     }
 }

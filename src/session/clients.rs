@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use rand::{Rng, RngCore};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::cancel::Target;
 use crate::pool::Identity;
@@ -39,7 +39,9 @@ pub struct Client {
     killed: watch::Sender<bool>,
     pub(super) target: Mutex<Target>,
     /// Cancel requests on their way to its server.
-    pub(super) under_way: watch::Sender<usize>,
+    pub(super) under_way: AtomicUsize,
+    /// Told when the last of them has arrived.
+    pub(super) settled: Notify,
 }
 
 /// Who a client is.
@@ -126,7 +128,8 @@ impl Clients {
             pins: Mutex::default(),
             killed: watch::Sender::new(false),
             target: Mutex::new(Target::Nobody),
-            under_way: watch::Sender::new(0),
+            under_way: AtomicUsize::new(0),
+            settled: Notify::new(),
         });
         by_pid.insert(pid, Arc::clone(&client));
         Registration { clients: Arc::clone(self), client }
@@ -186,9 +189,8 @@ impl Client {
         let (server, is_waiting) = match &*lock(&self.target) {
             Target::Nobody => (None, false),
             Target::Waiting(_) => (None, true),
-            Target::Servers(cancellers) => {
-                (cancellers.first().map(|first| (Arc::clone(&first.node.name), first.pid())), false)
-            }
+            Target::Server(canceller) => (Some(canceller.place()), false),
+            Target::Servers(cancellers) => (cancellers.first().map(|first| first.place()), false),
         };
         Some(ClientView {
             pid: self.key.pid,
@@ -218,7 +220,8 @@ impl Registration {
             pins: Mutex::default(),
             killed: watch::Sender::new(false),
             target: Mutex::new(std::mem::replace(&mut *lock(&old.target), Target::Nobody)),
-            under_way: watch::Sender::new(0),
+            under_way: AtomicUsize::new(0),
+            settled: Notify::new(),
         });
         by_pid.remove(&old.key.pid);
         by_pid.insert(pid, Arc::clone(&client));

@@ -46,11 +46,11 @@ impl Session {
             self.portals.clear();
             self.end_transaction();
             if self.tracked.is_uncertain() && self.server.is_some() {
-                self.probe_settings().await?;
+                Box::pin(self.probe_settings()).await?;
                 self.adopt_own_settings();
             }
             if std::mem::take(&mut self.unsure_of_pins) && !self.pins.is_empty() && self.server.is_some() {
-                self.review_pins().await?;
+                Box::pin(self.review_pins()).await?;
             }
         }
         if let Some(body) = self.tally.own_failure.take() {
@@ -66,7 +66,9 @@ impl Session {
             server.checkout.node.note_answer();
         }
         self.account_for_pins();
-        self.follow_transaction().await?;
+        if self.is_sharded {
+            Box::pin(self.follow_transaction()).await?;
+        }
         self.release_if_free().await;
         Ok(())
     }
@@ -157,9 +159,8 @@ impl Session {
     /// Tells the sessions that have to see it what the transaction, now over on a server of this role, has changed:
     /// before the client learns of the end, and can tell another one.
     pub(super) fn tell_others(&self, shard: &Arc<str>, role: Role) {
-        let now = Instant::now();
         if self.changed_catalog || self.executed.iter().any(|analysis| analysis.has_ddl()) {
-            self.database.note_catalog_change(shard, now);
+            self.database.note_catalog_change(shard, Instant::now());
         }
         let mut run = self.executed.iter().flat_map(|analysis| &analysis.statements);
         if role == Role::Primary
@@ -168,7 +169,7 @@ impl Session {
         {
             // Of the moment alone: what this connection says of its position may not cover what another session with
             // this key has written meanwhile.
-            self.proxy.session_keys.horizon(key, shard).saw_primary(now, None);
+            self.proxy.session_keys.horizon(key, shard).saw_primary(Instant::now(), None);
         }
     }
 
@@ -178,8 +179,8 @@ impl Session {
         let changed_catalog = std::mem::take(&mut self.changed_catalog);
         let lsn = self.tally.position.take();
         let Some(server) = &self.server else { return };
-        let now = Instant::now();
         if saw_rows {
+            let now = self.overhead.ended_at();
             let (node, incarnation) = (&server.checkout.node, server.checkout.incarnation);
             let position = lsn.filter(|_| node.incarnation() == incarnation).and_then(|lsn| node.position_at(lsn));
             let horizon = self.horizons.of(&server.shard);

@@ -157,7 +157,7 @@ impl Session {
                 kept = Some(returned);
             }
         }
-        let translated = self.translate(messages).await?;
+        let translated = self.translate(messages, None).await?;
         let Some(server) = &mut self.server else { return Err(Fault::ServerLost(None)) };
         server.exchange.disown_for(Purpose::Elsewhere);
         let link = &mut server.checkout.link;

@@ -264,12 +264,13 @@ impl Exchange {
         }
     }
 
-    /// A new one, with the memory of this one.
-    #[must_use]
-    pub fn emptied(mut self) -> Self {
-        self.expected.clear();
-        self.events.clear();
-        Self { expected: self.expected, events: self.events, ..Self::default() }
+    /// As if it were new, but for the memory that it keeps.
+    pub fn empty(&mut self) {
+        let Self { expected, events, skipping, copying_in, awaiting_sync, description, returned } = self;
+        expected.clear();
+        events.clear();
+        (*skipping, *copying_in, *awaiting_sync) = (false, false, false);
+        (*description, *returned) = (None, None);
     }
 
     /// A whole message from the server, or for rows and copied data (`DataRow`, `CopyData`) that the

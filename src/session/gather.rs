@@ -6,7 +6,7 @@ use bytes::BytesMut;
 
 use super::Session;
 use crate::wire::frontend::tag;
-use crate::wire::{BUFFER_SIZE, FrameError, Header, header};
+use crate::wire::{BUFFER_SIZE, FIRST_READ, FrameError, Header, header};
 
 /// Bytes of a pipeline that are looked at together before it is sent on in parts.
 const MAX_BATCH: usize = 256 * 1024;
@@ -48,7 +48,7 @@ impl Session {
     pub(super) async fn gather(&mut self) -> Result<Gathered, super::Fault> {
         let limit = self.longest_message().max(MAX_BATCH) + BUFFER_SIZE;
         // With several shards every statement of it may be for another one.
-        let (mut scanned, mut is_asked) = (0, self.proxy.config.load().shards.len() > 1);
+        let (mut scanned, mut is_asked) = (0, self.config.shards.len() > 1);
         loop {
             if let Some(gathered) = self.scan_batch(&mut scanned, limit)? {
                 return Ok(gathered);
@@ -60,7 +60,7 @@ impl Session {
                 }
             }
             if self.client.input.is_empty() {
-                self.client.shrink(0);
+                self.client.shrink(FIRST_READ, 0);
             }
             if !self.listen(limit).await? {
                 return Ok(Gathered::End);

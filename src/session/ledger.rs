@@ -233,10 +233,10 @@ impl Session {
     fn settle(&self, ledger: &Ledger, server: &Attached) {
         let Some(since) = ledger.since.filter(|_| !ledger.outcomes.is_empty()) else { return };
         let audits = self.proxy.audit.wants_statements();
-        let mut before = since;
+        let (end, mut before) = (self.overhead.ended_at(), since);
         for outcome in &ledger.outcomes {
             let Some(run) = ledger.runs.get(outcome.run) else { continue };
-            let took = outcome.at.map_or_else(|| before.elapsed(), |at| at.saturating_duration_since(before));
+            let took = outcome.at.unwrap_or(end).saturating_duration_since(before);
             before = outcome.at.unwrap_or(before);
             self.count_one(server, run, outcome, took);
             if audits {
@@ -244,13 +244,14 @@ impl Session {
             }
         }
         let count = u64::try_from(ledger.outcomes.len()).unwrap_or(u64::MAX);
-        self.proxy.count_statements(&server.shard, server.role, server.reason, count, since.elapsed());
+        let took = end.saturating_duration_since(since);
+        self.proxy.count_statements(&server.shard, server.role, server.reason, count, took);
     }
 
     fn count_one(&self, server: &Attached, run: &Run, outcome: &Outcome, took: Duration) {
         let statistics = &self.proxy.statistics;
         let occurrence = Occurrence {
-            reason: statistics.index(server.reason),
+            reason: server.reason.index(),
             on_replica: server.role == Role::Replica,
             rows: outcome.rows,
             took,

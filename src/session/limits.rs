@@ -6,8 +6,9 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::Session;
 use super::attach::cancelled;
+use super::relay::Outcome;
+use super::{Fault, Session};
 use crate::audit::Event;
 use crate::config::Config;
 use crate::telemetry::metrics::CutCause;
@@ -107,12 +108,15 @@ impl Session {
         }
     }
 
-    /// Waits until the user's pace allows so many statements.
-    pub(super) async fn keep_pace(&mut self, count: usize) -> Result<(), ErrorReply> {
-        let Some(per_second) = self.limits.per_second else { return Ok(()) };
-        let turn = self.membership.as_ref().and_then(|membership| membership.reserve(count, per_second));
-        let Some(turn) = turn else { return Ok(()) };
+    /// When the user's pace allows so many statements; `None`: now.
+    pub(super) fn turn(&self, count: usize) -> Option<Instant> {
+        let turn = self.membership.as_ref()?.reserve(count, self.limits.per_second?)?;
         self.proxy.metrics.rate_limited_statements.increment(u64::try_from(count).unwrap_or(u64::MAX));
+        Some(turn)
+    }
+
+    /// Waits until then.
+    pub(super) async fn keep_pace(&mut self, turn: Instant) -> Result<(), ErrorReply> {
         // Somebody else may need it meanwhile.
         self.unpark();
         self.overhead.pause();
@@ -136,13 +140,16 @@ impl Session {
         }
     }
 
-    /// It has been answered, or will not be.
-    pub(super) async fn stop_clock(&mut self) {
+    /// It has been answered, or will not be; whether the server was asked to cancel it.
+    pub(super) fn stop_clock(&mut self) -> bool {
         self.deadline = None;
-        if self.server.as_ref().is_some_and(|server| server.is_timed_out) {
-            // The request must not hit what comes next.
-            self.registration.settle().await;
-        }
+        self.server.as_ref().is_some_and(|server| server.is_timed_out)
+    }
+
+    /// The request to cancel must not hit what comes next.
+    pub(super) async fn settled(&self, outcome: Result<Outcome, Fault>) -> Result<Outcome, Fault> {
+        self.registration.settle().await;
+        outcome
     }
 
     /// The time is over: the server is asked to cancel, and what it then says is put in other words.

@@ -46,6 +46,7 @@ mod replication;
 mod reshard;
 mod returned;
 mod scatter;
+mod seldom;
 mod serve;
 mod shortage;
 mod standing;
@@ -117,7 +118,7 @@ pub struct Session {
     horizons: Horizons,
     server: Option<Attached>,
     /// For the next connection.
-    spare_exchange: Exchange,
+    spare_exchange: Option<Box<Exchange>>,
     /// Where its last connection was from.
     last_pool: Option<Arc<NodePool>>,
     /// There is more than one shard to choose from.
@@ -192,8 +193,6 @@ fn who(identity: &Identity, client: Option<SocketAddr>) -> Who {
 /// See [`Session::parked`].
 #[derive(Debug)]
 struct Parked {
-    /// Its shard's name.
-    shard: Arc<str>,
     checkout: Checkout,
     /// When its pool would close it.
     until: Instant,
@@ -212,7 +211,7 @@ struct Attached {
     /// Its shard's name.
     shard: Arc<str>,
     checkout: Checkout,
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     role: Role,
     reason: Reason,
     /// The answer is held back: nothing of it has been shown to the client.

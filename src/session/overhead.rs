@@ -18,6 +18,8 @@ pub(super) struct Overhead {
     running: Option<Instant>,
     out: Duration,
     back: Duration,
+    /// When all that has come was written to the client, and nothing has come since.
+    delivered_at: Option<Instant>,
 }
 
 impl Overhead {
@@ -41,13 +43,21 @@ impl Overhead {
     /// The server has sent something. What came before is no longer the last of the answer.
     pub(super) fn heard(&mut self) {
         self.running = Some(Instant::now());
+        self.delivered_at = None;
     }
 
     /// All that has come is written to the client.
     pub(super) fn delivered(&mut self) {
         if let Some(since) = self.running.take() {
-            self.back = since.elapsed();
+            let now = Instant::now();
+            self.back = now.saturating_duration_since(since);
+            self.delivered_at = Some(now);
         }
+    }
+
+    /// When the answer was over, as the client sees it: now, unless that is known better.
+    pub(super) fn ended_at(&self) -> Instant {
+        self.delivered_at.unwrap_or_else(Instant::now)
     }
 
     /// Both stretches.
@@ -92,6 +102,10 @@ mod tests {
         run_for(&mut overhead, MINUTE);
         overhead.delivered();
         assert_eq!(minutes(&overhead), 3, "only what follows the last of the answer is counted");
+        let end = overhead.delivered_at.expect("it is delivered");
+        assert_eq!(overhead.ended_at(), end);
+        overhead.heard();
+        assert!(overhead.ended_at() >= end && overhead.delivered_at.is_none(), "more has come");
         overhead.start(Instant::now());
         assert_eq!(minutes(&overhead), 0);
     }

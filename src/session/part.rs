@@ -48,9 +48,10 @@ impl Session {
     /// Gives the connection back, clean.
     pub(super) async fn release(&mut self) {
         self.registration.clear().await;
-        if let Some(server) = self.server.take() {
-            self.spare_exchange = server.exchange.emptied();
-            server.checkout.give_back();
+        if let Some(Attached { mut exchange, checkout, .. }) = self.server.take() {
+            exchange.empty();
+            self.spare_exchange = Some(exchange);
+            checkout.give_back();
         }
     }
 
@@ -75,7 +76,7 @@ impl Session {
         if let Some(server) = self.server.take() {
             let limits = &self.proxy.config.load().pool;
             let until = (Instant::now() + limits.idle_timeout).min(server.checkout.created + limits.max_lifetime);
-            self.parked = Some(Parked { shard: server.shard, checkout: server.checkout, until });
+            self.parked = Some(Parked { checkout: server.checkout, until });
         }
     }
 

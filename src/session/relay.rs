@@ -132,18 +132,19 @@ impl Session {
             let lost_life = self.server.as_ref().filter(|server| server.holding).map(Attached::watch_life);
             let parked = self.parked.as_ref().map(Parked::place);
             let is_client_there = if deadline.is_none() && lost_life.is_none() && parked.is_none() {
-                poll_fn(|cx| self.poll_io(cx)).await
+                poll_fn(|cx| self.poll_io(until, cx)).await
             } else {
+                // In a box: it is large, and mostly there is nothing but the sockets to wait for.
+                let mut other = Box::pin(wait_for_others(lost_life, parked, deadline));
                 tokio::select! {
                     biased;
-                    is_client_there = poll_fn(|cx| self.poll_io(cx)) => is_client_there,
-                    () = wait_for_end(lost_life) => return Ok(Outcome::ServerLost(None)),
-                    () = wait_until_wanted(parked) => {
-                        self.unpark();
-                        true
-                    }
-                    () = sleep_until(deadline) => {
-                        self.time_out();
+                    is_client_there = poll_fn(|cx| self.poll_io(until, cx)) => is_client_there,
+                    other = &mut other => {
+                        match other {
+                            Other::LifeIsOver => return Ok(Outcome::ServerLost(None)),
+                            Other::ParkedIsWanted => self.unpark(),
+                            Other::TimeIsOver => self.time_out(),
+                        }
                         true
                     }
                 }
@@ -192,8 +193,9 @@ impl Session {
     }
 
     /// Moves something, if anything can be moved; false when the client is gone. What has moved is looked at before more is
-    /// read: mostly it was all, and to ask a socket that has nothing costs as much as to read.
-    fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    /// read: mostly it was all, and to ask a socket that has nothing costs as much as to read. But what was sent to a
+    /// server that owes an answer leaves nothing to do but to listen.
+    fn poll_io(&mut self, until: Until, cx: &mut Context<'_>) -> Poll<bool> {
         let Some(server) = &mut self.server else { return Poll::Ready(true) };
         let link = &mut server.checkout.link;
         let mut moved = false;
@@ -201,7 +203,7 @@ impl Session {
             match link.poll_write_from(&mut self.client, cx) {
                 Poll::Ready(Ok(())) => {
                     self.overhead.pause();
-                    moved = true;
+                    moved = until == Until::Sent || server.exchange.is_answered();
                 }
                 Poll::Ready(Err(_)) => {
                     // It takes nothing more, but may still have something to say: reading will tell.
@@ -253,13 +255,13 @@ impl Session {
     /// False when the client is gone.
     pub(super) async fn listen(&mut self, limit: usize) -> Result<bool, Fault> {
         let Some(server) = &mut self.server else {
+            let Some(parked) = &self.parked else { return Ok(self.client.fill(limit).await.unwrap_or(false)) };
+            let mut wanted = Box::pin(wait_for_others(None, Some(parked.place()), Some(parked.until)));
             tokio::select! {
                 biased;
                 came = self.client.fill(limit) => return Ok(came.unwrap_or(false)),
-                () = wait_until_wanted(self.parked.as_ref().map(Parked::place)) => {}
-                () = sleep_until(self.parked.as_ref().map(|parked| parked.until)) => {}
+                _ = &mut wanted => self.unpark(),
             }
-            self.unpark();
             return Ok(true);
         };
         let came = poll_fn(|cx| {
@@ -523,6 +525,26 @@ fn with_clients_names(body: &[u8], statements: &ClientStatements) -> Option<Vec<
 /// Whether the server ends the session with this error.
 pub(super) fn is_farewell(body: &[u8]) -> bool {
     matches!(backend::error_field(body, b'V').or_else(|| backend::error_field(body, b'S')), Some(b"FATAL" | b"PANIC"))
+}
+
+/// What happens beside the sockets.
+enum Other {
+    LifeIsOver,
+    ParkedIsWanted,
+    TimeIsOver,
+}
+
+async fn wait_for_others(
+    life: Option<(u64, tokio::sync::watch::Receiver<u64>)>,
+    parked: Option<(Arc<NodePool>, u64)>,
+    deadline: Option<Instant>,
+) -> Other {
+    tokio::select! {
+        biased;
+        () = wait_for_end(life) => Other::LifeIsOver,
+        () = wait_until_wanted(parked) => Other::ParkedIsWanted,
+        () = sleep_until(deadline) => Other::TimeIsOver,
+    }
 }
 
 async fn sleep_until(moment: Option<Instant>) {

@@ -77,12 +77,10 @@ impl Opening {
 }
 
 impl Session {
-    /// Begins the open transaction anew elsewhere, where what comes needs that and nothing has been run.
-    pub(super) async fn relocate_if_needed(&mut self, understood: &Understood) -> Result<(), Fault> {
-        let Some(demand) = self.other_side(understood) else { return Ok(()) };
+    /// Begins the open transaction anew elsewhere; see [`Session::other_side`].
+    pub(super) async fn relocate(&mut self, demand: Demand) -> Result<(), Fault> {
         let place = self.server.as_ref().map_or(Place::Any, |server| Place::One(Arc::clone(&server.shard)));
-        // Seldom, and large.
-        Box::pin(self.begin_anew(demand, place)).await
+        self.begin_anew(demand, place).await
     }
 
     /// Whether nothing has been run in the open transaction but what has begun it.
@@ -90,7 +88,7 @@ impl Session {
         !self.opening.begun.is_empty() && !self.in_batch
     }
 
-    /// Where it belongs when it is begun anew for these messages: as [`Session::relocate_if_needed`] will find.
+    /// Where it belongs when it is begun anew for these messages: as [`Session::other_side`] will find.
     pub(super) fn side_to_begin_on(&self, role: Role, understood: &Understood) -> Demand {
         self.other_side(understood).unwrap_or(match role {
             Role::Replica => Demand::Replica(Reason::ReadOnlyTransaction),
@@ -112,7 +110,8 @@ impl Session {
         Ok(())
     }
 
-    fn other_side(&self, understood: &Understood) -> Option<Demand> {
+    /// Where the open transaction is to be begun anew, where what comes needs that and nothing has been run.
+    pub(super) fn other_side(&self, understood: &Understood) -> Option<Demand> {
         self.opening.begun.first()?;
         let role = self.server.as_ref()?.role;
         if self.config.pool.mode == PoolMode::Session {

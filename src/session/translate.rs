@@ -30,13 +30,19 @@ const NO_STATEMENT: &[u8] = b"pgsluice_0";
 const MAX_PREPARED: usize = 1000;
 
 impl Session {
-    /// Puts whole messages into the server connection's output.
-    pub(super) async fn translate(&mut self, messages: &[u8]) -> Result<Outcome, Fault> {
+    /// Puts whole messages into the server connection's output. `first`: what the first of them says, where that is a text
+    /// and was analysed already.
+    pub(super) async fn translate(
+        &mut self,
+        messages: &[u8],
+        mut first: Option<&Arc<Analysis>>,
+    ) -> Result<Outcome, Fault> {
         for frame in Frames::new(messages) {
             let frame = frame?;
+            let known = first.take();
             let outcome = match frame.tag {
-                tag::QUERY => self.translate_query(&frame).await?,
-                tag::PARSE => self.translate_parse(&frame).await?,
+                tag::QUERY => self.translate_query(&frame, known).await?,
+                tag::PARSE => self.translate_parse(&frame, known).await?,
                 tag::BIND => self.translate_bind(&frame).await?,
                 tag::DESCRIBE => self.translate_describe(&frame).await?,
                 tag::CLOSE => self.translate_close(&frame)?,
@@ -74,7 +80,7 @@ impl Session {
                 self.in_batch = true;
                 Sent::ParseOther
             }
-            tag::BIND => return self.translate_long_bind(header).await,
+            tag::BIND => return Box::pin(self.translate_long_bind(header)).await,
             _ => return Err(Fault::Malformed(frontend::Malformed("extended query"))),
         };
         self.expect(sent, Audience::Client);
@@ -88,8 +94,9 @@ impl Session {
         let bind = Bind::read(&start)?;
         let names = bind.portal.len() + bind.statement.len() + 2;
         let mut audience = Audience::Client;
-        let server_name = match self.statements.get(bind.statement).cloned() {
-            Some(held) => match self.ensure_prepared(&held).await? {
+        let held = self.statements.get(bind.statement).cloned();
+        let server_name = match &held {
+            Some(held) => match self.ensure_prepared(held).await? {
                 Ok(()) => held.statement.server_name.as_bytes().to_vec(),
                 Err(outcome) => return Ok(outcome),
             },
@@ -99,7 +106,7 @@ impl Session {
                 name.to_vec()
             }
         };
-        self.note_portal(bind);
+        self.note_portal(bind.portal, held.as_ref());
         self.expect(Sent::Bind, audience);
         let rest = header.size - 5 - names;
         if let Some(server) = &mut self.server {
@@ -116,9 +123,9 @@ impl Session {
         Ok(Outcome::Done)
     }
 
-    async fn translate_query(&mut self, frame: &Frame<'_>) -> Result<Outcome, Fault> {
+    async fn translate_query(&mut self, frame: &Frame<'_>, known: Option<&Arc<Analysis>>) -> Result<Outcome, Fault> {
         let text = frontend::query(frame.body)?;
-        let analysis = self.proxy.analyses.analyse(text);
+        let analysis = known.map_or_else(|| self.proxy.analyses.analyse(text), Arc::clone);
         self.statements.drop_unnamed();
         self.unprepare_by_sql("");
         let misplaced = self.misplaced.clone();
@@ -126,12 +133,13 @@ impl Session {
             self.expect(Sent::Query, Audience::Refusal(reply.into()));
             self.put(|out| put_query(out, REFUSED));
         } else if let Some((held, renamed)) = self.rename(&analysis, text) {
-            if let Err(outcome) = self.ensure_prepared(&held).await? {
+            // In a box: seldom, and large.
+            if let Err(outcome) = Box::pin(self.ensure_prepared(&held)).await? {
                 return Ok(outcome);
             }
             // Where that fails the server ignores a Query, and the client has its error already.
             self.put(|out| frontend::put(out, tag::FLUSH, &[]));
-            match self.relay(Until::Told).await? {
+            match Box::pin(self.relay(Until::Told)).await? {
                 Outcome::Done => {}
                 other => return Ok(other),
             }
@@ -176,10 +184,10 @@ impl Session {
         Some((held, renamed))
     }
 
-    async fn translate_parse(&mut self, frame: &Frame<'_>) -> Result<Outcome, Fault> {
+    async fn translate_parse(&mut self, frame: &Frame<'_>, known: Option<&Arc<Analysis>>) -> Result<Outcome, Fault> {
         self.in_batch = true;
         let parse = Parse::read(frame.body)?;
-        let analysis = self.proxy.analyses.analyse(parse.text);
+        let analysis = known.map_or_else(|| self.proxy.analyses.analyse(parse.text), Arc::clone);
         let objection = self.objection(&analysis).or_else(|| {
             let is_taken = !parse.name.is_empty() && self.statements.get(parse.name).is_some();
             let name = String::from_utf8_lossy(parse.name);
@@ -191,7 +199,7 @@ impl Session {
             return Ok(Outcome::Done);
         }
         let statement = if let Some((held, renamed)) = self.rename(&analysis, parse.text) {
-            if let Err(outcome) = self.ensure_prepared(&held).await? {
+            if let Err(outcome) = Box::pin(self.ensure_prepared(&held)).await? {
                 return Ok(outcome);
             }
             self.proxy.statements.naming(Parse { text: &renamed, ..parse }, analysis, held.statement)
@@ -242,7 +250,7 @@ impl Session {
         self.in_batch = true;
         let bind = Bind::read(frame.body)?;
         let Some(held) = self.statements.get(bind.statement).cloned() else {
-            self.note_portal(bind);
+            self.note_portal(bind.portal, None);
             let (statement, audience) = self.not_held(bind.statement);
             self.expect(Sent::Bind, audience);
             self.put(|out| put_bind(out, Bind { statement, ..bind }));
@@ -251,7 +259,7 @@ impl Session {
         if let Err(outcome) = self.ensure_prepared(&held).await? {
             return Ok(outcome);
         }
-        self.note_portal(bind);
+        self.note_portal(bind.portal, Some(&held));
         if let Some(reply) = self.misplaced.clone().or_else(|| self.claim_pin(&held.statement.analysis)) {
             self.expect(Sent::Bind, Audience::Refusal(reply.into()));
             self.put(|out| put_bind(out, Bind { statement: NO_STATEMENT, ..bind }));
@@ -304,11 +312,9 @@ impl Session {
         (NO_STATEMENT, Audience::Refusal(ErrorReply::error("26000", message).into()))
     }
 
-    fn note_portal(&mut self, bind: Bind<'_>) {
-        self.portals.retain(|(name, _)| **name != *bind.portal);
-        if let Some(held) = self.statements.get(bind.statement) {
-            self.portals.push((bind.portal.into(), Arc::clone(&held.statement)));
-        }
+    fn note_portal(&mut self, portal: &[u8], held: Option<&Held>) {
+        self.portals.retain(|(name, _)| **name != *portal);
+        self.portals.extend(held.map(|held| (portal.into(), Arc::clone(&held.statement))));
     }
 
     async fn translate_describe(&mut self, frame: &Frame<'_>) -> Result<Outcome, Fault> {

@@ -94,7 +94,7 @@ impl Session {
         if let Some(server) = &mut self.server {
             (server.holding, server.hold_limit) = (holds, MAX_HELD);
         }
-        let outcome = match self.translate(messages).await? {
+        let outcome = match self.translate(messages, None).await? {
             Outcome::Done => {
                 self.put(|out| frontend::put(out, tag::SYNC, &[]));
                 self.expect(Sent::Sync, Audience::Proxy(Purpose::Turn));

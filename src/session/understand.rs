@@ -169,7 +169,12 @@ impl Session {
         };
         let text = match frame.tag {
             tag::QUERY => frontend::query(frame.body)?,
-            tag::PARSE => Parse::read(frame.body)?.text,
+            tag::PARSE => {
+                let Parse { name, text, types } = Parse::read(frame.body)?;
+                let analysis = self.understand_text(text, understood);
+                parsed.insert(name, Parsed { analysis, text, types });
+                return Ok(());
+            }
             tag::BIND => {
                 let bind = Bind::read(frame.body)?;
                 uses(bind.statement);
@@ -200,22 +205,22 @@ impl Session {
             }
             _ => return Ok(()),
         };
-        let analysis = self.proxy.analyses.analyse(text);
-        if frame.tag == tag::QUERY {
-            understood.runs += analysis.statements.len().max(1);
-            if self.is_sharded {
-                let here = Parsed { analysis: Arc::clone(&analysis), text, types: b"" };
-                understood.add_place(self.place_of(&here, None)?);
-            }
-        } else {
-            let parse = Parse::read(frame.body)?;
-            parsed.insert(parse.name, Parsed { analysis: Arc::clone(&analysis), text, types: parse.types });
+        let analysis = self.understand_text(text, understood);
+        understood.runs += analysis.statements.len().max(1);
+        if self.is_sharded {
+            let here = Parsed { analysis, text, types: b"" };
+            understood.add_place(self.place_of(&here, None)?);
         }
+        Ok(())
+    }
+
+    fn understand_text(&self, text: &[u8], understood: &mut Understood) -> Arc<Analysis> {
+        let analysis = self.proxy.analyses.analyse(text);
         if !self.told.can_read(text) {
             understood.demand = Demand::Primary(Reason::UnreadableText);
         }
-        understood.analyses.push(analysis);
-        Ok(())
+        understood.analyses.push(Arc::clone(&analysis));
+        analysis
     }
 
     /// With the values that are bound.

@@ -6,14 +6,11 @@ use std::time::Duration;
 
 use super::Session;
 use crate::config::{Config, ConsistencyLevel, HINTS};
-use crate::pool::{SettingValue, Settings};
+use crate::pool::{OWN_PREFIX, SettingValue, Settings};
 use crate::route::RouteSetting;
 use crate::sql::{Analysis, Setting};
 use crate::topology::{Lsn, Position};
 use crate::wire::ErrorReply;
-
-/// What such a parameter's name begins with.
-const PREFIX: &str = "pgsluice.";
 
 /// Bytes of a session key.
 const MAX_KEY: usize = 1024;
@@ -51,7 +48,7 @@ impl Wish {
         let consistency = &config.consistency;
         let mut wish =
             Self { level: consistency.level, max_staleness: consistency.max_staleness, route: RouteSetting::Auto };
-        if !settings.has_any_with(PREFIX) {
+        if !settings.has_own() {
             return wish;
         }
         for name in ["consistency", "max_staleness", "route"] {
@@ -137,7 +134,7 @@ impl Session {
             }
             _ => quote(&plain(name)),
         };
-        format!("SELECT {value} AS \"{PREFIX}{name}\"")
+        format!("SELECT {value} AS \"{OWN_PREFIX}{name}\"")
     }
 
     /// Why a text's hints cannot be followed.
@@ -150,7 +147,7 @@ impl Session {
             (_, Err(reply)) => Some(reply.detail("It stands in the comment in front of the statement.")),
             ("session_key" | "session_token", Ok(_)) => Some(
                 ErrorReply::error("22023", format!("\"{}\" cannot be set for one statement", hint.key))
-                    .hint(format!("SET {PREFIX}{} in the session.", hint.key)),
+                    .hint(format!("SET {OWN_PREFIX}{} in the session.", hint.key)),
             ),
             (_, Ok(Value::Shard(shard))) if is_no_shard(&shard, &config) => {
                 Some(no_such_shard(&shard, &config).detail("It stands in the comment in front of the statement."))
@@ -190,7 +187,7 @@ fn no_such_shard(name: &str, config: &Config) -> ErrorReply {
 
 /// Whether a client may not set this: only of `pgsluice.*`.
 pub(super) fn object_to_setting(name: &str, value: &str, config: &Config) -> Option<ErrorReply> {
-    let own = name.strip_prefix(PREFIX)?;
+    let own = name.strip_prefix(OWN_PREFIX)?;
     let constant = Setting::constant_value(value).unwrap_or_else(|| value.to_owned());
     match read(own, &constant) {
         Err(reply) => Some(reply),
@@ -210,19 +207,19 @@ pub(super) fn object_to_show(name: &str) -> Option<ErrorReply> {
 fn not_allowed(name: &str, config: &Config) -> Option<ErrorReply> {
     let is_allowed = config.consistency.allow_hints.iter().any(|allowed| allowed == name);
     (!is_allowed).then(|| {
-        ErrorReply::error("42501", format!("permission denied to set parameter \"{PREFIX}{name}\""))
+        ErrorReply::error("42501", format!("permission denied to set parameter \"{OWN_PREFIX}{name}\""))
             .detail("consistency.allow_hints in pgsluice's config does not name it.")
     })
 }
 
 fn unknown(name: &str) -> ErrorReply {
-    let all = HINTS.map(|known| format!("{PREFIX}{known}")).join(", ");
-    ErrorReply::error("42704", format!("unrecognized configuration parameter \"{PREFIX}{name}\""))
+    let all = HINTS.map(|known| format!("{OWN_PREFIX}{known}")).join(", ");
+    ErrorReply::error("42704", format!("unrecognized configuration parameter \"{OWN_PREFIX}{name}\""))
         .hint(format!("Parameters of pgsluice: {all}."))
 }
 
 fn invalid(name: &str, value: &str) -> ErrorReply {
-    ErrorReply::error("22023", format!("invalid value for parameter \"{PREFIX}{name}\": \"{value}\""))
+    ErrorReply::error("22023", format!("invalid value for parameter \"{OWN_PREFIX}{name}\": \"{value}\""))
 }
 
 /// A value of the parameter `name`, without its prefix.
@@ -240,7 +237,9 @@ fn read(name: &str, value: &str) -> Result<Value, ErrorReply> {
         }
         "shard" => Ok(Value::Shard(value.into())),
         "session_key" if value.len() <= MAX_KEY => Ok(Value::Key(value.into())),
-        "session_key" => Err(ErrorReply::error("22023", format!("\"{PREFIX}{name}\" takes at most {MAX_KEY} bytes"))),
+        "session_key" => {
+            Err(ErrorReply::error("22023", format!("\"{OWN_PREFIX}{name}\" takes at most {MAX_KEY} bytes")))
+        }
         "session_token" => token(value)
             .map(Value::Token)
             .ok_or_else(|| available("It takes what SHOW pgsluice.session_token has given elsewhere.")),
@@ -254,7 +253,7 @@ fn own(settings: &Settings, name: &str) -> Option<Value> {
 }
 
 fn own_text(settings: &Settings, name: &str) -> Option<String> {
-    constant(settings, &format!("{PREFIX}{name}"))
+    constant(settings, &format!("{OWN_PREFIX}{name}"))
 }
 
 /// The value of a setting that the client has changed, where it is one plain constant.

@@ -3,7 +3,8 @@
 //! Two levels. The exact text answers at once. A text that is new but differs from a known one only in
 //! literals is lexed and finds the other's [`Analysis`] by its shape. What neither knows is analysed,
 //! outside any lock. Both levels are bounded by bytes and scan-resistant, so that a
-//! client which never sends the same text twice drives nobody's texts out.
+//! client which never sends the same text twice drives nobody's texts out: a text whose shape is known is kept when it
+//! comes a second time.
 
 use super::{
     hint::Hint,
@@ -17,7 +18,14 @@ use quick_cache::{
     Weighter,
     sync::{Cache, DefaultLifecycle},
 };
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    hash::BuildHasher,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 type Texts = Cache<Box<[u8]>, Arc<Analysis>, Bytes, RandomState>;
 type Shapes = Cache<Shape, Arc<Analysis>, Bytes, RandomState>;
@@ -26,8 +34,14 @@ type Shapes = Cache<Shape, Arc<Analysis>, Bytes, RandomState>;
 pub struct AnalysisCache {
     texts: Texts,
     shapes: Shapes,
+    /// Digests of texts that came lately and are not kept; where two share a slot, of the later one.
+    seen: Box<[AtomicU64]>,
+    hasher: RandomState,
     key: [u8; 16],
 }
+
+/// How many of them: 128 KiB.
+const SEEN: usize = 1 << 14;
 
 impl AnalysisCache {
     /// Keeps at most about `max_bytes` of texts and analyses.
@@ -48,6 +62,8 @@ impl AnalysisCache {
                 RandomState::default(),
                 DefaultLifecycle::default(),
             ),
+            seen: (0..SEEN).map(|_| AtomicU64::new(0)).collect(),
+            hasher: RandomState::default(),
             key: rand::random(),
         }
     }
@@ -60,12 +76,22 @@ impl AnalysisCache {
         if let Some(known) = self.texts.get(text) {
             return known;
         }
-        let analysis = match shape(text, &self.key) {
-            Some(shape) => self.by_shape(shape, text),
-            None => Arc::new(analyse_bytes(text)),
+        let (analysis, is_worth_keeping) = match shape(text, &self.key) {
+            Some(shape) => (self.by_shape(shape, text), self.has_come_before(text)),
+            None => (Arc::new(analyse_bytes(text)), true),
         };
-        self.texts.insert(text.into(), Arc::clone(&analysis));
+        if is_worth_keeping {
+            self.texts.insert(text.into(), Arc::clone(&analysis));
+        }
         analysis
+    }
+
+    /// Whether it has come lately; notes that it has come now.
+    fn has_come_before(&self, text: &[u8]) -> bool {
+        let digest = self.hasher.hash_one(text);
+        let slot = usize::try_from(digest % SEEN as u64).ok().and_then(|slot| self.seen.get(slot));
+        // Of two who come at once both may be told either.
+        slot.is_some_and(|slot| slot.swap(digest, Ordering::Relaxed) == digest)
     }
 
     fn by_shape(&self, shape: Shape, text: &[u8]) -> Arc<Analysis> {
@@ -160,7 +186,10 @@ mod tests {
         assert!(!Arc::ptr_eq(&first, &cache.analyse(b"SELECT * FROM u WHERE a = 1")));
         first.note_refused_by_standby();
         assert!(cache.analyse(b"SELECT * FROM t WHERE a = 3").was_refused_by_standby());
-        assert_eq!((cache.len(), cache.shapes()), (4, 2));
+        assert_eq!((cache.len(), cache.shapes()), (1, 2), "one of the texts has come twice");
+        cache.analyse(b"SELECT * FROM t WHERE a = 3");
+        cache.analyse(b"SET a = 1");
+        assert_eq!((cache.len(), cache.shapes()), (3, 2), "what has no shape is kept at once");
     }
 
     #[test]
@@ -185,7 +214,8 @@ mod tests {
         let cache = AnalysisCache::new(limit);
         for n in 0..20_000 {
             cache.analyse(format!("SELECT {n} FROM t{n} WHERE f{n}() = '{}'", "x".repeat(n % 500)).as_bytes());
-            cache.analyse(format!("SELECT {n}").as_bytes());
+            // What is parsed anew each time otherwise.
+            cache.analyse(format!("SET a = {n}").as_bytes());
         }
         assert!(cache.weight() <= limit as u64, "{}", cache.weight());
         assert!(cache.len() > 50);

@@ -181,9 +181,8 @@ impl<'a> Lexer<'a> {
     }
 
     fn word(&mut self) -> TokenKind {
-        while is_ident_continue(self.peek(0)) {
-            self.at += 1;
-        }
+        let rest = self.text.get(self.at..).unwrap_or_default();
+        self.at += rest.iter().position(|byte| !GOES_ON[usize::from(*byte)]).unwrap_or(rest.len());
         TokenKind::Word
     }
 
@@ -340,11 +339,22 @@ impl Iterator for Lexer<'_> {
     }
 }
 
-fn is_ident_start(byte: u8) -> bool {
+/// By byte: whether a word goes on with it.
+static GOES_ON: [bool; 256] = {
+    let mut all = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        all[byte] = is_ident_continue(byte as u8);
+        byte += 1;
+    }
+    all
+};
+
+const fn is_ident_start(byte: u8) -> bool {
     byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80
 }
 
-fn is_ident_continue(byte: u8) -> bool {
+const fn is_ident_continue(byte: u8) -> bool {
     is_ident_start(byte) || byte.is_ascii_digit() || byte == b'$'
 }
 

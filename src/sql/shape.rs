@@ -72,7 +72,9 @@ fn push(normal: &mut Vec<u8>, token: &Token, bytes: &[u8]) -> Option<()> {
                 return None;
             }
             normal.push(tag::WORD);
-            normal.extend(bytes.iter().map(u8::to_ascii_lowercase));
+            let start = normal.len();
+            normal.extend_from_slice(bytes);
+            normal[start..].make_ascii_lowercase();
         }
         TokenKind::QuotedIdent => {
             // A quoted name of the functions whose literals matter.

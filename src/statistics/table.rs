@@ -79,7 +79,6 @@ pub struct StatementTable {
     slots: Box<[OnceLock<Box<Slot>>]>,
     directory: Mutex<Directory>,
     reasons: Vec<Reason>,
-    indexes: HashMap<Reason, usize, foldhash::fast::FixedState>,
     evicted: AtomicU64,
 }
 
@@ -90,7 +89,6 @@ impl StatementTable {
         let table = Self {
             slots: (0..RESERVED.len() + max.max(1)).map(|_| OnceLock::new()).collect(),
             directory: Mutex::default(),
-            indexes: reasons.iter().enumerate().map(|(index, reason)| (*reason, index)).collect(),
             reasons,
             evicted: AtomicU64::new(0),
         };
@@ -98,11 +96,6 @@ impl StatementTable {
             table.settle(index, Label { fingerprint: None, text: text.into() });
         }
         table
-    }
-
-    /// A reason's place in [`Reason::all`].
-    pub fn index(&self, reason: Reason) -> usize {
-        self.indexes.get(&reason).copied().unwrap_or_default()
     }
 
     /// Sees to it that each statement of a text has a place. Quick where they have one.
@@ -292,7 +285,7 @@ mod tests {
         let analysis = cache.analyse(text.as_bytes());
         table.enter(&analysis, text.as_bytes());
         let occurrence = Occurrence {
-            reason: table.index(reason),
+            reason: reason.index(),
             on_replica: reason == Reason::FreshReplica,
             rows: 3,
             took: Duration::from_micros(took_us),

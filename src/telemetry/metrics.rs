@@ -7,8 +7,9 @@
 use std::sync::{Mutex, PoisonError};
 
 use metrics::{Counter, Gauge, Histogram, Unit};
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusBuilder;
 
+use super::histograms::{Exposition, Recorder};
 pub use super::labels::*;
 use crate::topology::{Admission, EjectReason, Node, Role};
 
@@ -74,27 +75,35 @@ const OVERHEAD_BUCKETS: &[f64] =
 const WAIT_BUCKETS: &[f64] =
     &[0.000_01, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// Installs the process's recorder, once; later calls give the same handle.
+/// The process has a recorder already, which is not ours.
+#[derive(Debug, thiserror::Error)]
+#[error("another recorder of metrics is installed already")]
+pub struct AnotherRecorder;
+
+/// Installs the process's recorder, once; later calls give the same exposition.
 ///
 /// # Errors
 /// Another recorder than this one is installed already.
-pub fn install() -> Result<PrometheusHandle, BuildError> {
-    static HANDLE: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
-    let mut installed = HANDLE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(handle) = &*installed {
-        return Ok(handle.clone());
+pub fn install() -> Result<Exposition, AnotherRecorder> {
+    static EXPOSITION: Mutex<Option<Exposition>> = Mutex::new(None);
+    let mut installed = EXPOSITION.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(exposition) = &*installed {
+        return Ok(exposition.clone());
     }
-    let handle = builder()?.install_recorder()?;
+    let recorder = recorder();
+    let exposition = recorder.exposition();
+    metrics::set_global_recorder(recorder).map_err(|_| AnotherRecorder)?;
     describe();
-    Ok(installed.insert(handle).clone())
+    Ok(installed.insert(exposition).clone())
 }
 
-fn builder() -> Result<PrometheusBuilder, BuildError> {
-    let full = |name: &str| Matcher::Full(name.to_owned());
-    PrometheusBuilder::new()
-        .set_buckets_for_metric(full(names::STATEMENT_DURATION_SECONDS), STATEMENT_BUCKETS)?
-        .set_buckets_for_metric(full(names::PROXY_OVERHEAD_SECONDS), OVERHEAD_BUCKETS)?
-        .set_buckets_for_metric(full(names::POOL_WAIT_SECONDS), WAIT_BUCKETS)
+fn recorder() -> Recorder {
+    let histograms = [
+        (names::STATEMENT_DURATION_SECONDS, STATEMENT_BUCKETS),
+        (names::PROXY_OVERHEAD_SECONDS, OVERHEAD_BUCKETS),
+        (names::POOL_WAIT_SECONDS, WAIT_BUCKETS),
+    ];
+    Recorder::new(PrometheusBuilder::new().build_recorder(), &histograms)
 }
 
 fn describe() {
@@ -430,12 +439,12 @@ mod tests {
     use super::*;
 
     fn rendered(work: impl FnOnce()) -> String {
-        let recorder = builder().unwrap().build_recorder();
+        let recorder = recorder();
         metrics::with_local_recorder(&recorder, || {
             describe();
             work();
         });
-        recorder.handle().render()
+        recorder.exposition().render()
     }
 
     fn has(text: &str, line: &str) {

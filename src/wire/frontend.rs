@@ -1,5 +1,7 @@
 //! Borrowed views of what a client sends, and the few frontend messages that the proxy writes.
 
+use std::ffi::CStr;
+
 use bytes::{BufMut, BytesMut};
 
 /// Message type bytes. <https://www.postgresql.org/docs/current/protocol-message-formats.html>
@@ -217,15 +219,12 @@ impl<'a> Target<'a> {
 }
 
 fn cstr(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = memchr(bytes)?;
-    Some((&bytes[..end], &bytes[end + 1..]))
-}
-
-fn memchr(bytes: &[u8]) -> Option<usize> {
-    bytes.iter().position(|byte| *byte == 0)
+    let string = CStr::from_bytes_until_nul(bytes).ok()?.to_bytes();
+    Some((string, &bytes[string.len() + 1..]))
 }
 
 /// Writes a message: its tag, its length, and the parts of its body one after the other.
+#[inline]
 pub fn put(out: &mut BytesMut, tag: u8, parts: &[&[u8]]) {
     let body: usize = parts.iter().map(|part| part.len()).sum();
     out.reserve(5 + body);

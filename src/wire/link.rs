@@ -23,7 +23,7 @@ use super::Stream;
 pub const BUFFER_SIZE: usize = 32 * 1024;
 
 /// How much is read at first, in bytes; more, as long as what comes fills the buffer.
-const FIRST_READ: usize = 1000;
+pub const FIRST_READ: usize = 1000;
 
 /// A connection and its buffers.
 #[derive(Debug)]
@@ -153,6 +153,8 @@ impl Link {
         debug_assert!(self.input.len() < limit, "asked to read into a full buffer");
         let room = limit - self.input.len();
         if self.input.capacity() == self.input.len() {
+            // There is no room for what has not come.
+            ready!(self.stream.poll_heard(cx))?;
             // Most messages are short, and an allocator has short pieces at hand.
             self.input.reserve(room.min(self.next_read));
         }
@@ -181,7 +183,7 @@ impl Link {
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.output.advance(count);
+            take_off(&mut self.output, count);
             self.needs_flush = true;
         }
         self.poll_flush(cx)
@@ -211,7 +213,7 @@ impl Link {
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            from.input.advance(count);
+            take_off(&mut from.input, count);
             from.ready -= count;
             self.needs_flush = true;
         }
@@ -242,13 +244,30 @@ impl Link {
         let _ = std::future::poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx)).await;
     }
 
+    /// Takes over the memory of a buffer that has come from here, where it has none and that is short.
+    pub fn reuse(&mut self, mut buffer: BytesMut) {
+        if self.input.capacity() == 0 && buffer.capacity() <= FIRST_READ {
+            buffer.clear();
+            self.input = buffer;
+        }
+    }
+
     /// Gives back the memory of empty buffers that are larger than this, in bytes.
-    pub fn shrink(&mut self, limit: usize) {
+    pub fn shrink(&mut self, input: usize, output: usize) {
         self.next_read = FIRST_READ;
-        for buffer in [&mut self.input, &mut self.output] {
+        for (buffer, limit) in [(&mut self.input, input), (&mut self.output, output)] {
             if buffer.is_empty() && buffer.capacity() > limit {
                 *buffer = BytesMut::new();
             }
         }
+    }
+}
+
+/// Takes bytes off the start of a buffer. One that is empty begins at its start again: so it keeps its room.
+fn take_off(buffer: &mut BytesMut, count: usize) {
+    if count == buffer.len() {
+        buffer.clear();
+    } else {
+        buffer.advance(count);
     }
 }

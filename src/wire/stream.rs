@@ -21,6 +21,14 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// Ready where something may have come; always, but over plain TCP.
+    pub fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => stream.poll_read_ready(cx),
+            Self::Tls(_) | Self::Nobody => Poll::Ready(Ok(())),
+        }
+    }
+
     /// Where the peer is, while it is there.
     pub fn peer_address(&self) -> Option<SocketAddr> {
         match self {
