@@ -388,6 +388,7 @@ impl Session {
             horizons: Horizons::default(),
             server: None,
             rows: None,
+            outdated: None,
             across: Box::default(),
             spare_exchange: Exchange::default(),
             last_pool: None,
