@@ -559,8 +559,11 @@ async fn a_shard_of_an_older_release_is_told_of_and_upgraded() {
     let (code, _, error) = fence.run(&["pin", "-t", "accounts", "42", "--to", "a"]).await;
     assert!(code == 1 && error.contains("run pgsluice shards init"), "{error}");
     assert_eq!(fence.run(&["init"]).await.0, 0);
+    // Those who have come before count as having heard of nothing.
     let (home, _) = fence.home(42).await;
-    fence.json(&["pin", "-t", "accounts", "42", "--to", NAMES[home]]).await;
+    let told = fence.json(&["pin", "-t", "accounts", "42", "--to", NAMES[home], "--wait", "0"]).await;
+    assert!(told["ended"].as_u64() >= Some(1), "{told}");
+    assert_eq!(fence.json(&["unpin", "-t", "accounts", "42"]).await["ended"], json!(0));
     client.batch_execute("INSERT INTO accounts VALUES (42, '')").await.unwrap();
     fence.assert_right().await;
     late.stop().await;

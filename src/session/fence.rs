@@ -29,6 +29,9 @@ use crate::wire::frontend::put_query;
 /// How often it is looked whether more is known of the map.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// After how many looks a shard is asked once more.
+const LOOKS: usize = 10;
+
 /// What the messages at hand were routed by is not what is known by now.
 #[derive(Debug, Clone)]
 pub(super) struct Outdated {
@@ -160,11 +163,14 @@ impl Session {
         let before = self.rows.as_ref().map(|rows| rows.versions().clone()).unwrap_or_default();
         let learn = async {
             loop {
-                match catalogs.rows(&self.identity.database) {
-                    Some(rows) if before.is_behind(rows.versions()) => return rows,
-                    _ => catalogs.seek(&self.identity.database, shard),
+                for look in 0..LOOKS {
+                    match catalogs.rows(&self.identity.database) {
+                        Some(rows) if before.is_behind(rows.versions()) => return rows,
+                        _ if look == 0 => catalogs.seek(&self.identity.database, shard),
+                        _ => {}
+                    }
+                    tokio::time::sleep(LOOK).await;
                 }
-                tokio::time::sleep(LOOK).await;
             }
         };
         let limit = self.config.pool.checkout_timeout;

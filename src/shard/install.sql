@@ -185,6 +185,12 @@ CREATE UNLOGGED TABLE IF NOT EXISTS pgsluice.connection (
     version pg_catalog.int8 NOT NULL
 );
 
+-- An older release is replaced: server processes that are there already may be used by those who have never heard of the
+-- fence. This notes it, and pgsluice shards init then notes them, when nobody can miss register() any more.
+INSERT INTO pgsluice.connection (pid, version)
+SELECT 0, 0 WHERE pg_catalog.to_regprocedure('pgsluice.register(bigint)') IS NULL
+ON CONFLICT DO NOTHING;
+
 -- Notes that this server process is used by somebody who has heard of versions up to this one; tells the newest that was
 -- announced here. In a READ COMMITTED transaction of its own: the INSERT waits for an announcement under way, and what
 -- follows has a snapshot in which that is seen. Who tells it a version that he has not heard of deceives himself.

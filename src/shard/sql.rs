@@ -53,6 +53,20 @@ pub const FOLLOW_MAP: &str =
 /// Whether server processes can be registered here.
 pub const HAS_FENCE: &str = "SELECT pg_catalog.to_regprocedure('pgsluice.register(bigint)') IS NOT NULL";
 
+/// After [`INSTALL`], where a map was there before: whoever may have missed the fence counts as having heard of nothing, but
+/// for the account `$1`, which moves no rows. Once for each upgrade.
+pub const ENLIST: &str = "\
+    WITH upgraded AS (DELETE FROM pgsluice.connection WHERE pid = 0 RETURNING pid) \
+    INSERT INTO pgsluice.connection (pid, backend_start, version) \
+    SELECT there.pid, there.backend_start, 0 FROM pg_catalog.pg_stat_activity AS there, upgraded \
+    WHERE there.datname = pg_catalog.current_database() AND there.usename <> $1 \
+        AND there.pid <> pg_catalog.pg_backend_pid() \
+        AND coalesce(there.backend_type, 'client backend') = 'client backend' \
+    ON CONFLICT (pid) DO NOTHING";
+
+/// Where there was none, nobody has.
+pub const FORGET_UPGRADE: &str = "DELETE FROM pgsluice.connection WHERE pid = 0";
+
 /// Server processes of this database that are used by somebody who may not have heard of version `$1`.
 pub const BEHIND: &str = "\
     SELECT used.pid FROM pgsluice.connection AS used JOIN pg_catalog.pg_stat_activity AS there ON there.pid = used.pid \

@@ -8,8 +8,8 @@ use super::change::{Changer, store};
 use super::maps::Holder;
 use super::reach::{Site, told};
 use crate::monitor::distribution_rows::versions;
-use crate::shard::BucketMap;
-use crate::shard::sql::{INSTALL, PINS, STORE_THIS_SHARD, THIS_SHARD};
+use crate::shard::sql::{ENLIST, FORGET_UPGRADE, INSTALL, PINS, STORE_THIS_SHARD, THIS_SHARD};
+use crate::shard::{BucketMap, Versions};
 use crate::{commit, config};
 
 pub(super) async fn run(common: &Common) -> anyhow::Result<()> {
@@ -33,6 +33,7 @@ pub async fn init(site: &Site, database: &str) -> anyhow::Result<Vec<String>> {
     for (name, client) in shards {
         install(site, &name, &client).await.with_context(|| format!("shard \"{name}\""))?;
         let versions = versions(&client, PINS).await.with_context(|| format!("shard \"{name}\""))?;
+        enlist(site, &name, &client, &versions).await.with_context(|| format!("shard \"{name}\""))?;
         holders.push(Holder { name, client, versions });
     }
     let known = holders.iter().filter_map(Holder::map).max_by_key(|map| map.version()).cloned();
@@ -79,6 +80,16 @@ async fn number(shards: &[Holder]) -> anyhow::Result<()> {
         client.execute(STORE_THIS_SHARD, &[name, &number]).await.map_err(failed)?;
     }
     Ok(())
+}
+
+/// Where rows were placed before the fence was there. Without a map nobody has placed any.
+async fn enlist(site: &Site, shard: &str, client: &Client, versions: &Versions) -> anyhow::Result<()> {
+    let failed = |error: tokio_postgres::Error| anyhow::anyhow!(told(&error));
+    if versions.known == 0 {
+        return client.execute(FORGET_UPGRADE, &[]).await.map(drop).map_err(failed);
+    }
+    let monitor = site.config.shards.iter().find(|configured| configured.name == shard).map(|shard| &shard.user);
+    client.execute(ENLIST, &[&monitor]).await.map(drop).map_err(failed)
 }
 
 async fn install(site: &Site, shard: &str, client: &Client) -> anyhow::Result<()> {
