@@ -569,3 +569,18 @@ async fn a_shard_of_an_older_release_is_told_of_and_upgraded() {
     late.stop().await;
     fence.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_prepared_before_is_settled_before() {
+    let fence = Fence::start().await;
+    let (home, away) = fence.home(42).await;
+    // As a proxy leaves it that is killed before it has decided.
+    let gid = format!("pgsluice:1:{}:{}:0", "0123456789abcdef".repeat(2), NAMES[away]);
+    let prepare = format!("BEGIN; INSERT INTO accounts VALUES (42, 'by the old map'); PREPARE TRANSACTION '{gid}'");
+    fence.stand.direct(home).await.batch_execute(&prepare).await.unwrap();
+    fence.json(&["pin", "-t", "accounts", "42", "--to", NAMES[away], "--wait", "0"]).await;
+    assert_eq!(fence.stand.on_each("SELECT count(*) FROM pg_prepared_xacts").await, ["0", "0"]);
+    assert_eq!(fence.rows(42).await, ["0", "0"]);
+    fence.assert_right().await;
+    fence.stop().await;
+}

@@ -123,6 +123,22 @@ CREATE OR REPLACE FUNCTION pgsluice.bucket(value pg_catalog.timestamptz) RETURNS
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN pgsluice.digest_bucket(pg_catalog.sha256(pgsluice.framed(pgsluice.shard_key(value))));
 
+-- The fence: for each server process that pgsluice uses, up to which version of the map those have heard who use it. Whoever
+-- changes the map announces the new version, and waits until nobody here is behind it (docs/sharding.md). Backends die with
+-- the server, and so may this. Whoever locks both locks this table before the map's.
+CREATE UNLOGGED TABLE IF NOT EXISTS pgsluice.connection (
+    pid pg_catalog.int4 PRIMARY KEY,
+    -- NULL where the schema's owner may not see it.
+    backend_start pg_catalog.timestamptz,
+    version pg_catalog.int8 NOT NULL
+);
+
+-- An older release is replaced: server processes that are there already may be used by those who have never heard of the
+-- fence. This notes it, and pgsluice shards init then notes them, when nobody can miss register() any more.
+INSERT INTO pgsluice.connection (pid, version)
+SELECT 0, 0 WHERE pg_catalog.to_regprocedure('pgsluice.register(bigint)') IS NULL
+ON CONFLICT DO NOTHING;
+
 -- The bucket map: of the versions that are in force, the newest counts. Of a version that was written nothing changes but
 -- its state, and that once: announced, then in force or withdrawn.
 CREATE TABLE IF NOT EXISTS pgsluice.bucket_map (
@@ -174,22 +190,6 @@ CREATE OR REPLACE FUNCTION pgsluice.shard_of_key(VARIADIC components pg_catalog.
 GRANT USAGE ON SCHEMA pgsluice TO PUBLIC;
 GRANT SELECT ON pgsluice.bucket_map TO PUBLIC;
 GRANT SELECT (version, digest, shard) ON pgsluice.pinned_key TO PUBLIC;
-
--- The fence: for each server process that pgsluice uses, up to which version of the map those have heard who use it. Whoever
--- changes the map announces the new version, and waits until nobody here is behind it (docs/sharding.md). Backends die with
--- the server, and so may this.
-CREATE UNLOGGED TABLE IF NOT EXISTS pgsluice.connection (
-    pid pg_catalog.int4 PRIMARY KEY,
-    -- NULL where the schema's owner may not see it.
-    backend_start pg_catalog.timestamptz,
-    version pg_catalog.int8 NOT NULL
-);
-
--- An older release is replaced: server processes that are there already may be used by those who have never heard of the
--- fence. This notes it, and pgsluice shards init then notes them, when nobody can miss register() any more.
-INSERT INTO pgsluice.connection (pid, version)
-SELECT 0, 0 WHERE pg_catalog.to_regprocedure('pgsluice.register(bigint)') IS NULL
-ON CONFLICT DO NOTHING;
 
 -- Notes that this server process is used by somebody who has heard of versions up to this one; tells the newest that was
 -- announced here. In a READ COMMITTED transaction of its own: the INSERT waits for an announcement under way, and what
