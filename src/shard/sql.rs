@@ -93,8 +93,8 @@ pub const CHANGER_SESSION: &str = "SET default_transaction_read_only = off; SET 
                                    SET default_transaction_isolation = 'read committed'; SET lock_timeout = '10s'; \
                                    SET search_path = ''";
 
-/// One changer at a time: no row where another one is at work. Kept until the session ends.
-pub const LOCK_CHANGES: &str = "SELECT pg_catalog.pg_try_advisory_lock(7310592837465002)";
+/// One changer at a time. Kept until the session ends; fails with 55P03 where another one is at work for longer.
+pub const LOCK_CHANGES: &str = "SELECT pg_catalog.pg_advisory_lock(7310592837465002)";
 
 /// Registers the connection under the version `known`, and tells the newest that was announced; whatever its session has
 /// set.

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use futures_util::future::try_join_all;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 use super::maps::{Holder, holders, in_force};
@@ -221,8 +222,13 @@ async fn prepare(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// False where somebody else is at it, and stays so.
 async fn lock(client: &Client) -> anyhow::Result<bool> {
-    Ok(client.query_one(LOCK_CHANGES, &[]).await.map_err(failed)?.get(0))
+    match client.execute(LOCK_CHANGES, &[]).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Ok(false),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 async fn states(client: &Client) -> anyhow::Result<Vec<(i64, String)>> {
