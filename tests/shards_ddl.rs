@@ -359,6 +359,18 @@ async fn a_foreign_key_refers_to_what_is_on_the_same_shard() {
     ] {
         assert_unfit(&mut client, sql, "foreign key").await;
     }
+    for (sql, action) in [
+        ("ALTER TABLE entries ADD FOREIGN KEY (account) REFERENCES accounts ON DELETE SET NULL", "ON DELETE SET NULL"),
+        (
+            "ALTER TABLE entries ADD FOREIGN KEY (account) REFERENCES accounts ON UPDATE SET DEFAULT",
+            "ON UPDATE SET DEFAULT",
+        ),
+        ("ALTER TABLE visits ADD FOREIGN KEY (site) REFERENCES currencies ON UPDATE CASCADE", "ON UPDATE CASCADE"),
+    ] {
+        assert_unfit(&mut client, sql, "foreign key").await;
+        let told = client.query(sql).await.iter().find_map(|message| message.field(b'D')).expect("a detail");
+        assert!(told.starts_with(&format!("{action} changes the shard key")), "{sql}: {told}");
+    }
     for sql in [
         "ALTER TABLE entries ADD FOREIGN KEY (account) REFERENCES accounts ON DELETE CASCADE",
         "CREATE TABLE events (id int, n int, PRIMARY KEY (id, n), FOREIGN KEY (id) REFERENCES accounts)",

@@ -17,13 +17,13 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::catalog_rows::{self, Fingerprint, LoadError};
-use super::distribution_rows;
-use super::driver;
 use super::poll::Login;
+use super::{distribution_rows, driver, type_rows};
 use crate::config::Config;
 use crate::route::places::Distribution;
 use crate::shard::Versions;
 use crate::shard::sql::UNLABELLED_PINS;
+use crate::shard::type_oids::TypeOids;
 use crate::sql::Catalog;
 use crate::topology::{Node, Role, Shard, SharedTopology};
 
@@ -40,7 +40,7 @@ const MOST_CONNECTIONS: usize = 8;
 const SERVER_WAIT: Duration = Duration::from_millis(200);
 
 /// How long connecting, or one query of the load, may take.
-const LOAD_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const LOAD_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A database that nobody asked for during so many checks is forgotten (an hour).
 const IDLE_CHECKS: u32 = 720;
@@ -59,6 +59,8 @@ pub struct Rows {
     pub catalog: Arc<Catalog>,
     /// Where its rows are, as last read.
     pub distribution: Arc<Distribution>,
+    /// What users' types are called on each shard but the first.
+    pub types: Arc<HashMap<Arc<str>, Arc<TypeOids>>>,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +68,7 @@ struct Entry {
     catalog: ArcSwapOption<Catalog>,
     /// Only with several shards.
     distribution: ArcSwapOption<Distribution>,
+    types: ArcSwapOption<HashMap<Arc<str>, Arc<TypeOids>>>,
     /// Load it anew, whatever the fingerprint says.
     stale: AtomicBool,
     /// Somebody has asked for it since the last check.
@@ -98,7 +101,7 @@ impl Catalogs {
     pub fn rows(&self, database: &str) -> Option<Rows> {
         self.read(database, |entry| {
             let (catalog, distribution) = (entry.catalog.load_full()?, entry.distribution.load_full()?);
-            Some(Rows { catalog, distribution })
+            Some(Rows { catalog, distribution, types: entry.types.load_full()? })
         })
     }
 
@@ -289,6 +292,7 @@ impl Loader {
         };
         match loaded {
             Ok(Some((fingerprint, catalog))) => {
+                self.refresh_types(database, entry).await?;
                 let (functions, relations) = catalog.len();
                 info!(database, functions, relations, "catalog read");
                 entry.catalog.store(Some(Arc::new(catalog)));
@@ -335,17 +339,37 @@ impl Loader {
     }
 }
 
+impl Loader {
+    /// They change with the catalog.
+    async fn refresh_types(&self, database: &str, entry: &Entry) -> Result<(), LoadError> {
+        let config = self.config.load_full();
+        if config.shards.len() > 1 {
+            let types = type_rows::load(&config, &self.topology, database).await?;
+            entry.types.store(Some(Arc::new(types)));
+        }
+        Ok(())
+    }
+}
+
 /// The first shard's primary where it answers, else a replica of it that does, else the next shard's, and how to log in
 /// there: all shards have one schema.
 pub(super) fn server_for(config: &Config, topology: &SharedTopology) -> Option<(Arc<Node>, Login)> {
     let topology = topology.load();
-    topology.shards.iter().find_map(|shard| {
-        let configured = config.shards.iter().find(|configured| *configured.name == *shard.name)?;
-        let node = (shard.nodes.iter())
-            .filter(|member| member.role != Role::Unknown && member.node.is_reachable())
-            .min_by_key(|member| member.role != Role::Primary)?;
-        Some((Arc::clone(&node.node), Login::of(configured)))
-    })
+    topology.shards.iter().find_map(|shard| server_among(shard, config))
+}
+
+/// The same of one shard.
+pub(super) fn server_of(shard: &str, config: &Config, topology: &SharedTopology) -> Option<(Arc<Node>, Login)> {
+    let topology = topology.load();
+    topology.shards.iter().find(|known| *known.name == *shard).and_then(|shard| server_among(shard, config))
+}
+
+fn server_among(shard: &Shard, config: &Config) -> Option<(Arc<Node>, Login)> {
+    let configured = config.shards.iter().find(|configured| *configured.name == *shard.name)?;
+    let node = (shard.nodes.iter())
+        .filter(|member| member.role != Role::Unknown && member.node.is_reachable())
+        .min_by_key(|member| member.role != Role::Primary)?;
+    Some((Arc::clone(&node.node), Login::of(configured)))
 }
 
 /// The bucket maps on a shard's primary.

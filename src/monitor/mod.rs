@@ -19,6 +19,7 @@ pub mod question;
 pub mod roles;
 mod settings;
 mod supervisor;
+mod type_rows;
 mod users;
 mod watch;
 

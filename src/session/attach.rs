@@ -17,6 +17,7 @@ use super::wish::Wish;
 use super::{Attached, Audience, Fault, Parked, Session};
 use crate::pool::{Checkout, CheckoutError, LoginError, NodePool};
 use crate::route::{Demand, Plan, Question, Reason, Refusal, RouteSetting, decide};
+use crate::shard::type_oids::TypeOids;
 use crate::sql::Pin;
 use crate::telemetry::metrics::CausalOutcome;
 use crate::topology::{Node, Role, Shard};
@@ -102,6 +103,7 @@ impl Session {
     fn take(&mut self, shard: Arc<str>, checkout: Checkout, plan: Plan, is_fresh: bool) {
         self.registration.set(&checkout);
         self.server = Some(Attached {
+            types: self.types_of(&shard),
             shard,
             exchange: std::mem::take(&mut self.spare_exchange),
             role: plan.role,
@@ -120,6 +122,18 @@ impl Session {
             _outstanding: plan.node.begin_statement(),
             checkout,
         });
+    }
+
+    /// What a shard calls users' types, where that may be something else than on the first one.
+    fn types_of(&self, shard: &Arc<str>) -> Option<Arc<TypeOids>> {
+        if !self.is_sharded || self.proxy.topology.load().shards.first().is_none_or(|first| first.name == *shard) {
+            return None;
+        }
+        let known = match &self.rows {
+            Some(rows) => rows.types.get(shard).cloned(),
+            None => self.proxy.catalogs().rows(&self.identity.database).and_then(|rows| rows.types.get(shard).cloned()),
+        };
+        Some(known.unwrap_or_default())
     }
 
     /// Where to go; where no replica has caught up yet, after waiting for one as long as the config says.

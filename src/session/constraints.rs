@@ -29,6 +29,8 @@ pub(super) struct Unfit {
     /// The table that a foreign key refers to.
     other: Option<String>,
     other_key: Option<String>,
+    /// What a foreign key does to the shard key.
+    action: Option<String>,
 }
 
 impl Session {
@@ -83,6 +85,7 @@ impl Unfit {
             key: columns.next()?,
             other: columns.next()?,
             other_key: columns.next()?,
+            action: columns.next()?,
         })
     }
 
@@ -90,6 +93,14 @@ impl Unfit {
     fn reply(&self) -> ErrorReply {
         let Self { kind, name, table, .. } = self;
         let reply = ErrorReply::error("0A000", format!("{kind} \"{name}\" of {table} cannot hold over all shards"));
+        if let (Some(action), Some(key)) = (&self.action, &self.key) {
+            return reply
+                .detail(format!(
+                    "{action} changes the shard key ({key}) of rows, and each shard leaves them where they are: others would \
+                     look for them elsewhere."
+                ))
+                .hint(format!("Leave {action} out: NO ACTION and RESTRICT change nothing."));
+        }
         match (&self.other, &self.key, &self.other_key) {
             (None, key, _) => unique_somewhere(kind, name, table, key.as_deref().unwrap_or_default()),
             (Some(other), Some(key), Some(other_key)) => reply

@@ -88,6 +88,7 @@ use crate::monitor::Rows;
 use crate::pool::{Checkout, Identity, NodePool, Settings};
 use crate::proxy::{ClientSlot, Database, Proxy};
 use crate::route::{Horizons, Reason, SessionKey};
+use crate::shard::type_oids::TypeOids;
 use crate::sql::{Analysis, Pin};
 use crate::topology::{Outstanding, Position, Role};
 use crate::wire::backend::TransactionStatus;
@@ -221,6 +222,8 @@ struct Attached {
     holding: bool,
     /// How much of it is, in bytes.
     hold_limit: usize,
+    /// What its shard calls users' types; none where that is what clients call them.
+    types: Option<Arc<TypeOids>>,
     /// While names mean the coordinator's views there: the `search_path` without them.
     views_over: Option<Box<str>>,
     /// What it has to say that it has replayed, before its answer counts.

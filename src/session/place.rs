@@ -13,7 +13,7 @@ use crate::route::places::{
     Distribution, Parameter, Places, Reading, Spread, Unplaced, Values, places, places_of_rows,
 };
 use crate::shard::Charset;
-use crate::sql::{Analysis, Catalog, Kind, Merge, Name, Pin, Statement, Upkeep, judge, merge};
+use crate::sql::{Analysis, Catalog, Gathering, Kind, Name, Pin, Statement, Upkeep, Uses, gathering, judge};
 use crate::wire::ErrorReply;
 use crate::wire::backend::TransactionStatus;
 use crate::wire::frontend::Bind;
@@ -45,7 +45,7 @@ pub(super) enum Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Merging {
     /// How.
-    pub(super) merge: Merge,
+    pub(super) gathering: Gathering,
     /// The shards that have some of the rows.
     pub(super) shards: Box<[Arc<str>]>,
     /// Where it is for when that cannot be done, as is known only then.
@@ -127,7 +127,7 @@ impl Session {
                 looked_up.as_ref()
             }
         };
-        let Some(Rows { catalog, distribution }) = rows else {
+        let Some(Rows { catalog, distribution, .. }) = rows else {
             return Ok(Place::Refused(Box::new(
                 ErrorReply::error("57P03", "where this database's rows are has not been read yet")
                     .hint("It is read when the first client of a database comes. Try again in a moment."),
@@ -165,6 +165,7 @@ impl Session {
             Kind::Ddl => Place::Everywhere(Scatter::Same),
             Kind::Query | Kind::Write => match &statement.uses {
                 Some(uses) => match places(uses, distribution, values) {
+                    Ok(Places::Any) if tells_oids_of_types(uses) && self.can_leave() => self.home(),
                     Ok(Places::Any) => self.place_by_functions(statement, catalog),
                     Ok(Places::One(shard)) => Place::One(shard),
                     Ok(Places::Several { spread: Spread::Rows, .. }) if statement.kind == Kind::Write => {
@@ -176,8 +177,8 @@ impl Session {
                     Ok(Places::Several { spread, why }) => {
                         let otherwise = self.several(statement, catalog, distribution, (spread, &why));
                         match self.merging(statement, catalog, distribution, values.text) {
-                            Some((merge, shards)) => {
-                                Place::Merged(Box::new(Merging { merge, shards, otherwise }))
+                            Some((gathering, shards)) => {
+                                Place::Merged(Box::new(Merging { gathering, shards, otherwise }))
                             }
                             None => otherwise,
                         }
@@ -262,18 +263,23 @@ impl Session {
         catalog: &Catalog,
         distribution: &Distribution,
         text: &[u8],
-    ) -> Option<(Merge, Box<[Arc<str>]>)> {
+    ) -> Option<(Gathering, Box<[Arc<str>]>)> {
         let is_read = statement.kind == Kind::Query
             && judge(statement, Some(catalog)).is_none()
             && !statement.changes_settings
             && statement.pin.is_none();
-        let is_free = self.status == TransactionStatus::Idle && self.pins.is_empty();
+        let is_free = self.status != TransactionStatus::Failed && self.pins.is_empty();
         if !is_read || !is_free || !self.told.can_read(text) {
             return None;
         }
         let map = distribution.versions.in_force.as_deref()?;
         let shards = map.shards().iter().map(|shard| Arc::clone(&shard.name)).collect();
-        Some((merge(text, &Reading { distribution, catalog })?, shards))
+        Some((gathering(text, &Reading { distribution, catalog })?, shards))
+    }
+
+    /// Whether it is not bound to the server that it is on.
+    fn can_leave(&self) -> bool {
+        self.pins.is_empty() && (self.server.is_none() || self.status == TransactionStatus::Transaction)
     }
 
     /// Where those meet who do not meet over rows: for notifications, and advisory locks.
@@ -285,6 +291,15 @@ impl Session {
         let reported = |name: &str| self.told.get(name).map_or(Cow::Borrowed(""), String::from_utf8_lossy);
         Charset::of(&reported("client_encoding"), &reported("server_encoding"))
     }
+}
+
+/// Whether it reads the numbers by which clients know types: those of the first shard.
+fn tells_oids_of_types(uses: &Uses) -> bool {
+    uses.tables.iter().any(|table| {
+        let name = &table.relation;
+        name.schema.as_deref().is_none_or(|schema| schema == "pg_catalog")
+            && matches!(&*name.name, "pg_type" | "pg_enum" | "pg_range")
+    })
 }
 
 /// What to do where pgsluice does not know.

@@ -475,16 +475,24 @@ impl Attached {
         }
     }
 
-    /// A notification that the client has sent itself carries the process ID that the client knows.
+    /// A notification that the client has sent itself carries the process ID that the client knows, and users' types have the
+    /// numbers that it knows.
     fn put_in_clients_terms(&mut self, tag: u8, size: usize, pid: i32) {
         let connection = &mut *self.checkout;
         let start = connection.link.ready + 5;
-        if tag != tag::NOTIFICATION_RESPONSE || size < 9 {
-            return;
-        }
-        let sender = &mut connection.link.input[start..start + 4];
-        if *sender == connection.cancel_key.pid.to_be_bytes() {
-            sender.copy_from_slice(&pid.to_be_bytes());
+        let end = connection.link.ready + size;
+        match (tag, &self.types) {
+            (tag::NOTIFICATION_RESPONSE, _) if size >= 9 => {
+                let sender = &mut connection.link.input[start..start + 4];
+                if *sender == connection.cancel_key.pid.to_be_bytes() {
+                    sender.copy_from_slice(&pid.to_be_bytes());
+                }
+            }
+            (tag::ROW_DESCRIPTION, Some(types)) => types.describe_rows(&mut connection.link.input[start..end]),
+            (tag::PARAMETER_DESCRIPTION, Some(types)) => {
+                types.describe_parameters(&mut connection.link.input[start..end]);
+            }
+            _ => {}
         }
     }
 

@@ -3,6 +3,7 @@
 //!
 //! Bytes are passed on as they came but for statement names.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::exchange::{Purpose, Sent};
@@ -13,6 +14,7 @@ use super::scatter::Part;
 use super::{Audience, Fault, Session};
 use crate::config::PoolMode;
 use crate::pool::Settings;
+use crate::shard::type_oids::TypeOids;
 use crate::sql::{Analysis, Kind, Pin, unread};
 use crate::wire::frontend::{self, Bind, Parse, Target, put_bind, put_parse, put_query, put_statement_target, tag};
 use crate::wire::{ErrorReply, Frame, Frames, Header};
@@ -231,7 +233,8 @@ impl Session {
             // Until the server says otherwise: more messages may be sent before it has answered.
             connection.prepared.insert(statement.id, 0);
         }
-        put_parse(&mut connection.link.output, Parse { name, text, types: &statement.types });
+        let types = own_types(server.types.as_deref(), &statement.types);
+        put_parse(&mut connection.link.output, Parse { name, text, types: &types });
         server.exchange.expect(Sent::Parse(statement.id), audience);
     }
 
@@ -276,7 +279,10 @@ impl Session {
     /// Binds a text that stands for the client's own.
     fn put_part(&mut self, bind: Bind<'_>, part: &Part) {
         self.expect(Sent::ParseOther, Audience::Proxy(Purpose::Prepare));
-        self.put(|out| put_parse(out, Parse { name: b"", text: &part.text, types: &part.types }));
+        if let Some(server) = &mut self.server {
+            let types = own_types(server.types.as_deref(), &part.types);
+            put_parse(&mut server.checkout.link.output, Parse { name: b"", text: &part.text, types: &types });
+        }
         self.expect(Sent::Bind, Audience::Client);
         self.put(|out| put_bind(out, Bind { statement: b"", rest: &part.rest, ..bind }));
         if let Some(server) = &mut self.server {
@@ -489,4 +495,9 @@ impl Session {
             write(&mut server.checkout.link.output);
         }
     }
+}
+
+/// Parameter types as the shard has them.
+fn own_types<'t>(known: Option<&TypeOids>, types: &'t [u8]) -> Cow<'t, [u8]> {
+    known.map_or(Cow::Borrowed(types), |known| known.own_parameters(types))
 }

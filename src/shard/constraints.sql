@@ -1,6 +1,6 @@
 -- Constraints that a shard cannot enforce over all shards, of the tables that {tables} declares (JSON: schema, name, place,
 -- key). Run in a transaction; nothing is left of it but its rows: OID, identity (which outlives a rebuild), kind, name,
--- table, the table's key, the table that is referred to, and that one's key.
+-- table, the table's key, the table that is referred to, that one's key, and the action that would change a row's key.
 SAVEPOINT pgsluice_constraints;
 SET LOCAL search_path = pg_catalog, pg_temp;
 WITH declared AS (
@@ -25,7 +25,7 @@ WITH declared AS (
            CASE WHEN i.indisprimary THEN 'primary key' WHEN NOT i.indisunique THEN 'exclusion constraint'
                 WHEN e.oid IS NOT NULL THEN 'unique constraint' ELSE 'unique index' END AS kind,
            x.relname::text AS name, i.indrelid::regclass::text AS of, t.names, NULL::text AS other, NULL::text AS other_names,
-           x.relispartition AS is_part
+           NULL::text AS action, x.relispartition AS is_part
     FROM sharded AS t
     JOIN pg_index AS i ON i.indrelid = t.oid AND (i.indisunique OR i.indisexclusion)
     JOIN pg_class AS x ON x.oid = i.indexrelid
@@ -38,7 +38,7 @@ WITH declared AS (
 ), refers_elsewhere AS (
     SELECT f.oid, format('%s %s', f.conrelid, f.conname) AS identity, 'foreign key' AS kind, f.conname::text AS name,
            f.conrelid::regclass::text AS of, t.names, f.confrelid::regclass::text AS other, u.names AS other_names,
-           f.conparentid <> 0 AS is_part
+           NULL::text AS action, f.conparentid <> 0 AS is_part
     FROM pg_constraint AS f
     JOIN tables AS t ON t.oid = f.conrelid
     JOIN tables AS u ON u.oid = f.confrelid
@@ -61,9 +61,26 @@ WITH declared AS (
                       THEN 'number' WHEN 'int8'::regtype THEN 'number' WHEN 'numeric'::regtype THEN 'number'
                       WHEN 'varchar'::regtype THEN 'text' ELSE COALESCE(NULLIF(r.typbasetype, 0), r.oid)::regtype::text END)))
         ELSE t.place = 'key' OR t.place <> u.place END
+), changes_keys AS (
+    SELECT f.oid, format('%s %s', f.conrelid, f.conname) AS identity, 'foreign key' AS kind, f.conname::text AS name,
+           f.conrelid::regclass::text AS of, t.names, f.confrelid::regclass::text AS other, NULL::text AS other_names,
+           a.action, f.conparentid <> 0 AS is_part
+    FROM sharded AS t
+    JOIN pg_constraint AS f ON f.conrelid = t.oid AND f.contype = 'f' AND f.conkey && t.columns
+    JOIN tables AS u ON u.oid = f.confrelid
+    CROSS JOIN LATERAL (SELECT CASE
+        -- From 15 on only some columns may be set.
+        WHEN f.confdeltype IN ('n', 'd') AND t.columns && COALESCE((
+            SELECT array_agg(c::int2) FROM jsonb_array_elements_text(NULLIF(to_jsonb(f) -> 'confdelsetcols', 'null')) AS c), f.conkey)
+            THEN CASE f.confdeltype WHEN 'n' THEN 'ON DELETE SET NULL' ELSE 'ON DELETE SET DEFAULT' END
+        WHEN f.confupdtype = 'n' THEN 'ON UPDATE SET NULL'
+        WHEN f.confupdtype = 'd' THEN 'ON UPDATE SET DEFAULT'
+        -- A shard key that is referred to is not changed by anybody.
+        WHEN f.confupdtype = 'c' AND u.place = 'reference' THEN 'ON UPDATE CASCADE' END) AS a (action)
+    WHERE a.action IS NOT NULL
 )
-SELECT oid, identity, kind, name, of, names, other, other_names
-FROM (SELECT * FROM unique_somewhere UNION ALL SELECT * FROM refers_elsewhere) AS unfit
+SELECT oid, identity, kind, name, of, names, other, other_names, action
+FROM (SELECT * FROM unique_somewhere UNION ALL SELECT * FROM refers_elsewhere UNION ALL SELECT * FROM changes_keys) AS unfit
 ORDER BY is_part, of, name;
 ROLLBACK TO SAVEPOINT pgsluice_constraints;
 RELEASE SAVEPOINT pgsluice_constraints

@@ -2,7 +2,8 @@
 //!
 //! A shard key's values are brought to one canonical form, whatever type width and wire format they came in
 //! ([`key`]), and hashed to one of 16,384 buckets ([`hash`]). A [`BucketMap`] says whose each bucket is ([`map`]),
-//! and what moves when a shard comes or goes ([`plan`]). [`sql`] is the same in PostgreSQL.
+//! and what moves when a shard comes or goes ([`plan`]). [`sql`] is the same in PostgreSQL. Beside it: what one type is called
+//! on each of them ([`type_oids`]).
 //!
 //! Pure: no I/O, no SQL parsing, nothing of the rest of the crate. A value of which it is not certain is
 //! [`Undecided`], never guessed: a row on the wrong shard is a row that nobody finds again.
@@ -17,6 +18,7 @@ mod number;
 pub mod plan;
 mod score;
 pub mod sql;
+pub mod type_oids;
 mod versions;
 
 pub use hash::{BUCKETS, Bucket, HASH_VERSION, KeyDigest, KeyHasher};

@@ -44,7 +44,7 @@ pub use hint::Hint;
 pub use judge::{judge, judge_with_name};
 pub use lexer::{Lexer, Token, TokenKind};
 pub use literals::{Literal, literal, names_parameter_twice};
-pub use merge::{Count, Merge, Rows, SortKey, Tables, merge};
+pub use merge::{Combine, Count, Gathering, Merge, Rows, Shown, SortKey, Steps, Tables, gathering};
 pub use normal::{MAX_NORMAL_BYTES, Normal, normal, spans};
 pub use rows::with_rows;
 pub use statement::*;

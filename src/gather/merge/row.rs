@@ -6,11 +6,9 @@ use std::ops::Range;
 use bytes::BytesMut;
 use foldhash::fast::FixedState;
 
+use crate::shard::type_oids::FIRST_OF_USERS;
 use crate::wire::backend::tag;
 use crate::wire::frontend::put;
-
-/// The first OID of what is made by users: on each shard they are given as things are made there.
-const FIRST_OF_USERS: u32 = 16384;
 
 /// Why shards' answers cannot be put together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +22,12 @@ pub enum Unmergeable {
     /// The order of a type, or of its collation, is not known here.
     #[error("the order of a column that it is sorted by is not known")]
     Order,
+    /// A statement over what the shards say was not accepted, or cannot be made with these types.
+    #[error("no statement over the shards' answers gives this one")]
+    NotUnderstood,
+    /// It is more than is kept.
+    #[error("the shards' answers are too large to be put together")]
+    TooMuch,
     /// It is none that a server sends.
     #[error("a server's answer is not in the form that it must have")]
     Malformed,
@@ -84,6 +88,16 @@ impl RowShape {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.columns.is_empty()
+    }
+
+    /// What the columns are called.
+    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.columns.iter().map(|column| &*column.name)
+    }
+
+    /// Whether the columns have the same types.
+    pub fn has_types_of(&self, other: &Self) -> bool {
+        self.columns.iter().map(|column| column.type_oid).eq(other.columns.iter().map(|column| column.type_oid))
     }
 
     /// The type of the column at a place, from 0.

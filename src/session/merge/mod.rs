@@ -5,7 +5,10 @@
 //! nothing has been told to the client yet, and the statement goes the way that it would have gone otherwise. An error of one
 //! shard is the client's error, once; the others are stopped.
 
+mod combine;
 mod part;
+mod parts;
+mod question;
 mod request;
 mod stream;
 
@@ -20,15 +23,17 @@ use super::serve::Work;
 use super::understand::Understood;
 use super::{Attached, Fault, Session};
 use crate::audit::Event;
+use crate::gather::merge::Unmergeable;
 use crate::route::{Demand, Reason};
 use crate::shard::Charset;
-use crate::sql::Merge;
+use crate::sql::Gathering;
 use crate::topology::Role;
 use crate::wire::ErrorReply;
 use crate::wire::backend::{self, TransactionStatus, put_ready_for_query};
 use crate::wire::frontend::put;
+use parts::{Ending, Left, Parts};
 use request::Request;
-use stream::{Ending, Given, Left, Stream};
+use stream::{Given, Stream};
 
 /// Settings that change how values are written: where servers have others, their rows do not go together.
 const SETTINGS: [&str; 6] =
@@ -39,7 +44,7 @@ enum Tried {
     /// The client has its rows.
     Given(Given),
     /// They are not asked in this way.
-    Unmergeable,
+    Unmergeable(Unmergeable),
     /// Nodes have failed it in a way that others may not, and the client has seen nothing.
     Again(Demand),
     Failed(Why),
@@ -53,32 +58,53 @@ impl Session {
         understood: &Understood,
         merging: &Merging,
     ) -> Result<bool, Fault> {
-        let is_free = self.status == TransactionStatus::Idle && !self.in_batch && self.pins.is_empty();
-        if !is_free || self.server.is_some() {
+        let is_in_block = match self.status {
+            TransactionStatus::Idle if self.server.is_none() => false,
+            TransactionStatus::Transaction => true,
+            _ => return Ok(false),
+        };
+        if self.in_batch || !self.pins.is_empty() {
             return Ok(false);
         }
-        let Some(request) = self.read_merged(work, &merging.merge)? else {
+        let request = self.read_merged(work, &merging.gathering)?;
+        // In a block a portal that has more rows would have to stay.
+        let Some(request) = request.filter(|request| !is_in_block || request.most == 0) else {
             self.undo_names();
             return Ok(false);
         };
         let mut demand = understood.demand;
         loop {
-            let servers = match self.reach_shards(&merging.shards, demand, understood).await? {
+            let servers = match is_in_block {
+                false => self.reach_shards(&merging.shards, demand, understood).await?,
+                true => self.join_shards(&merging.shards).await?,
+            };
+            let servers = match servers {
                 Ok(servers) => servers,
+                Err(reply) if is_in_block => {
+                    tracing::debug!(why = %reply.message, "shards' answers are not put together");
+                    self.undo_names();
+                    return Ok(false);
+                }
                 Err(reply) => {
                     self.named_here.clear();
                     self.refuse(work, &reply).await?;
                     return Ok(true);
                 }
             };
-            match self.try_merged(&request, &merging.merge, servers, demand).await? {
+            match self.try_merged(&request, &merging.gathering, servers, demand).await? {
                 Tried::Given(given) => {
                     self.conclude_merged(&request, understood, given).await?;
                     return Ok(true);
                 }
-                Tried::Unmergeable => {
+                // There is nobody else to ask.
+                Tried::Unmergeable(Unmergeable::TooMuch) if matches!(merging.otherwise, Place::Refused(_)) => {
+                    self.named_here.clear();
+                    self.fail(work, !is_in_block, Why::Told(combine::too_much())).await?;
+                    return Ok(true);
+                }
+                Tried::Unmergeable(_) => {
                     self.undo_names();
-                    self.release().await;
+                    self.release_if_free().await;
                     return Ok(false);
                 }
                 Tried::Again(primary) => {
@@ -87,7 +113,7 @@ impl Session {
                 }
                 Tried::Failed(why) => {
                     self.named_here.clear();
-                    self.fail(work, true, why).await?;
+                    self.fail(work, !is_in_block, why).await?;
                     return Ok(true);
                 }
             }
@@ -123,17 +149,32 @@ impl Session {
         Ok(Ok(servers))
     }
 
-    /// Asks them. Afterwards one of the connections is at hand, for whoever counts, and the others have been given back.
+    /// Goes to each shard with the open transaction: their connections, out of the session's hands.
+    async fn join_shards(&mut self, shards: &[Arc<str>]) -> Result<Result<Vec<Attached>, ErrorReply>, Fault> {
+        for shard in shards {
+            if let Err(reply) = self.go_on(shard).await? {
+                return Ok(Err(reply));
+            }
+        }
+        let others = std::mem::take(&mut self.across.others);
+        let held = self.server.take().into_iter().chain(others);
+        let (servers, others) = held.partition(|server| shards.contains(&server.shard));
+        self.across.others = others;
+        Ok(Ok(servers))
+    }
+
+    /// Asks them. Afterwards one of the connections is at hand, for whoever counts, and the others have been given back, or
+    /// wait with the rest of the transaction.
     async fn try_merged(
         &mut self,
         request: &Request,
-        merge: &Merge,
+        gathering: &Gathering,
         servers: Vec<Attached>,
         demand: Demand,
     ) -> Result<Tried, Fault> {
         if !write_alike(&servers) {
-            self.keep_one(Left { servers, lost: Vec::new() }).await;
-            return Ok(Tried::Unmergeable);
+            self.keep(Left { servers, lost: Vec::new() }).await?;
+            return Ok(Tried::Unmergeable(Unmergeable::Differ));
         }
         match &request.prepared {
             None => self.note_query(&request.analysis, &request.text),
@@ -145,19 +186,34 @@ impl Session {
         self.start_clock(1);
         let deadline = self.deadline.take();
         let is_utf8 = self.charset() == Charset::Utf8;
-        let mut stream = Stream::new(&mut self.client, request, merge, servers);
-        let ran = match deadline {
-            None => Some(stream.run(is_utf8).await?),
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), stream.run(is_utf8)).await.ok().transpose()?,
+        let is_in_block = self.status != TransactionStatus::Idle;
+        let mut parts = Parts::new(&mut self.client, servers, is_in_block);
+        let run = async {
+            match gathering {
+                Gathering::Merge(merge) => {
+                    match (Stream::run(&mut parts, request, merge, is_utf8).await?, &merge.otherwise) {
+                        (Err(Ending::Unmergeable(Unmergeable::Order)), Some(plan)) => {
+                            combine::combine(&mut parts, request, plan).await
+                        }
+                        (ran, _) => Ok(ran),
+                    }
+                }
+                Gathering::Combine(plan) => combine::combine(&mut parts, request, plan).await,
+            }
         };
-        let has_begun = stream.has_begun;
-        let is_again =
-            |failure: &Option<Failure>| failure.is_some() && !has_begun && matches!(demand, Demand::Replica(_));
+        let ran = match deadline {
+            None => Some(run.await?),
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), run).await.ok().transpose()?,
+        };
+        let has_begun = parts.has_begun;
+        let is_again = |failure: &Option<Failure>| {
+            failure.is_some() && !has_begun && !is_in_block && matches!(demand, Demand::Replica(_))
+        };
         let tried = match ran {
             Some(Ok(given)) => Tried::Given(given),
             Some(Err(Ending::Unmergeable(unmergeable))) => {
                 tracing::debug!(%unmergeable, "shards' answers are not put together");
-                Tried::Unmergeable
+                Tried::Unmergeable(unmergeable)
             }
             Some(Err(Ending::Failed { is_worth_another, .. })) if is_again(&is_worth_another) => {
                 Tried::Again(Demand::Primary(match is_worth_another {
@@ -166,58 +222,67 @@ impl Session {
                 }))
             }
             Some(Err(Ending::Failed { why, .. })) => {
-                stream.put_answers();
-                Tried::Failed(in_own_places(why, merge, &request.text))
+                parts.put_answers(request);
+                Tried::Failed(in_own_places(why, gathering, &request.text))
             }
             None => {
-                stream.put_answers();
+                parts.put_answers(request);
                 Tried::Failed(Why::Told(timed_out()))
             }
         };
         let is_timed_out = matches!(&tried, Tried::Failed(Why::Told(reply)) if *reply == timed_out());
-        let left = stream.stop().await?;
+        let left = parts.stop(matches!(tried, Tried::Failed(_))).await?;
         if is_timed_out {
             self.note_time_out(&left);
         }
         match &tried {
-            Tried::Failed(why) => self.note_merged_failure(why, left).await,
+            Tried::Failed(why) => self.note_merged_failure(why, left).await?,
             Tried::Given(_) => {
                 self.executed.push(Arc::clone(&request.analysis));
                 self.note_seen(&left);
-                self.keep_one(left).await;
+                self.keep(left).await?;
             }
-            Tried::Unmergeable => {
+            Tried::Unmergeable(_) => {
                 self.ledger.clear();
-                self.keep_one(left).await;
+                self.keep(left).await?;
             }
             Tried::Again(demand) => {
                 if *demand == Demand::Primary(Reason::RefusedByStandby) {
                     request.analysis.note_refused_by_standby();
                 }
                 self.ledger.clear();
-                self.keep_one(left).await;
+                self.keep(left).await?;
             }
         }
         Ok(tried)
     }
 
-    /// Gives back all but one.
-    async fn keep_one(&mut self, left: Left) {
+    /// Gives back all but one, unless they are the open transaction's.
+    async fn keep(&mut self, left: Left) -> Result<(), Fault> {
         // A request to cancel must not hit whoever gets one of them next.
         self.registration.clear().await;
         for server in &left.lost {
             tracing::info!(node = %server.checkout.node.name, "connection closed: its part of a merged answer has not ended");
         }
+        let is_in_block = self.status != TransactionStatus::Idle;
+        if is_in_block && !left.lost.is_empty() {
+            return Err(Fault::ServerLost(None));
+        }
         let mut servers = left.servers.into_iter();
         self.server = servers.next();
-        for server in servers {
-            server.checkout.node.note_answer();
-            server.checkout.give_back();
+        if is_in_block {
+            self.across.others.extend(servers);
+        } else {
+            servers.for_each(|server| {
+                server.checkout.node.note_answer();
+                server.checkout.give_back();
+            });
         }
         if let Some(server) = &mut self.server {
             server.reason = Reason::Merged;
         }
         self.be_cancelled_here();
+        Ok(())
     }
 
     /// What the rows have shown to this session, on each shard.
@@ -244,18 +309,20 @@ impl Session {
         });
     }
 
-    async fn note_merged_failure(&mut self, why: &Why, mut left: Left) {
+    async fn note_merged_failure(&mut self, why: &Why, mut left: Left) -> Result<(), Fault> {
         for server in &left.lost {
             server.checkout.node.note_connection_error();
         }
         if left.servers.is_empty()
+            && self.status == TransactionStatus::Idle
             && let Some(mut server) = left.lost.pop()
         {
             server.reason = Reason::Merged;
             self.account_lost(&server);
         }
-        self.keep_one(left).await;
+        self.keep(left).await?;
         self.note_failure(why);
+        Ok(())
     }
 
     async fn conclude_merged(&mut self, request: &Request, understood: &Understood, given: Given) -> Result<(), Fault> {
@@ -267,11 +334,11 @@ impl Session {
             self.ledger.answered(given.rows);
             put(out, backend::tag::COMMAND_COMPLETE, &[format!("SELECT {}\0", given.rows).as_bytes()]);
         }
-        if !request.is_simple() {
+        if !request.is_simple() && self.status == TransactionStatus::Idle {
             self.portals.clear();
         }
         self.tally.completed += 1;
-        put_ready_for_query(out, TransactionStatus::Idle);
+        put_ready_for_query(out, self.status);
         self.client.flush().await.map_err(|_| Fault::ClientGone)?;
         self.conclude(understood).await
     }
@@ -286,9 +353,9 @@ fn write_alike(servers: &[Attached]) -> bool {
 }
 
 /// An error whose place in the text is one in the client's own.
-fn in_own_places(why: Why, merge: &Merge, text: &[u8]) -> Why {
-    let Why::Refused(body) = why else { return why };
-    let Ok(own) = std::str::from_utf8(text) else { return Why::Refused(body) };
+fn in_own_places(why: Why, gathering: &Gathering, text: &[u8]) -> Why {
+    let (Why::Refused(body), Gathering::Merge(merge)) = (&why, gathering) else { return why };
+    let Ok(own) = std::str::from_utf8(text) else { return why };
     let mut said = Vec::with_capacity(body.len());
     for field in body.split(|byte| *byte == 0).take_while(|field| !field.is_empty()) {
         let place = field.strip_prefix(b"P").and_then(|place| std::str::from_utf8(place).ok()?.parse().ok());

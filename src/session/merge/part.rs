@@ -65,6 +65,8 @@ pub(super) struct Part {
     rest: usize,
     pub(super) is_parsed: bool,
     pub(super) is_bound: bool,
+    /// The types of its parameters, as in `Parse`, where it was asked for them.
+    pub(super) parameters: Option<Box<[u8]>>,
 }
 
 impl Part {
@@ -80,7 +82,14 @@ impl Part {
             rest: 0,
             is_parsed: false,
             is_bound: false,
+            parameters: None,
         }
+    }
+
+    /// Before another question: what it has said to the last one.
+    pub(super) fn forget(&mut self) {
+        (self.shape, self.parameters) = (None, None);
+        (self.is_parsed, self.is_bound) = (false, false);
     }
 
     /// Puts messages into its output, the last of which is a `Sync`.
@@ -145,6 +154,7 @@ impl Part {
                     Ok(shape) => self.shape = Some(shape),
                     Err(unmergeable) => trouble = Some(Trouble::Unmergeable(unmergeable)),
                 },
+                tag::PARAMETER_DESCRIPTION => self.parameters = Some(body.into()),
                 tag::NO_DATA => trouble = Some(Trouble::Unmergeable(Unmergeable::Malformed)),
                 tag::COMMAND_COMPLETE => self.phase = Phase::Ended,
                 tag::READY_FOR_QUERY => self.phase = Phase::Over,
@@ -214,6 +224,25 @@ impl Part {
             client.extend_from_slice(&row);
         }
         true
+    }
+
+    /// Whether a row is here as a whole.
+    pub(super) fn has_row(&self) -> bool {
+        let input = self.server.checkout.link.unmarked();
+        let known = header(input).ok().flatten().filter(|header| header.tag == tag::DATA_ROW);
+        known.is_some_and(|header| header.size <= input.len())
+    }
+
+    /// Takes all rows that are here.
+    pub(super) fn take_values(&mut self, mut take: impl FnMut(&[Option<&[u8]>])) -> Result<(), Unmergeable> {
+        while self.has_row() {
+            let input = &mut self.server.checkout.link.input;
+            let Some(header) = header(input).ok().flatten() else { break };
+            let row = input.split_to(header.size);
+            let (_, values) = cut(row.get(5..).unwrap_or_default(), 0).ok_or(Unmergeable::Malformed)?;
+            take(&values);
+        }
+        Ok(())
     }
 
     /// Throws away what rows are here; how many bytes.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::super::prepared::Prepared;
 use super::super::serve::Work;
 use super::super::{Fault, Session};
-use crate::sql::{Analysis, Count, Merge};
+use crate::shard::type_oids::FIRST_OF_USERS;
+use crate::sql::{Analysis, Count, Gathering};
 use crate::wire::Frames;
 use crate::wire::frontend::{self, Bind, Parse, Target, tag};
 
@@ -51,12 +52,16 @@ impl Request {
 
 impl Session {
     /// Reads the messages; `None`, and nothing has changed, where they are others than one execution of one statement.
-    pub(super) fn read_merged(&mut self, work: &Work, merge: &Merge) -> Result<Option<Request>, Fault> {
+    pub(super) fn read_merged(&mut self, work: &Work, gathering: &Gathering) -> Result<Option<Request>, Fault> {
         let Work::Messages { bytes, waits: true } = work else { return Ok(None) };
+        let (limit, offset) = match gathering {
+            Gathering::Merge(merge) => (merge.limit, merge.offset),
+            Gathering::Combine(_) => (Count::Unsaid, Count::Unsaid),
+        };
         if let Some(Ok(frame)) = Frames::new(bytes).next()
             && frame.tag == tag::QUERY
         {
-            return self.read_merged_query(frontend::query(frame.body)?, merge);
+            return self.read_merged_query(frontend::query(frame.body)?, limit, offset);
         }
         let Some(messages) = read(bytes)? else { return Ok(None) };
         let (Some(bind), Some(most)) = (messages.bind, messages.most) else { return Ok(None) };
@@ -70,9 +75,12 @@ impl Session {
         }
         let Some(held) = self.statements.get(bind.statement) else { return Ok(None) };
         let (prepared, told) = (Arc::clone(&held.statement), held.columns);
+        if has_own_types(&prepared.types) {
+            return Ok(None);
+        }
         let (parameters, formats) = bind.parts()?;
         let counts = |count| rows(count, bind, &prepared.types, &prepared.text);
-        let (Some(limit), Some(offset)) = (counts(merge.limit), counts(merge.offset)) else { return Ok(None) };
+        let (Some(limit), Some(offset)) = (counts(limit), counts(offset)) else { return Ok(None) };
         Ok(Some(Request {
             text: prepared.text.clone(),
             analysis: Arc::clone(&prepared.analysis),
@@ -89,14 +97,14 @@ impl Session {
         }))
     }
 
-    fn read_merged_query(&mut self, text: &[u8], merge: &Merge) -> Result<Option<Request>, Fault> {
+    fn read_merged_query(&mut self, text: &[u8], limit: Count, offset: Count) -> Result<Option<Request>, Fault> {
         let analysis = self.proxy.analyses.analyse(text);
         let number = |count| match count {
             Count::Unsaid => Some(None),
             Count::Number(number) => Some(Some(number)),
             Count::Parameter(_) => None,
         };
-        let (Some(limit), Some(offset)) = (number(merge.limit), number(merge.offset)) else { return Ok(None) };
+        let (Some(limit), Some(offset)) = (number(limit), number(offset)) else { return Ok(None) };
         // A parameter that a simple query names is an error of its own.
         let names_parameters = crate::sql::Lexer::new(text).any(|token| token.kind == crate::sql::TokenKind::Param);
         if names_parameters || self.objection(&analysis).is_some() {
@@ -154,6 +162,12 @@ fn read(bytes: &[u8]) -> Result<Option<Messages<'_>>, Fault> {
         }
     }
     Ok(is_synced.then_some(messages))
+}
+
+/// Whether a parameter is of a type that has another number on each shard.
+fn has_own_types(types: &[u8]) -> bool {
+    let mut oids = types.get(2..).unwrap_or_default().as_chunks::<4>().0.iter();
+    oids.any(|oid| u32::from_be_bytes(*oid) >= FIRST_OF_USERS)
 }
 
 /// The types by which a number of rows can be bound.

@@ -16,6 +16,14 @@ pub(super) struct Layout {
     pub(super) items: Vec<Range<usize>>,
     /// Behind the select list, in bytes: where further columns can be put.
     pub(super) list_end: usize,
+    /// The tokens of FROM and WHERE.
+    pub(super) source: Range<usize>,
+    /// Of each element of GROUP BY, the tokens.
+    pub(super) groups: Vec<Range<usize>>,
+    /// The tokens of the condition of HAVING.
+    pub(super) having: Option<Range<usize>>,
+    /// Behind all but ORDER BY, LIMIT, OFFSET and FETCH, in tokens.
+    pub(super) body_end: usize,
     /// Of each element of ORDER BY, the tokens of its expression, and whether it says where NULLs go.
     pub(super) order: Vec<(Range<usize>, bool)>,
     /// LIMIT, OFFSET and FETCH, in bytes.
@@ -47,22 +55,9 @@ const UNEVEN_NAMES: &[&str] = &[
 const MOMENTS: &[&str] = &["now", "today", "tomorrow", "yesterday"];
 
 impl Layout {
-    /// Of a text that is one statement.
-    pub(super) fn of(text: &str) -> Option<Self> {
-        let bytes = text.as_bytes();
-        let mut tokens: Vec<Token> = Lexer::new(bytes).collect();
-        while tokens.last().is_some_and(|last| last.bytes(bytes) == b";") {
-            tokens.pop();
-        }
-        let is_readable = |token: &Token| {
-            !matches!(token.kind, TokenKind::Other | TokenKind::Unterminated)
-                && token.bytes(bytes) != b";"
-                && !is_uneven(bytes, token)
-        };
-        if !tokens.iter().all(is_readable) {
-            return None;
-        }
-        let reader = Reader { text: bytes, tokens: &tokens };
+    /// Of one statement.
+    pub(super) fn of(text: &str, tokens: Vec<Token>) -> Option<Self> {
+        let reader = Reader { text: text.as_bytes(), tokens: &tokens };
         let first = reader.first_item()?;
         let from = reader.outermost(first, |at| reader.is(at, "from") && !reader.is_distinct_from(at))?;
         let is_count = |at| ["limit", "offset", "fetch"].iter().any(|keyword| reader.begins(at, keyword));
@@ -78,12 +73,18 @@ impl Layout {
         let items = reader.split(first..from)?;
         let list_end = tokens.get(from.checked_sub(1)?)?.end;
         let limit = tokens.get(end).and_then(|first| Some(first.start..tokens.last()?.end));
-        Some(Self { items, list_end, order, limit, tokens })
+        let body_end = reader.body_end(from);
+        let is_group = |at| reader.begins(at, "group") && reader.is(at + 1, "by");
+        let having_at = reader.outermost(from, |at| reader.begins(at, "having")).unwrap_or(body_end);
+        let group_at = reader.outermost(from, is_group).unwrap_or(having_at);
+        let groups = if group_at < having_at { reader.split(group_at + 2..having_at)? } else { Vec::new() };
+        let having = (having_at < body_end).then_some(having_at + 1..body_end);
+        Some(Self { items, list_end, source: from..group_at, groups, having, body_end, order, limit, tokens })
     }
 
     /// The text of some tokens.
     pub(super) fn text<'t>(&self, text: &'t str, tokens: &Range<usize>) -> Option<&'t str> {
-        text.get(self.tokens.get(tokens.start)?.start..self.tokens.get(tokens.end.checked_sub(1)?)?.end)
+        Reader { text: text.as_bytes(), tokens: &self.tokens }.said(text, tokens).filter(|said| !said.is_empty())
     }
 
     /// Of an element of the select list with an alias, the expression alone.
@@ -93,6 +94,65 @@ impl Layout {
         let end = if is_keyword(text.as_bytes(), before, "as") { name - 1 } else { name };
         (end > item.start).then_some(item.start..end)
     }
+}
+
+/// What comes at last: ORDER BY, LIMIT, OFFSET, FETCH.
+#[derive(Debug)]
+pub(super) struct Ending {
+    /// Where it begins, in tokens.
+    pub(super) body_end: usize,
+    /// Each element of ORDER BY.
+    pub(super) order: Vec<Element>,
+    /// The tokens of all the rest.
+    pub(super) limit: Range<usize>,
+}
+
+/// An element of ORDER BY, by its tokens.
+#[derive(Debug)]
+pub(super) struct Element {
+    pub(super) expression: Range<usize>,
+    /// ASC, DESC, NULLS …
+    pub(super) way: Range<usize>,
+}
+
+impl Ending {
+    /// Of what begins here.
+    pub(super) fn of(reader: Reader<'_>, body_end: usize) -> Option<Self> {
+        let end = reader.tokens.len();
+        let is_count = |at| ["limit", "offset", "fetch"].iter().any(|keyword| reader.begins(at, keyword));
+        let limit = reader.outermost(body_end, is_count).unwrap_or(end)..end;
+        let mut order = Vec::new();
+        if reader.is(body_end, "order") {
+            let elements = body_end + 2..limit.start;
+            let expressions = reader.order(elements.clone())?;
+            for (all, (expression, _)) in reader.split(elements)?.into_iter().zip(expressions) {
+                order.push(Element { way: expression.end..all.end, expression });
+            }
+        } else if body_end != limit.start {
+            return None;
+        }
+        Some(Self { body_end, order, limit })
+    }
+
+    /// The name that an element is, where it is nothing else.
+    pub(super) fn bare_name(reader: Reader<'_>, element: &Element) -> Option<Box<str>> {
+        reader.name(element.expression.start).filter(|_| element.expression.len() == 1)
+    }
+}
+
+/// The tokens of a text that is one statement, where all of them mean the same on each server.
+pub(super) fn tokens_of(text: &str) -> Option<Vec<Token>> {
+    let bytes = text.as_bytes();
+    let mut tokens: Vec<Token> = Lexer::new(bytes).collect();
+    while tokens.last().is_some_and(|last| last.bytes(bytes) == b";") {
+        tokens.pop();
+    }
+    let is_readable = |token: &Token| {
+        !matches!(token.kind, TokenKind::Other | TokenKind::Unterminated)
+            && token.bytes(bytes) != b";"
+            && !is_uneven(bytes, token)
+    };
+    tokens.iter().all(is_readable).then_some(tokens)
 }
 
 fn is_uneven(text: &[u8], token: &Token) -> bool {
@@ -109,22 +169,35 @@ fn is_uneven(text: &[u8], token: &Token) -> bool {
     }
 }
 
-struct Reader<'t> {
-    text: &'t [u8],
-    tokens: &'t [Token],
+/// A look at tokens by their place.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reader<'t> {
+    pub(super) text: &'t [u8],
+    pub(super) tokens: &'t [Token],
 }
 
 impl Reader<'_> {
-    fn is(&self, at: usize, keyword: &str) -> bool {
+    pub(super) fn is(&self, at: usize, keyword: &str) -> bool {
         self.tokens.get(at).is_some_and(|token| is_keyword(self.text, token, keyword))
     }
 
-    fn is_punct(&self, at: usize, punct: &[u8]) -> bool {
+    pub(super) fn is_punct(&self, at: usize, punct: &[u8]) -> bool {
         self.tokens.get(at).is_some_and(|token| token.kind == TokenKind::Punct && token.bytes(self.text) == punct)
     }
 
+    /// The text of some tokens.
+    pub(super) fn said<'s>(&self, text: &'s str, tokens: &Range<usize>) -> Option<&'s str> {
+        let Some(last) = tokens.end.checked_sub(1).filter(|_| !tokens.is_empty()) else { return Some("") };
+        text.get(self.tokens.get(tokens.start)?.start..self.tokens.get(last)?.end)
+    }
+
+    /// A name as PostgreSQL folds it; keywords are not told from names.
+    pub(super) fn name(&self, at: usize) -> Option<Box<str>> {
+        fold(self.text, self.tokens.get(at)?)
+    }
+
     /// A reserved word that begins a clause, and is no name behind a dot or AS.
-    fn begins(&self, at: usize, keyword: &str) -> bool {
+    pub(super) fn begins(&self, at: usize, keyword: &str) -> bool {
         let is_name = at.checked_sub(1).is_some_and(|before| self.is_punct(before, b".") || self.is(before, "as"));
         self.is(at, keyword) && !is_name
     }
@@ -149,22 +222,36 @@ impl Reader<'_> {
         if !(self.is(2, "on") && self.is_punct(3, b"(")) {
             return Some(2);
         }
+        self.behind_parenthesis(3)
+    }
+
+    /// Behind the one that closes the parenthesis which opens here.
+    pub(super) fn behind_parenthesis(&self, open: usize) -> Option<usize> {
         let mut depth = 0usize;
-        for at in 3..self.tokens.len() {
+        for at in open..self.tokens.len() {
             if self.is_punct(at, b"(") {
                 depth += 1;
             } else if self.is_punct(at, b")") {
-                depth -= 1;
-                if depth == 0 {
-                    return Some(at + 1);
-                }
+                depth = depth.checked_sub(1)?;
+            }
+            if depth == 0 {
+                return (at > open).then_some(at + 1);
             }
         }
         None
     }
 
+    /// Where ORDER BY, LIMIT, OFFSET or FETCH begins, from `start` on.
+    pub(super) fn body_end(&self, start: usize) -> usize {
+        let is_end = |at| {
+            self.begins(at, "order") && self.is(at + 1, "by")
+                || ["limit", "offset", "fetch"].iter().any(|keyword| self.begins(at, keyword))
+        };
+        self.outermost(start, is_end).unwrap_or(self.tokens.len())
+    }
+
     /// The first token from `start` on, outside of all parentheses, of which that is true.
-    fn outermost(&self, start: usize, is_it: impl Fn(usize) -> bool) -> Option<usize> {
+    pub(super) fn outermost(&self, start: usize, is_it: impl Fn(usize) -> bool) -> Option<usize> {
         let mut depth = 0usize;
         for at in start..self.tokens.len() {
             if self.is_punct(at, b"(") || self.is_punct(at, b"[") {
@@ -179,7 +266,7 @@ impl Reader<'_> {
     }
 
     /// At the commas outside of all parentheses.
-    fn split(&self, tokens: Range<usize>) -> Option<Vec<Range<usize>>> {
+    pub(super) fn split(&self, tokens: Range<usize>) -> Option<Vec<Range<usize>>> {
         let mut parts = Vec::new();
         let mut start = tokens.start;
         while let Some(comma) = self.outermost(start, |at| self.is_punct(at, b",")).filter(|at| *at < tokens.end) {
@@ -190,7 +277,8 @@ impl Reader<'_> {
         parts.iter().all(|part| !part.is_empty()).then_some(parts)
     }
 
-    fn order(&self, tokens: Range<usize>) -> Option<Vec<(Range<usize>, bool)>> {
+    /// The elements of an ORDER BY: the tokens of the expression, and whether it is said where NULLs go.
+    pub(super) fn order(&self, tokens: Range<usize>) -> Option<Vec<(Range<usize>, bool)>> {
         let expression = |item: Range<usize>| {
             let mut end = item.end;
             let places_nulls = end >= item.start + 3

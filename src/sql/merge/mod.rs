@@ -1,9 +1,12 @@
-//! Whether the answer to one SELECT is nothing but its answers on all shards, put together; and how they are put together.
+//! Whether the answer to one SELECT is nothing but its answers on all shards, put together; and how they are put together:
+//! as they come ([`Merge`]), or by PostgreSQL once more, where rows of several shards make one row of the answer
+//! ([`Combine`]).
 //!
 //! The client's own text is cut and spliced, never written anew from the parser's tree. `None` is always right: whoever asks
 //! has another way. `Some` is a promise that the rows are those that one PostgreSQL with all rows would give, in an order that
 //! it could give.
 
+mod combine;
 mod layout;
 mod order;
 mod select;
@@ -16,15 +19,20 @@ mod tests;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use sqlparser::ast::{Expr, LimitClause, Query, SetExpr, Statement as Tree, Value, ValueWithSpan};
+use sqlparser::ast::{Expr, LimitClause, Query, Select, SetExpr, Statement as Tree, Value, ValueWithSpan};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 
+pub use combine::{Combine, Shown, Steps};
+
 use super::commands::is_shallow;
+use super::lexer::Token;
 use super::statement::Name;
 use super::text::MAX_PARSED_BYTES;
 use super::tree::RECURSION_LIMIT;
-use layout::Layout;
+use layout::{Layout, tokens_of};
+use select::Answers;
+use sources::Sources;
 
 /// Where the rows of a table are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +65,15 @@ pub trait Tables {
 
 /// How shards' answers make one.
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gathering {
+    /// Their rows are its rows.
+    Merge(Merge),
+    /// What they say is put together by PostgreSQL.
+    Combine(Combine),
+}
+
+/// How shards' rows are put into one order.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Merge {
     /// What each shard is sent.
     pub text: Box<str>,
@@ -66,6 +83,8 @@ pub struct Merge {
     pub limit: Count,
     /// How many of all rows are passed over.
     pub offset: Count,
+    /// Where the order of their types, or collations, is not known: by PostgreSQL's.
+    pub otherwise: Option<Combine>,
     edits: Box<[Edit]>,
 }
 
@@ -128,34 +147,49 @@ impl Merge {
 }
 
 /// How the answers to this text are put together; `None` where that is not certain.
-pub fn merge(text: &[u8], tables: &dyn Tables) -> Option<Merge> {
+pub fn gathering(text: &[u8], tables: &dyn Tables) -> Option<Gathering> {
     let text = std::str::from_utf8(text).ok().filter(|text| text.len() <= MAX_PARSED_BYTES)?;
-    let layout = Layout::of(text)?;
-    if !is_shallow(text.as_bytes(), &layout.tokens) {
+    let tokens = tokens_of(text)?;
+    if !is_shallow(text.as_bytes(), &tokens) {
         return None;
     }
     // A parser of somebody else's, over bytes that a client chose: its panic is a text not parsed.
-    catch_unwind(AssertUnwindSafe(|| plan(text, &layout, tables))).ok().flatten()
+    catch_unwind(AssertUnwindSafe(|| plan(text, tokens, tables))).ok().flatten()
 }
 
-fn plan(text: &str, layout: &Layout, tables: &dyn Tables) -> Option<Merge> {
+fn plan(text: &str, tokens: Vec<Token>, tables: &dyn Tables) -> Option<Gathering> {
     let parser = Parser::new(&PostgreSqlDialect {}).with_recursion_limit(RECURSION_LIMIT);
     let trees = parser.try_with_sql(text).ok()?.parse_statements().ok()?;
     let [Tree::Query(query)] = trees.as_slice() else { return None };
-    let SetExpr::Select(select) = &*query.body else { return None };
-    if !select::is_plain(query, select) || select.projection.len() != layout.items.len() {
+    if !select::is_plain_query(query) {
         return None;
     }
-    let sources = sources::Sources::of(&select.from, select.selection.as_ref(), tables)?;
-    select::check(query, select, &sources, tables)?;
-    let (sort, columns) = order::order(query, select, &sources, layout, text)?;
+    let SetExpr::Select(select) = &*query.body else { return combine::union(query, text, &tokens, tables) };
+    let layout = Layout::of(text, tokens)?;
+    if !select::is_plain(select) || select.projection.len() != layout.items.len() {
+        return None;
+    }
+    let sources = Sources::of(&select.from, select.selection.as_ref(), tables)?;
+    match select::answers(Some(query), select, &sources, tables)? {
+        Answers::Rows => merge(query, select, &sources, &layout, text).map(Gathering::Merge),
+        Answers::Overlapping => combine::distinct(query, select, &sources, &layout, text).map(Gathering::Combine),
+        Answers::Grouped { aggregates } => combine::grouped(query, select, &sources, &layout, text)
+            .filter(|grouped| grouped.calls == aggregates)
+            .map(|grouped| Gathering::Combine(grouped.combine)),
+    }
+}
+
+fn merge(query: &Query, select: &Select, sources: &Sources<'_>, layout: &Layout, text: &str) -> Option<Merge> {
+    let (sort, columns) = order::order(query, select, sources, layout, text)?;
     let mut edits = Vec::new();
     if !columns.is_empty() {
         edits.push(Edit { replaced: layout.list_end..layout.list_end, by: columns.into() });
     }
     let (limit, offset) = counts(query)?;
     edits.extend(limit_edit(layout, limit, offset)?);
-    Some(Merge { text: splice(text, &edits).into(), sort: sort.into(), limit, offset, edits: edits.into() })
+    let shards_text: Box<str> = splice(text, &edits).into();
+    let otherwise = if sort.is_empty() { None } else { combine::sorted(layout, text, &shards_text) };
+    Some(Merge { text: shards_text, sort: sort.into(), limit, offset, otherwise, edits: edits.into() })
 }
 
 fn splice(text: &str, edits: &[Edit]) -> String {

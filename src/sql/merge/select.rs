@@ -1,4 +1,5 @@
-//! What a SELECT must be, and what its expressions may hold, so that each shard can answer for its own rows.
+//! What a SELECT must be, and what its expressions may hold, so that each shard can answer for its own rows; and what is
+//! to be done with their answers.
 
 use std::ops::ControlFlow;
 
@@ -12,14 +13,32 @@ use super::super::tree::{folded, name_of};
 use super::Tables;
 use super::sources::{Column, Sources};
 
-/// Whether it has nothing but what is looked at in this room.
-pub(super) fn is_plain(query: &Query, select: &Select) -> bool {
-    let query_is = query.with.is_none()
+/// What the shards' answers are to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answers {
+    /// Rows of the answer.
+    Rows,
+    /// The same row may be in several.
+    Overlapping,
+    /// Rows of several belong to one group.
+    Grouped {
+        /// How many calls of aggregates there are.
+        aggregates: usize,
+    },
+}
+
+/// Whether the query has, around its body, nothing but what is looked at in this room.
+pub(super) fn is_plain_query(query: &Query) -> bool {
+    query.with.is_none()
         && query.locks.is_empty()
         && query.for_clause.is_none()
         && query.settings.is_none()
         && query.format_clause.is_none()
-        && query.pipe_operators.is_empty();
+        && query.pipe_operators.is_empty()
+}
+
+/// Likewise one SELECT.
+pub(super) fn is_plain(select: &Select) -> bool {
     let select_is = select.select_modifiers.is_none()
         && select.top.is_none()
         && select.exclude.is_none()
@@ -34,7 +53,7 @@ pub(super) fn is_plain(query: &Query, select: &Select) -> bool {
         && select.qualify.is_none()
         && select.value_table_mode.is_none()
         && select.flavor == SelectFlavor::Standard;
-    query_is && select_is && end_is && select.projection.iter().all(is_plain_item)
+    select_is && end_is && select.projection.iter().all(is_plain_item)
 }
 
 fn is_plain_item(item: &SelectItem) -> bool {
@@ -56,32 +75,41 @@ fn is_plain_item(item: &SelectItem) -> bool {
     }
 }
 
-/// Whether rows that belong to one row of the answer, or are compared for it, are on one shard.
-pub(super) fn check(query: &Query, select: &Select, sources: &Sources<'_>, tables: &dyn Tables) -> Option<()> {
-    let mut walker = Walker { sources, tables, queries: 0, has_aggregate: false };
-    if query.visit(&mut walker).is_break() || walker.queries != 1 {
+/// What the shards' answers to this SELECT are; `query` is all of it, with its ORDER BY, unless it is one of several.
+pub(super) fn answers(
+    query: Option<&Query>,
+    select: &Select,
+    sources: &Sources<'_>,
+    tables: &dyn Tables,
+) -> Option<Answers> {
+    let most_queries = usize::from(query.is_some());
+    let mut walker = Walker { sources, tables, most_queries, aggregates: 0, has_window: false };
+    let walked = match query {
+        Some(query) => query.visit(&mut walker),
+        None => select.visit(&mut walker),
+    };
+    if walked.is_break() {
         return None;
     }
     let groups = match &select.group_by {
         GroupByExpr::Expressions(groups, modifiers) if modifiers.is_empty() => groups,
         _ => return None,
     };
-    if groups.is_empty() && (walker.has_aggregate || select.having.is_some()) {
-        return None;
+    let is_grouped = !groups.is_empty() || walker.aggregates > 0 || select.having.is_some();
+    let columns: Vec<Column> = groups.iter().filter_map(|group| group_column(group, select, sources)).collect();
+    if is_grouped && !sources.are_together(&columns) {
+        let is_known = !walker.has_window && !matches!(select.distinct, Some(Distinct::On(_)));
+        return is_known.then_some(Answers::Grouped { aggregates: walker.aggregates });
     }
-    if !groups.is_empty() {
-        let columns: Vec<Column> = groups.iter().filter_map(|group| group_column(group, select, sources)).collect();
-        if !sources.are_together(&columns) {
-            return None;
+    let (distinct, otherwise): (Vec<Column>, _) = match &select.distinct {
+        None | Some(Distinct::All) => return Some(Answers::Rows),
+        Some(Distinct::On(list)) => (list.iter().filter_map(|expr| sources.column(expr)).collect(), None),
+        Some(Distinct::Distinct) => {
+            let items = select.projection.iter();
+            (items.flat_map(|item| columns_of(item, sources)).collect(), Some(Answers::Overlapping))
         }
-    }
-    let distinct = match &select.distinct {
-        None | Some(Distinct::All) => return Some(()),
-        Some(Distinct::On(list)) => list.iter().filter_map(|expr| sources.column(expr)).collect(),
-        Some(Distinct::Distinct) => select.projection.iter().flat_map(|item| columns_of(item, sources)).collect(),
     };
-    let distinct: Vec<Column> = distinct;
-    sources.are_together(&distinct).then_some(())
+    if sources.are_together(&distinct) { Some(Answers::Rows) } else { otherwise }
 }
 
 /// In GROUP BY a name is first of all that of a table's column.
@@ -94,16 +122,19 @@ fn group_column(group: &Expr, select: &Select, sources: &Sources<'_>) -> Option<
         return Some(column);
     }
     let Expr::Identifier(ident) = group else { return None };
-    let name = folded(ident);
-    let aliased = select.projection.iter().filter_map(|item| match item {
-        SelectItem::ExprWithAlias { expr, alias } if folded(alias) == name => Some(expr),
-        _ => None,
-    });
-    let aliased: Vec<&Expr> = aliased.collect();
-    match (&*aliased, sources.has_any(&name)) {
-        ([expr], false) => sources.column(expr),
-        _ => None,
-    }
+    let at = uniquely_aliased(&folded(ident), select, sources)?;
+    sources.column(item_expr(select.projection.get(..=at)?)?)
+}
+
+/// The one element of the select list that has this alias, where no table has such a column.
+pub(super) fn uniquely_aliased(name: &str, select: &Select, sources: &Sources<'_>) -> Option<usize> {
+    let is_it = |item: &SelectItem| match item {
+        SelectItem::ExprWithAlias { alias, .. } => *folded(alias) == *name,
+        _ => false,
+    };
+    let mut aliased = (0..select.projection.len()).filter(|at| select.projection.get(*at).is_some_and(is_it));
+    let first = aliased.next()?;
+    (aliased.next().is_none() && !sources.has_any(name)).then_some(first)
 }
 
 /// The expression of the last of these, where none of them stands for several.
@@ -131,16 +162,22 @@ fn columns_of(item: &SelectItem, sources: &Sources<'_>) -> Vec<Column> {
 struct Walker<'w, 'q> {
     sources: &'w Sources<'q>,
     tables: &'w dyn Tables,
-    queries: usize,
-    has_aggregate: bool,
+    most_queries: usize,
+    aggregates: usize,
+    has_window: bool,
 }
 
 impl Visitor for Walker<'_, '_> {
     type Break = ();
 
     fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
-        self.queries += 1;
-        if self.queries == 1 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        match self.most_queries.checked_sub(1) {
+            Some(more) => {
+                self.most_queries = more;
+                ControlFlow::Continue(())
+            }
+            None => ControlFlow::Break(()),
+        }
     }
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
@@ -173,14 +210,15 @@ impl Walker<'_, '_> {
         }
         match &function.over {
             Some(WindowType::WindowSpec(window)) if window.window_name.is_none() => {
+                self.has_window = true;
                 let by: Vec<Column> = window.partition_by.iter().filter_map(|by| self.sources.column(by)).collect();
                 self.sources.are_together(&by).then_some(())
             }
             Some(_) => None,
             None if is_window(&name.name) && !is_aggregate(&name.name) => None,
             None => {
-                self.has_aggregate |=
-                    is_aggregate(&name.name) || !function.within_group.is_empty() || function.filter.is_some();
+                let is_one = is_aggregate(&name.name) || !function.within_group.is_empty() || function.filter.is_some();
+                self.aggregates += usize::from(is_one);
                 Some(())
             }
         }

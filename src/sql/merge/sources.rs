@@ -326,30 +326,32 @@ impl<'q> Sources<'q> {
     pub(super) fn column(&self, expr: &Expr) -> Option<Column> {
         match expr {
             Expr::Nested(inner) => self.column(inner),
-            Expr::Identifier(ident) => {
-                let name = folded(ident);
-                let mut having = (0..self.list.len()).filter(|at| self.has_column(*at, &name));
-                let first = having.next()?;
-                let is_merged = self.using.contains(&name) && !self.may_lack_left;
-                (having.next().is_none() || is_merged).then_some((first, name))
-            }
-            Expr::CompoundIdentifier(parts) => {
-                let parts: Vec<Box<str>> = parts.iter().map(folded).collect();
-                let (schema, alias, name) = match &*parts {
-                    [alias, name] => (None, alias, name),
-                    [schema, alias, name] => (Some(schema), alias, name),
-                    _ => return None,
-                };
-                let is_it = |source: &Source<'_>| {
-                    source.alias == *alias
-                        && schema.is_none_or(|schema| !source.has_alias && source.table.schema.as_ref() == Some(schema))
-                };
-                let mut found = (0..self.list.len()).filter(|at| self.list.get(*at).is_some_and(is_it));
-                let at = found.next()?;
-                (found.next().is_none() && self.has_column(at, name)).then(|| (at, name.clone()))
-            }
+            Expr::Identifier(ident) => self.column_named(&[folded(ident)]),
+            Expr::CompoundIdentifier(parts) => self.column_named(&parts.iter().map(folded).collect::<Vec<_>>()),
             _ => None,
         }
+    }
+
+    /// The same, of the parts of a name.
+    pub(super) fn column_named(&self, parts: &[Box<str>]) -> Option<Column> {
+        let (schema, alias, name) = match parts {
+            [name] => {
+                let mut having = (0..self.list.len()).filter(|at| self.has_column(*at, name));
+                let first = having.next()?;
+                let is_merged = self.using.contains(name) && !self.may_lack_left;
+                return (having.next().is_none() || is_merged).then(|| (first, name.clone()));
+            }
+            [alias, name] => (None, alias, name),
+            [schema, alias, name] => (Some(schema), alias, name),
+            _ => return None,
+        };
+        let is_it = |source: &Source<'_>| {
+            source.alias == *alias
+                && schema.is_none_or(|schema| !source.has_alias && source.table.schema.as_ref() == Some(schema))
+        };
+        let mut found = (0..self.list.len()).filter(|at| self.list.get(*at).is_some_and(is_it));
+        let at = found.next()?;
+        (found.next().is_none() && self.has_column(at, name)).then(|| (at, name.clone()))
     }
 
     /// Whether some table has such a column.

@@ -33,7 +33,10 @@ impl Tables for Tiny {
 }
 
 fn merged(text: &str) -> Option<Merge> {
-    merge(text.as_bytes(), &Tiny)
+    match gathering(text.as_bytes(), &Tiny)? {
+        Gathering::Merge(merge) => Some(merge),
+        Gathering::Combine(_) => None,
+    }
 }
 
 #[test]
@@ -62,6 +65,7 @@ fn what_each_shard_can_answer() {
         "SELECT id FROM t ORDER BY v LIMIT 3;",
         "SELECT lower(c), coalesce(v, 1), CASE WHEN v > 1 THEN 2 END, a[1] FROM t",
         "SELECT id FROM public.t",
+        "SELECT id FROM t UNION ALL (SELECT v FROM u)",
     ] {
         assert!(merged(text).is_some(), "{text}");
     }
@@ -82,7 +86,6 @@ fn what_is_not_certain_is_not_merged() {
         "EXPLAIN SELECT * FROM t",
         "WITH x AS (SELECT 1) SELECT * FROM t",
         "SELECT * FROM ONLY t",
-        "SELECT * FROM t UNION ALL SELECT * FROM t",
         "SELECT * INTO x FROM t",
         "SELECT * FROM t FOR UPDATE",
         "SELECT * FROM t FOR NO KEY UPDATE",
@@ -210,4 +213,121 @@ fn places_of_errors() {
     assert_eq!(merge.place_in(text, place(&merge.text, "pgsluice")), None);
     assert_eq!(merge.place_in(text, place(&merge.text, "::bigint")), None);
     assert_eq!(merge.place_in(text, 0), None);
+}
+
+fn combined(text: &str) -> Option<Combine> {
+    match gathering(text.as_bytes(), &Tiny)? {
+        Gathering::Merge(_) => None,
+        Gathering::Combine(combine) => Some(combine),
+    }
+}
+
+#[test]
+fn what_is_asked_of_each_shard_and_what_is_made_of_it() {
+    let source = |types: &str| {
+        let arrays = types
+            .split(' ')
+            .enumerate()
+            .map(|(at, name)| format!("pg_catalog.unnest(${}::pg_catalog.\"{name}\"[])", at + 2));
+        let (arrays, names): (Vec<_>, Vec<_>) =
+            arrays.enumerate().map(|(at, array)| (array, format!("\"pgsluice {}\"", at + 1))).unzip();
+        let names = names.join(", ");
+        format!(
+            " FROM (SELECT {names} FROM ROWS FROM ({}) AS \"pgsluice\" ({names})) AS \"pgsluice\"",
+            arrays.join(", ")
+        )
+    };
+    for (text, way, types, partial, last) in [
+        (
+            "SELECT v, count(*) FROM t WHERE a > 1 GROUP BY v HAVING sum(b) > $1 ORDER BY count(*) DESC LIMIT 3",
+            0,
+            "int4 int8 int8",
+            "SELECT (v), (pg_catalog.count(*)), (pg_catalog.sum(b)) FROM t WHERE a > 1\nGROUP BY 1",
+            "SELECT \"pgsluice 1\" AS \"one\", COALESCE(pg_catalog.sum(\"pgsluice 2\"), 0)::pg_catalog.int8 AS \"two\"\
+             {source} GROUP BY \"pgsluice 1\" HAVING pg_catalog.sum(\"pgsluice 3\")::pg_catalog.\"int8\" > $1 ORDER BY \
+             COALESCE(pg_catalog.sum(\"pgsluice 2\"), 0)::pg_catalog.int8 DESC LIMIT 3",
+        ),
+        (
+            "SELECT lower(c) || t.a::text AS one, avg(v) FROM t GROUP BY lower(c), a ORDER BY one, a",
+            0,
+            "text int4 int8 int8",
+            "SELECT (lower(c)), (a), (pg_catalog.sum(v)), (pg_catalog.count(v)) FROM t\nGROUP BY 1, 2",
+            "SELECT \"pgsluice 1\" || \"pgsluice 2\"::text AS \"one\", (pg_catalog.sum(\"pgsluice 3\") \
+             OPERATOR(pg_catalog./) pg_catalog.sum(\"pgsluice 4\")) AS \"two\"{source} GROUP BY \"pgsluice 1\", \
+             \"pgsluice 2\" ORDER BY \"one\", \"pgsluice 2\"",
+        ),
+        (
+            "SELECT count(DISTINCT a), min(b) FROM t",
+            0,
+            "int4 int4",
+            "SELECT (a), (pg_catalog.min(b)) FROM t\nGROUP BY 1",
+            "SELECT count(DISTINCT \"pgsluice 1\") AS \"one\", pg_catalog.min(\"pgsluice 2\") AS \"two\"{source}",
+        ),
+        (
+            "SELECT string_agg(c, ',' ORDER BY a, b DESC), count(*) FILTER (WHERE a > b) FROM t",
+            0,
+            "text int4 int4 bool",
+            "SELECT (c), (a), (b), (a > b) FROM t",
+            "SELECT string_agg(\"pgsluice 1\", ',' ORDER BY \"pgsluice 2\", \"pgsluice 3\" DESC) AS \"one\", count(*) \
+             FILTER (WHERE \"pgsluice 4\") AS \"two\"{source}",
+        ),
+        (
+            "SELECT DISTINCT v, a + 1 FROM t ORDER BY t.v, a + 1 DESC",
+            0,
+            "int4 int4",
+            "SELECT DISTINCT v, a + 1 FROM t",
+            "SELECT DISTINCT \"pgsluice 1\" AS \"one\", \"pgsluice 2\" AS \"two\"{source} ORDER BY \"pgsluice 1\", \
+             \"pgsluice 2\" DESC",
+        ),
+        (
+            "SELECT id, v FROM t UNION SELECT a, b FROM u ORDER BY two DESC, 1 LIMIT 2",
+            0,
+            "int4 int4",
+            "SELECT id, v FROM t UNION SELECT a, b FROM u",
+            "SELECT DISTINCT \"pgsluice 1\" AS \"one\", \"pgsluice 2\" AS \"two\"{source} ORDER BY \"two\" DESC, 1 LIMIT 2",
+        ),
+    ] {
+        let combine = combined(text).unwrap_or_else(|| panic!("{text}"));
+        let steps = &combine.ways[way];
+        assert_eq!(&*steps.partial, partial, "{text}");
+        let oids: Vec<u32> = types
+            .split(' ')
+            .map(|name| match name {
+                "int4" => 23,
+                "int8" => 20,
+                "bool" => 16,
+                _ => 25,
+            })
+            .collect();
+        let collations = vec![None; oids.len()];
+        let shown = Shown { types: &oids, collations: &collations, names: &["one", "two"], parameters: 1 };
+        let wanted = last.replace("{source}", &source(types));
+        assert_eq!(steps.last(shown).as_deref(), Some(&*wanted), "{text}");
+    }
+}
+
+#[test]
+fn what_is_not_certain_is_not_combined() {
+    for text in [
+        "SELECT count(*) FROM r",
+        "SELECT count(*) FROM t JOIN u ON t.v = u.v",
+        "SELECT count(*) OVER () FROM t",
+        "SELECT v, rank() OVER (ORDER BY v) FROM t GROUP BY v",
+        "SELECT DISTINCT ON (v) v FROM t",
+        "SELECT DISTINCT v, rank() OVER (ORDER BY v) FROM t",
+        "SELECT count(*) FROM t GROUP BY GROUPING SETS ((v), ())",
+        "SELECT count(*) FROM t GROUP BY (v, a)",
+        "SELECT *, count(*) FROM t GROUP BY v",
+        "SELECT count(DISTINCT v) FILTER (WHERE a > 1) FROM t WHERE a > random()",
+        "SELECT id FROM t EXCEPT SELECT id FROM u",
+        "SELECT id FROM t UNION SELECT v FROM t UNION ALL SELECT v FROM u",
+        "SELECT id FROM t UNION SELECT v FROM r",
+        "SELECT id FROM t UNION (SELECT v FROM u LIMIT 3)",
+        "SELECT id FROM t UNION SELECT count(*) FROM u",
+        "SELECT max(v ORDER BY a) OVER () FROM t",
+        "SELECT mine(v) FROM t GROUP BY v",
+        "SELECT xmlforest(v), count(*) FROM t GROUP BY v",
+    ] {
+        assert_eq!(combined(text), None, "{text}");
+    }
 }
