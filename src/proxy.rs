@@ -368,10 +368,18 @@ impl Proxy {
             interval.tick().await;
             self.statements.sweep();
             self.quotas.sweep();
+            self.leave_behind();
             self.show_clients();
             self.show_pools(&mut pools);
             let mut databases = self.databases.lock().unwrap_or_else(PoisonError::into_inner);
             databases.retain(|_, database| Arc::strong_count(database) > 1 || database.is_worth_keeping());
+        }
+    }
+
+    /// Closes connections that nobody uses and somebody waits for who changes a bucket map.
+    fn leave_behind(&self) {
+        for (database, version) in self.catalogs().versions() {
+            self.pools.leave_behind(&database, version);
         }
     }
 
@@ -495,6 +503,8 @@ type GreetingKey = (Arc<str>, Vec<u64>);
 #[derive(Debug, Default)]
 pub struct Database {
     has_changed: AtomicBool,
+    /// It was told that connections cannot be registered on some shard.
+    is_unfenced: AtomicBool,
     /// Where its catalog last changed.
     catalog: Mutex<Horizons>,
     greetings: Mutex<HashMap<GreetingKey, Greeting>>,
@@ -526,6 +536,18 @@ impl Database {
         let horizon = horizons.of(&shard.name);
         horizon.settle(shard);
         ask(horizon)
+    }
+
+    /// A shard was prepared by a release whose proxies did not register connections. Told once.
+    pub fn warn_of_fence(&self, database: &str, shard: &str) {
+        if !self.is_unfenced.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                database,
+                shard,
+                "this shard was prepared by an older release: a change of the bucket map would not wait for this proxy; \
+                 run pgsluice shards init"
+            );
+        }
     }
 
     fn is_worth_keeping(&self) -> bool {

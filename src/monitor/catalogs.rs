@@ -7,8 +7,8 @@
 //! is not known yet is `None`, which is for the caller to take as "call nothing known".
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -21,6 +21,8 @@ use super::poll::Login;
 use super::{distribution_rows, driver, type_rows};
 use crate::config::Config;
 use crate::route::places::Distribution;
+use crate::shard::Versions;
+use crate::shard::sql::UNLABELLED_PINS;
 use crate::shard::type_oids::TypeOids;
 use crate::sql::Catalog;
 use crate::topology::{Node, Role, Shard, SharedTopology};
@@ -71,6 +73,21 @@ struct Entry {
     stale: AtomicBool,
     /// Somebody has asked for it since the last check.
     wanted: AtomicBool,
+    /// Shards that may have a newer bucket map than is known.
+    sought: Mutex<Vec<Arc<str>>>,
+}
+
+impl Rows {
+    /// What is known of the bucket map.
+    pub fn versions(&self) -> &Versions {
+        &self.distribution.versions
+    }
+}
+
+impl Entry {
+    fn is_sought(&self) -> bool {
+        !self.sought.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
 }
 
 impl Catalogs {
@@ -113,6 +130,27 @@ impl Catalogs {
             entry.stale.store(true, Ordering::Release);
             self.work.notify_one();
         }
+    }
+
+    /// A shard's primary may have a newer bucket map than is known: it is looked for there at once.
+    pub fn seek(&self, database: &str, shard: &Arc<str>) {
+        if let Some(entry) = self.databases.load().get(database) {
+            let mut sought = entry.sought.lock().unwrap_or_else(PoisonError::into_inner);
+            if !sought.contains(shard) {
+                sought.push(Arc::clone(shard));
+            }
+            drop(sought);
+            self.work.notify_one();
+        }
+    }
+
+    /// The newest version of the bucket map that is known of each database that has one.
+    pub fn versions(&self) -> Vec<(String, i64)> {
+        let known = |(database, entry): (&String, &Arc<Entry>)| {
+            let version = entry.distribution.load().as_ref().map_or(0, |rows| rows.versions.known);
+            (version > 0).then(|| (database.clone(), version))
+        };
+        self.databases.load().iter().filter_map(known).collect()
     }
 
     /// Somebody is about to drop the database, to rename or to copy it: its connection is closed, and what is known of it
@@ -160,7 +198,7 @@ pub(super) async fn load_forever(catalogs: Arc<Catalogs>, config: Arc<ArcSwap<Co
         let databases = catalogs.databases.load_full();
         loader.known.retain(|database, _| databases.contains_key(database));
         for (database, entry) in databases.iter() {
-            if is_check || entry.stale.load(Ordering::Acquire) {
+            if is_check || entry.stale.load(Ordering::Acquire) || entry.is_sought() {
                 no_server |= loader.visit(&catalogs, database, entry, is_check).await;
             }
         }
@@ -249,7 +287,7 @@ impl Loader {
         let stale = entry.stale.swap(false, Ordering::AcqRel);
         let loaded = load_if_changed(&connection.client, known.fingerprint.as_ref().filter(|_| !stale)).await;
         let loaded = match loaded {
-            Ok(loaded) => self.refresh_distribution(&connection.client, entry).await.map(|()| loaded),
+            Ok(loaded) => self.refresh_distribution(&connection.client, database, entry).await.map(|()| loaded),
             failed => failed,
         };
         match loaded {
@@ -270,15 +308,32 @@ impl Loader {
         Ok(())
     }
 
-    /// Its columns and its map may change without the catalog's fingerprint.
-    async fn refresh_distribution(&self, client: &tokio_postgres::Client, entry: &Entry) -> Result<(), LoadError> {
+    /// Its columns and its map may change without the catalog's fingerprint. Of the map what is known stays known, whoever is
+    /// asked: a replica may be late, and a change on its way from shard to shard. Where there is none at all, it is gone.
+    async fn refresh_distribution(
+        &self,
+        client: &tokio_postgres::Client,
+        database: &str,
+        entry: &Entry,
+    ) -> Result<(), LoadError> {
+        let sought = std::mem::take(&mut *entry.sought.lock().unwrap_or_else(PoisonError::into_inner));
         let config = self.config.load_full();
         if config.shards.len() < 2 {
             entry.distribution.store(None);
             return Ok(());
         }
         let loading = distribution_rows::load(client, &config);
-        let distribution = timeout(LOAD_TIMEOUT, loading).await.unwrap_or(Err(LoadError::Timeout))?;
+        let mut distribution = timeout(LOAD_TIMEOUT, loading).await.unwrap_or(Err(LoadError::Timeout))?;
+        if let (Some(before), 1..) = (&*entry.distribution.load(), distribution.versions.known) {
+            distribution.versions.learn(&before.versions);
+        }
+        for shard in &sought {
+            match timeout(LOAD_TIMEOUT, versions_on(&config, &self.topology, shard, database)).await {
+                Ok(Ok(versions)) => distribution.versions.learn(&versions),
+                Ok(Err(error)) => debug!(database, %shard, %error, "the bucket map cannot be read there"),
+                Err(_) => debug!(database, %shard, "the bucket map cannot be read there in time"),
+            }
+        }
         entry.distribution.store(Some(Arc::new(distribution)));
         Ok(())
     }
@@ -315,6 +370,20 @@ fn server_among(shard: &Shard, config: &Config) -> Option<(Arc<Node>, Login)> {
         .filter(|member| member.role != Role::Unknown && member.node.is_reachable())
         .min_by_key(|member| member.role != Role::Primary)?;
     Some((Arc::clone(&node.node), Login::of(configured)))
+}
+
+/// The bucket maps on a shard's primary.
+async fn versions_on(
+    config: &Config,
+    topology: &SharedTopology,
+    shard: &str,
+    database: &str,
+) -> Result<Versions, LoadError> {
+    let primary = topology.load().shards.iter().find(|known| *known.name == *shard).and_then(Shard::primary).cloned();
+    let configured = config.shards.iter().find(|configured| *configured.name == *shard);
+    let (primary, configured) = primary.zip(configured).ok_or(LoadError::NoServer)?;
+    let connection = connect(primary, Login::of(configured).to_database(database)).await?;
+    distribution_rows::versions(&connection.client, UNLABELLED_PINS).await
 }
 
 /// Logs in.

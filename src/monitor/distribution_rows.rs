@@ -5,13 +5,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use super::catalog_rows::LoadError;
 use crate::config::{self, Config};
 use crate::route::places::{Column, Distribution, KeyPart, Placement, Table};
-use crate::shard::sql::{NEWEST_MAP, UNLABELLED_PINS};
-use crate::shard::{BucketMap, KeyColumn, MapError, MapParts, PinParts};
+use crate::shard::sql::{HAS_MAPS, NEWEST_MAP, NEWEST_MAPS, UNLABELLED_PINS};
+use crate::shard::{BucketMap, KeyColumn, MapError, MapParts, PinParts, Versions};
 use crate::sql::{PrimaryCause, analyse};
 
 /// Columns of all tables and views with one of the names `$1`, in their order. A domain is its base type. 950 and 951 are the
@@ -73,7 +73,7 @@ pub async fn load(client: &Client, config: &Config) -> Result<Distribution, Load
         }
     }
     let tables = config.tables.iter().map(|declared| table(declared, &found));
-    Ok(Distribution::new(tables, newest_map(client, UNLABELLED_PINS).await?.map(Arc::new)))
+    Ok(Distribution::new(tables, versions(client, UNLABELLED_PINS).await?))
 }
 
 /// Whether a default's value may be another one each time.
@@ -116,16 +116,32 @@ fn table(declared: &config::Table, found: &HashMap<String, Vec<Found>>) -> Table
     }
 }
 
-/// The bucket map in force, with the pins that the query `pins` gives; none where none was stored.
+/// The bucket maps that are stored there, with the pins that the query `pins` gives.
 ///
 /// # Errors
 /// The server does not answer, or what is stored is no map.
-pub async fn newest_map(client: &Client, pins: &str) -> Result<Option<BucketMap>, LoadError> {
-    let exists = client.query_one("SELECT pg_catalog.to_regclass('pgsluice.bucket_map') IS NOT NULL", &[]).await?;
-    if !exists.try_get::<_, bool>(0)? {
-        return Ok(None);
+pub async fn versions(client: &Client, pins: &str) -> Result<Versions, LoadError> {
+    let there = client.query_one(HAS_MAPS, &[]).await?;
+    let query = match (there.try_get(0)?, there.try_get(1)?) {
+        (false, _) => return Ok(Versions::default()),
+        (true, false) => NEWEST_MAP,
+        (true, true) => NEWEST_MAPS,
+    };
+    let mut versions = Versions::default();
+    for row in client.query(query, &[]).await? {
+        versions.known = row.try_get("version")?;
+        match row.try_get("state")? {
+            "in force" => versions.in_force = Some(Arc::new(map(client, &row, pins).await?)),
+            "announced" => versions.announced = Some(Arc::new(map(client, &row, pins).await?)),
+            _ => {}
+        }
     }
-    let Some(row) = client.query_opt(NEWEST_MAP, &[]).await? else { return Ok(None) };
+    // What was announced before another version was is not heard of again.
+    versions.announced = versions.announced.filter(|map| map.version() == versions.known);
+    Ok(versions)
+}
+
+async fn map(client: &Client, row: &Row, pins: &str) -> Result<BucketMap, LoadError> {
     let version: i64 = row.try_get("version")?;
     let mut pinned = Vec::new();
     for row in client.query(pins, &[&version]).await? {
@@ -140,7 +156,7 @@ pub async fn newest_map(client: &Client, pins: &str) -> Result<Option<BucketMap>
         owners: row.try_get("owners")?,
         pins: pinned,
     };
-    Ok(Some(BucketMap::from_parts(parts)?))
+    Ok(BucketMap::from_parts(parts)?)
 }
 
 impl From<MapError> for LoadError {

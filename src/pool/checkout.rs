@@ -55,7 +55,7 @@ impl Checkout {
 
     /// Hands it back, clean: no transaction, nothing unread, no state but its settings and prepared statements.
     pub fn give_back(mut self) {
-        if self.pool.is_vacated(&self) {
+        if self.pool.is_vacated(&self) || self.pool.is_behind(&self) {
             return;
         }
         self.link.shrink(KEPT_BUFFER, KEPT_BUFFER);

@@ -47,6 +47,8 @@ pub struct ServerConnection {
     pub prepared: HashMap<u64, Shape, foldhash::fast::FixedState>,
     /// The ID of the text that is the server's unnamed statement, where one of ours is.
     pub unnamed: Option<u64>,
+    /// The version of the bucket map that it is registered under on its server; 0 where it is not.
+    pub registered: i64,
     /// When it was logged in.
     pub created: Instant,
     /// What its pool's count of [`super::Pools::vacate`] was then.

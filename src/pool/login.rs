@@ -331,6 +331,7 @@ impl<'a> Login<'a> {
             prepared: HashMap::default(),
             unnamed: None,
             touched_by: None,
+            registered: 0,
             created,
             vacated: 0,
         })

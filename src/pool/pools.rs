@@ -1,7 +1,7 @@
 //! The pools: one for each node, database and user.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,8 @@ pub struct NodePool {
     manager: ServerManager,
     proven: Mutex<HashSet<u64>>,
     pressure: Notify,
+    /// Tells those who keep a connection for themselves of a newer bucket map.
+    news: Notify,
     /// Connections that clients keep for themselves.
     pinned: AtomicUsize,
 }
@@ -95,6 +97,8 @@ pub struct ServerManager {
     keys: Arc<ClientKeys>,
     /// How often everybody was to leave the database.
     vacated: AtomicU64,
+    /// The newest version of the database's bucket map that has been told of here.
+    heard: AtomicI64,
     /// All connections that were made here and are not closed.
     existing: Mutex<Vec<Weak<Existence>>>,
 }
@@ -153,6 +157,7 @@ impl Pools {
                 existing: Mutex::default(),
                 keys: Arc::clone(&self.keys),
                 vacated: AtomicU64::new(0),
+                heard: AtomicI64::new(0),
             };
             Arc::new(NodePool::new(manager, self.config.load().pool.size))
         });
@@ -209,13 +214,24 @@ impl Pools {
             pool.pressure.notify_waiters();
         }
         drop(pools);
-        if !closed.is_empty() {
-            tokio::spawn(async move {
-                for connection in closed {
-                    let _ = tokio::time::timeout(GOODBYE_LIMIT, connection.terminate()).await;
-                }
-            });
+        say_goodbye(closed);
+    }
+
+    /// Closes those to a database that are registered under an older version of its bucket map than this one, as soon as
+    /// nobody uses them: whoever changes the map waits for them.
+    pub fn leave_behind(&self, database: &str, version: i64) {
+        let mut closed = Vec::new();
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, pool) in pools.iter().filter(|((_, identity), _)| *identity.database == *database) {
+            if pool.manager.heard.fetch_max(version, Ordering::Relaxed) < version {
+                closed.extend(pool.connections.retain(Instant::now(), |connection, _| !pool.is_behind(connection)));
+                // Those that sessions keep without using them.
+                pool.pressure.notify_waiters();
+                pool.news.notify_waiters();
+            }
         }
+        drop(pools);
+        say_goodbye(closed);
     }
 
     /// Closes idle connections that are too old, idle for too long, or of a node that is not what it
@@ -291,6 +307,7 @@ impl NodePool {
             manager,
             proven: Mutex::default(),
             pressure: Notify::new(),
+            news: Notify::new(),
             pinned: AtomicUsize::new(0),
         }
     }
@@ -339,6 +356,20 @@ impl NodePool {
     /// Whether a connection was made before its database was last to be left by everybody.
     pub fn is_vacated(&self, connection: &ServerConnection) -> bool {
         connection.vacated != self.manager.vacated.load(Ordering::Relaxed)
+    }
+
+    /// Whether a connection is registered under an older version of the bucket map than has been told of.
+    pub fn is_behind(&self, connection: &ServerConnection) -> bool {
+        (1..self.manager.heard.load(Ordering::Relaxed)).contains(&connection.registered)
+    }
+
+    /// Returns when there is a newer version of the bucket map than a connection is registered under: whoever keeps it is to
+    /// register it anew.
+    pub async fn news(&self, registered: i64) {
+        let notified = self.news.notified();
+        if !(1..self.manager.heard.load(Ordering::Relaxed)).contains(&registered) {
+            notified.await;
+        }
     }
 
     /// How many connections there may be.
@@ -435,6 +466,13 @@ impl NodePool {
             proven.clear();
         }
         proven.extend(digests);
+    }
+}
+
+/// In a task of its own: nobody waits for it.
+fn say_goodbye(closed: impl IntoIterator<Item = Box<ServerConnection>>) {
+    for connection in closed {
+        tokio::spawn(tokio::time::timeout(GOODBYE_LIMIT, connection.terminate()));
     }
 }
 

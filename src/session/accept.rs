@@ -390,6 +390,7 @@ impl Session {
             horizons: Horizons::default(),
             server: None,
             rows: None,
+            outdated: None,
             across: Box::default(),
             spare_exchange: None,
             last_pool: None,

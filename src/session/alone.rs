@@ -229,7 +229,14 @@ impl Session {
         let Some(kept) = course.kept.take_if(|kept| kept.shard == *shard) else {
             let place = Place::One(Arc::clone(shard));
             let demand = Demand::Primary(Reason::Transaction);
-            return self.reach_for(&Understood { place, ..Understood::nothing(demand) }).await;
+            let there = Understood { place, ..Understood::nothing(demand) };
+            return loop {
+                match self.reach_for(&there).await? {
+                    // It is for every shard, whatever the bucket map says.
+                    Err(_) if self.knows_more().await => {}
+                    reached => break Ok(reached),
+                }
+            };
         };
         self.server = Some(kept);
         self.be_cancelled_here();
@@ -239,7 +246,7 @@ impl Session {
                 _ => Err(Fault::ServerLost(None)),
             },
             Brought::Refused(reply) => Ok(Err(reply)),
-            Brought::LostReplica(_) => Err(Fault::ServerLost(None)),
+            Brought::LostReplica(_) | Brought::Lost => Err(Fault::ServerLost(None)),
         }
     }
 

@@ -35,6 +35,8 @@ pub(super) enum Brought {
     Refused(ErrorReply),
     /// It is gone with its node, a replica; another node may do.
     LostReplica(Arc<Node>),
+    /// It is gone, and another one may do.
+    Lost,
 }
 
 impl Session {
@@ -92,7 +94,13 @@ impl Session {
     /// Takes a connection that has this session's settings, for what the proxy wants to do there.
     pub(super) async fn reach(&mut self, demand: Demand, place: Place) -> Result<(), Fault> {
         let understood = Understood { place, ..Understood::nothing(demand) };
-        self.reach_for(&understood).await?.map_err(|reply| Fault::Fatal(reply.into_fatal()))
+        loop {
+            match self.reach_for(&understood).await? {
+                Ok(()) => return Ok(()),
+                Err(_) if self.knows_more().await => {}
+                Err(reply) => return Err(Fault::Fatal(reply.into_fatal())),
+            }
+        }
     }
 
     /// The same; where there is none, why.
@@ -102,7 +110,10 @@ impl Session {
             if let Err(reply) = self.attach(understood, &mut excluded).await {
                 return Ok(Err(reply));
             }
-            let mut brought = self.bring_settings().await?;
+            let mut brought = self.register().await?;
+            if matches!(brought, Brought::Yes) {
+                brought = self.bring_settings().await?;
+            }
             // They may have been sent ahead, without waiting.
             if matches!(brought, Brought::Yes) && !matches!(self.relay_own().await?, Outcome::Done) {
                 brought = self.lost_own().await;
@@ -111,6 +122,7 @@ impl Session {
                 Brought::Yes => return Ok(Ok(())),
                 Brought::Refused(reply) => return Ok(Err(reply)),
                 Brought::LostReplica(node) => excluded.push(node),
+                Brought::Lost => {}
             }
         }
     }

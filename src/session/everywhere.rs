@@ -11,6 +11,7 @@ use bytes::BytesMut;
 
 use super::across::deadlock;
 use super::agree::Committed;
+use super::bring::Brought;
 use super::exchange::Purpose;
 use super::relay::{Outcome, Until};
 use super::returned::{MAX_RETURNED, Returned};
@@ -121,6 +122,9 @@ impl Session {
     /// Goes to a shard with the transaction, which is begun where none is open.
     pub(super) async fn go_on(&mut self, shard: &Arc<str>) -> Result<Result<(), ErrorReply>, Fault> {
         if self.status == TransactionStatus::Idle {
+            if let Brought::Refused(reply) = self.register().await? {
+                return Ok(Err(reply));
+            }
             // A session that is pinned holds a connection all the time.
             let begun = match &mut self.server {
                 Some(server) => match server.run_own("BEGIN").await {
@@ -316,6 +320,10 @@ impl Session {
     /// Tells the client why, and leaves its transaction block failed, or, where there is none, nothing done.
     pub(super) async fn fail(&mut self, work: &Work, is_alone: bool, why: Why) -> Result<(), Fault> {
         self.undo(is_alone).await?;
+        if is_alone && self.outdated.is_some() {
+            // Nothing was done, nobody was told, and it is routed anew.
+            return Ok(());
+        }
         match why {
             Why::Told(reply) => self.refuse(work, &reply).await,
             Why::Refused(body) => self.refuse_as(work, &body).await,

@@ -26,6 +26,7 @@ mod cut;
 mod encrypt;
 mod everywhere;
 mod exchange;
+mod fence;
 mod gate;
 mod gather;
 mod hand;
@@ -125,6 +126,8 @@ pub struct Session {
     is_sharded: bool,
     /// What is known of the database's rows, while messages are served.
     rows: Option<Rows>,
+    /// Why the messages under way are to be routed anew, or refused.
+    outdated: Option<fence::Outdated>,
     /// The open transaction, on its other shards.
     across: Box<across::Across>,
     /// A connection that is not in use, and kept for as long as nobody else wants it.

@@ -99,7 +99,7 @@ impl Session {
             }
         }
         match &understood.place {
-            Place::Refused(reply) => Err(ErrorReply::clone(reply)),
+            Place::Refused(reply) | Place::Moving(reply) => Err(ErrorReply::clone(reply)),
             Place::Everywhere(scatter) => {
                 let topology = self.proxy.topology.load();
                 let all = topology.shards.iter().map(|shard| Arc::clone(&shard.name));

@@ -35,6 +35,8 @@ pub(super) enum Place {
     Merged(Box<Merging>),
     /// A read of rows of several shards: the coordinator.
     Together(Views),
+    /// A key of theirs is about to move to another shard; the error is for who cannot wait.
+    Moving(Box<ErrorReply>),
     /// They need several, in a way that is not done.
     Refused(Box<ErrorReply>),
 }
@@ -86,6 +88,7 @@ impl Place {
             }
             (Self::Together(one), Self::Together(other)) => Self::Together(one.and(other)),
             (refused @ Self::Refused(_), _) | (_, refused @ Self::Refused(_)) => refused,
+            (moving @ Self::Moving(_), _) | (_, moving @ Self::Moving(_)) => moving,
             (Self::One(one), Self::One(other)) => Self::Refused(Box::new(
                 ErrorReply::error("0A000", "one message of several statements cannot be for several shards")
                     .detail(format!("One of its statements is for shard \"{one}\", and one for shard \"{other}\"."))
@@ -168,7 +171,7 @@ impl Session {
                     Ok(Places::Several { spread: Spread::Rows, .. }) if statement.kind == Kind::Write => {
                         match places_of_rows(uses, distribution, values) {
                             Ok(rows) => Place::Everywhere(Scatter::Rows(rows.unwrap_or_default().into())),
-                            Err(unplaced) => Place::Refused(Box::new(unplaced_reply(&unplaced))),
+                            Err(unplaced) => no_place(&unplaced),
                         }
                     }
                     Ok(Places::Several { spread, why }) => {
@@ -180,7 +183,7 @@ impl Session {
                             None => otherwise,
                         }
                     }
-                    Err(unplaced) => Place::Refused(Box::new(unplaced_reply(&unplaced))),
+                    Err(unplaced) => no_place(&unplaced),
                 },
                 None => unknown("which tables it is about cannot be read from its text"),
             },
@@ -269,7 +272,7 @@ impl Session {
         if !is_read || !is_free || !self.told.can_read(text) {
             return None;
         }
-        let map = distribution.map.as_deref()?;
+        let map = distribution.versions.in_force.as_deref()?;
         let shards = map.shards().iter().map(|shard| Arc::clone(&shard.name)).collect();
         Some((gathering(text, &Reading { distribution, catalog })?, shards))
     }
@@ -311,6 +314,14 @@ fn unknown(why: &str) -> Place {
     ))
 }
 
+fn no_place(unplaced: &Unplaced) -> Place {
+    let reply = Box::new(unplaced_reply(unplaced));
+    match unplaced {
+        Unplaced::Moving { .. } => Place::Moving(reply),
+        _ => Place::Refused(reply),
+    }
+}
+
 fn unplaced_reply(unplaced: &Unplaced) -> ErrorReply {
     let (sqlstate, hint) = match unplaced {
         Unplaced::Undeclared(name) => (
@@ -327,6 +338,11 @@ fn unplaced_reply(unplaced: &Unplaced) -> ErrorReply {
         Unplaced::Varies { column, .. } => ("0A000", format!("Give \"{column}\" its value in the statement.")),
         Unplaced::NullKey { .. } => ("23502", "A row needs its shard key.".to_owned()),
         Unplaced::Value { .. } => ("0A000", BY_HAND.to_owned()),
+        Unplaced::Moving { .. } => (
+            "40001",
+            "Run the transaction again. If nobody is changing the bucket map any more, run pgsluice shards init."
+                .to_owned(),
+        ),
         Unplaced::MovesRow { .. } => {
             ("0A000", "Delete the row and insert it with its new key, in one transaction.".to_owned())
         }

@@ -254,6 +254,7 @@ impl Session {
     /// Reads from a client that is owed nothing, and passes on what the held server says unasked.
     /// False when the client is gone.
     pub(super) async fn listen(&mut self, limit: usize) -> Result<bool, Fault> {
+        let kept = self.kept_registered();
         let Some(server) = &mut self.server else {
             let Some(parked) = &self.parked else { return Ok(self.client.fill(limit).await.unwrap_or(false)) };
             let mut wanted = Box::pin(wait_for_others(None, Some(parked.place()), Some(parked.until)));
@@ -264,7 +265,7 @@ impl Session {
             }
             return Ok(true);
         };
-        let came = poll_fn(|cx| {
+        let mut came = poll_fn(|cx| {
             let client = self.client.poll_fill(cx, limit);
             if let Poll::Ready(count) = client {
                 return Poll::Ready(Some(matches!(count, Ok(1..))));
@@ -280,8 +281,18 @@ impl Session {
                 }
                 Poll::Pending => Poll::Pending,
             }
-        })
-        .await;
+        });
+        let came = match kept {
+            None => came.await,
+            Some((pool, registered)) => tokio::select! {
+                biased;
+                came = &mut came => came,
+                () = pool.news(registered) => {
+                    Box::pin(self.catch_up()).await?;
+                    return Ok(true);
+                }
+            },
+        };
         if let Some(is_there) = came {
             return Ok(is_there);
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::agree::Committed;
+use super::fence::outdated;
 use super::place::Place;
 use super::serve::Work;
 use super::understand::Understood;
@@ -25,6 +26,8 @@ pub(super) enum Way {
     Here,
     /// They have been served.
     Served,
+    /// More is known of the bucket map now than they were routed by: they are to be routed anew.
+    Again,
 }
 
 impl Session {
@@ -74,12 +77,15 @@ impl Session {
             Place::Any => return Ok(Way::Here),
             Place::One(shard) => shard,
             Place::Refused(reply) => return self.misplaced(work, *reply).await,
+            Place::Moving(_) if self.await_move().await => return Ok(Way::Again),
+            Place::Moving(reply) => return self.misplaced(work, *reply).await,
             // What stands for it is none.
             Place::Merged(_) => return self.misplaced(work, in_a_pipeline()).await,
             Place::Together(_) if self.in_batch => return self.misplaced(work, in_a_pipeline()).await,
             Place::Together(views) => {
                 return match self.go_to_coordinator(&views, understood).await? {
                     Ok(()) => Ok(Way::Here),
+                    Err(_) if self.knows_more().await => Ok(Way::Again),
                     Err(reply) => {
                         self.release_if_free().await;
                         self.misplaced(work, reply).await
@@ -98,18 +104,18 @@ impl Session {
                     return self.misplaced(work, in_a_pipeline()).await;
                 }
                 self.serve_in_turn(bytes, understood).await?;
-                return Ok(Way::Served);
+                return self.served(work).await;
             }
             Place::Everywhere(_) | Place::RowByRow if self.in_batch => {
                 return self.misplaced(work, in_a_pipeline()).await;
             }
             Place::RowByRow => {
                 self.serve_copy(work, understood).await?;
-                return Ok(Way::Served);
+                return self.served(work).await;
             }
             Place::Everywhere(scatter) => {
                 self.serve_everywhere(work, understood, &scatter).await?;
-                return Ok(Way::Served);
+                return self.served(work).await;
             }
         };
         let Some(server) = &self.server else { return Ok(Way::Here) };
@@ -131,8 +137,21 @@ impl Session {
         }
         match self.join(&shard).await? {
             Ok(()) => Ok(Way::Here),
+            Err(_) if self.knows_more().await => Ok(Way::Again),
             Err(reply) => self.misplaced(work, reply).await,
         }
+    }
+
+    /// Messages for several shards have been served, unless one of the shards knows more of the bucket map.
+    async fn served(&mut self, work: &Work) -> Result<Way, Fault> {
+        if self.outdated.is_none() {
+            return Ok(Way::Served);
+        }
+        if self.knows_more().await {
+            return Ok(Way::Again);
+        }
+        self.refuse(work, &outdated()).await?;
+        Ok(Way::Served)
     }
 
     /// Refuses the messages: where a transaction or pipeline is open, in their place in it.

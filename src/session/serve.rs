@@ -59,6 +59,8 @@ enum Attempt {
     Again,
     /// It is over, with this for the client.
     Refused(ErrorReply),
+    /// It is to be routed anew.
+    Outdated,
 }
 
 impl Session {
@@ -130,8 +132,7 @@ impl Session {
             return self.refuse(work, &cancelled(Cancelled)).await;
         }
         let served = self.serve_inside(work).await;
-        // Nobody keeps what is old alive.
-        self.rows = None;
+        self.leave_rows();
         self.leave_if_idle();
         served
     }
@@ -170,10 +171,10 @@ impl Session {
         }
         // It may have been silent, or kept outside, for long.
         self.refresh_limits();
-        (self.misplaced, self.part) = (None, None);
+        (self.misplaced, self.part, self.outdated) = (None, None, None);
         self.is_sharded = self.config.shards.len() > 1;
         if self.is_sharded {
-            self.rows = Box::pin(self.look_up_rows()).await;
+            Box::pin(self.take_rows()).await;
         }
         // In a box of its own: two short pieces of memory are had faster than one long one.
         let mut understood = Box::new(self.understand(work)?);
@@ -183,27 +184,42 @@ impl Session {
         {
             return Box::pin(self.refuse(work, &reply)).await;
         }
+        while let Way::Again = self.serve_understood(work, &mut understood).await? {
+            self.undo_names();
+            *understood = Understood { asked_at: understood.asked_at, ..self.understand(work)? };
+        }
+        Ok(())
+    }
+
+    /// Serves the messages, unless they are to be understood anew by what is known of the rows now.
+    async fn serve_understood(&mut self, work: &Work, understood: &mut Understood) -> Result<Way, Fault> {
         self.ledger.begin(understood.asked_at);
-        if self.must_move(&understood) {
+        if self.must_move(understood) {
             Box::pin(self.leave_batch()).await?;
         }
-        if self.is_sharded
-            && let Way::Served = Box::pin(self.go_to_shard(work, &mut understood)).await?
-        {
-            return Ok(());
+        if self.is_sharded {
+            match Box::pin(self.go_to_shard(work, understood)).await? {
+                Way::Here => {}
+                way => return Ok(way),
+            }
         }
-        if let Some(demand) = self.other_side(&understood) {
+        if let Some(demand) = self.other_side(understood) {
             Box::pin(self.relocate(demand)).await?;
         }
         let mut excluded = Vec::new();
         loop {
-            match self.attempt(work, &mut understood, &mut excluded).await? {
+            match self.attempt(work, understood, &mut excluded).await? {
                 Attempt::Done => break,
                 Attempt::Again => self.undo_names(),
-                Attempt::Refused(reply) => return Box::pin(self.refuse(work, &reply)).await,
+                Attempt::Outdated => return Ok(Way::Again),
+                Attempt::Refused(reply) => {
+                    Box::pin(self.refuse(work, &reply)).await?;
+                    return Ok(Way::Served);
+                }
             }
         }
-        self.conclude(&understood).await
+        self.conclude(understood).await?;
+        Ok(Way::Served)
     }
 
     async fn attempt(
@@ -217,6 +233,15 @@ impl Session {
         {
             return Ok(Attempt::Refused(reply));
         }
+        if self.is_sharded && !self.has_right_version(understood) {
+            match Box::pin(self.register()).await? {
+                Brought::Refused(_) if self.knows_more().await => return Ok(Attempt::Outdated),
+                Brought::Refused(reply) => return Ok(Attempt::Refused(reply)),
+                Brought::Yes if self.is_behind(understood) => return Ok(Attempt::Outdated),
+                Brought::Yes => {}
+                Brought::Lost | Brought::LostReplica(_) => return Ok(Attempt::Again),
+            }
+        }
         match self.bring_settings().await? {
             Brought::Yes => {}
             Brought::Refused(reply) => {
@@ -227,6 +252,7 @@ impl Session {
                 excluded.push(node);
                 return Ok(Attempt::Again);
             }
+            Brought::Lost => return Ok(Attempt::Again),
         }
         self.forget_sequences(understood);
         self.hold_where_possible(understood);
@@ -398,6 +424,7 @@ impl Session {
     }
 
     async fn give_up(&mut self, work: &Work) -> Result<(), Fault> {
+        self.outdated = None;
         self.undo_names();
         self.skipping = true;
         if let Work::Long(header) = work {

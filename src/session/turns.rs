@@ -41,9 +41,14 @@ impl Session {
         let holds = is_alone && !understood.is_query();
         let mut held = Vec::new();
         let mut failed = false;
-        for turn in turns {
+        for (number, turn) in turns.into_iter().enumerate() {
             let gone = self.go_to_turn(turn.shard.as_ref(), opens).await?;
+            if gone.is_err() && self.outdated.is_some() && (number == 0 || holds) {
+                // Nobody was told of anything, and they are routed anew.
+                return if is_alone { self.undo(true).await } else { Ok(()) };
+            }
             if let Err(reply) = gone {
+                self.outdated = None;
                 self.note_refusal(&reply);
                 reply.put(&mut self.client.output);
                 failed = true;

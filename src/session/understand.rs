@@ -38,6 +38,8 @@ pub(super) struct Understood {
     pub(super) binds: Vec<Place>,
     /// Where the portals are for that are bound here.
     pub(super) bound: Vec<(Box<[u8]>, Place)>,
+    /// The version of the bucket map that says so; 0 where there is none.
+    pub(super) version: i64,
     /// When it had come.
     pub(super) asked_at: Instant,
 }
@@ -57,6 +59,7 @@ impl Understood {
             place: Place::Any,
             binds: Vec::new(),
             bound: Vec::new(),
+            version: 0,
             asked_at,
         }
     }
@@ -103,6 +106,7 @@ impl Session {
     /// Reads what the messages are about. Sends nothing and changes nothing.
     pub(super) fn understand(&self, work: &Work) -> Result<Understood, Fault> {
         let mut understood = Understood::nothing(Demand::Replica(Reason::FreshReplica));
+        understood.version = self.known_version();
         understood.is_repeatable = !self.in_batch && self.status == TransactionStatus::Idle;
         match work {
             Work::Messages { bytes, waits } => {

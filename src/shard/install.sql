@@ -123,7 +123,24 @@ CREATE OR REPLACE FUNCTION pgsluice.bucket(value pg_catalog.timestamptz) RETURNS
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN pgsluice.digest_bucket(pg_catalog.sha256(pgsluice.framed(pgsluice.shard_key(value))));
 
--- The bucket map, the newest version of it in force. A version is never changed once it is written.
+-- The fence: for each server process that pgsluice uses, up to which version of the map those have heard who use it. Whoever
+-- changes the map announces the new version, and waits until nobody here is behind it (docs/sharding.md). Backends die with
+-- the server, and so may this. Whoever locks both locks this table before the map's.
+CREATE UNLOGGED TABLE IF NOT EXISTS pgsluice.connection (
+    pid pg_catalog.int4 PRIMARY KEY,
+    -- NULL where the schema's owner may not see it.
+    backend_start pg_catalog.timestamptz,
+    version pg_catalog.int8 NOT NULL
+);
+
+-- An older release is replaced: server processes that are there already may be used by those who have never heard of the
+-- fence. This notes it, and pgsluice shards init then notes them, when nobody can miss register() any more.
+INSERT INTO pgsluice.connection (pid, version)
+SELECT 0, 0 WHERE pg_catalog.to_regprocedure('pgsluice.register(bigint)') IS NULL
+ON CONFLICT DO NOTHING;
+
+-- The bucket map: of the versions that are in force, the newest counts. Of a version that was written nothing changes but
+-- its state, and that once: announced, then in force or withdrawn.
 CREATE TABLE IF NOT EXISTS pgsluice.bucket_map (
     version pg_catalog.int8 PRIMARY KEY CHECK (version > 0),
     hash_version pg_catalog.int4 NOT NULL CHECK (hash_version > 0),
@@ -134,6 +151,8 @@ CREATE TABLE IF NOT EXISTS pgsluice.bucket_map (
     created_at pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.now(),
     created_by pg_catalog.text NOT NULL DEFAULT SESSION_USER
 );
+ALTER TABLE pgsluice.bucket_map ADD COLUMN IF NOT EXISTS state pg_catalog.text NOT NULL DEFAULT 'in force'
+    CHECK (state OPERATOR(pg_catalog.=) ANY (ARRAY['announced', 'in force', 'withdrawn']::pg_catalog.text[]));
 
 -- Keys that do not lie where their bucket does, in each version of the map.
 CREATE TABLE IF NOT EXISTS pgsluice.pinned_key (
@@ -149,6 +168,7 @@ CREATE OR REPLACE FUNCTION pgsluice.shard_of(bucket pg_catalog.int4) RETURNS pg_
     LANGUAGE sql STABLE STRICT PARALLEL SAFE
     RETURN (
         SELECT map.shards[map.owners[bucket OPERATOR(pg_catalog.+) 1]] FROM pgsluice.bucket_map AS map
+        WHERE map.state OPERATOR(pg_catalog.=) 'in force'
         ORDER BY map.version DESC LIMIT 1
     );
 
@@ -158,7 +178,9 @@ CREATE OR REPLACE FUNCTION pgsluice.shard_of_key(VARIADIC components pg_catalog.
     RETURN (
         SELECT coalesce(
             (SELECT pin.shard FROM pgsluice.pinned_key AS pin
-             WHERE pin.version OPERATOR(pg_catalog.=) (SELECT pg_catalog.max(map.version) FROM pgsluice.bucket_map AS map)
+             WHERE pin.version OPERATOR(pg_catalog.=) (
+                 SELECT pg_catalog.max(map.version) FROM pgsluice.bucket_map AS map
+                 WHERE map.state OPERATOR(pg_catalog.=) 'in force')
                  AND pin.digest OPERATOR(pg_catalog.=) asked.digest),
             pgsluice.shard_of(pgsluice.digest_bucket(asked.digest)))
         FROM (SELECT pgsluice.key_digest(VARIADIC components) AS digest) AS asked
@@ -168,6 +190,41 @@ CREATE OR REPLACE FUNCTION pgsluice.shard_of_key(VARIADIC components pg_catalog.
 GRANT USAGE ON SCHEMA pgsluice TO PUBLIC;
 GRANT SELECT ON pgsluice.bucket_map TO PUBLIC;
 GRANT SELECT (version, digest, shard) ON pgsluice.pinned_key TO PUBLIC;
+
+-- Notes that this server process is used by somebody who has heard of versions up to this one; tells the newest that was
+-- announced here. In a READ COMMITTED transaction of its own: the INSERT waits for an announcement under way, and what
+-- follows has a snapshot in which that is seen. Who tells it a version that he has not heard of deceives himself.
+CREATE OR REPLACE FUNCTION pgsluice.register(known pg_catalog.int8) RETURNS pg_catalog.int8
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '10s'
+    AS $$
+DECLARE
+    newest int8;
+BEGIN
+    INSERT INTO pgsluice.connection (pid, backend_start, version)
+    VALUES (pg_backend_pid(), (SELECT backend_start FROM pg_stat_get_activity(pg_backend_pid())), known)
+    ON CONFLICT (pid) DO UPDATE SET backend_start = excluded.backend_start, version = excluded.version;
+    newest := (SELECT coalesce(max(version), 0) FROM pgsluice.bucket_map);
+    IF newest > known THEN
+        -- It is not used before it is registered anew.
+        DELETE FROM pgsluice.connection WHERE pid = pg_backend_pid();
+    END IF;
+    RETURN newest;
+END $$;
+
+-- Announces a version of the map, in a READ COMMITTED transaction. Whoever has registered before it is seen by whoever looks
+-- after it; whoever registers after it is told of it. For the schema's owner.
+CREATE OR REPLACE FUNCTION pgsluice.announce(
+    new_version pg_catalog.int8, hash_version pg_catalog.int4, shards pg_catalog.text[], weights pg_catalog.int4[],
+    owners pg_catalog.int2[], digests pg_catalog.bytea[], pinned_to pg_catalog.text[], labels pg_catalog.text[]
+) RETURNS pg_catalog.void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    LOCK TABLE pgsluice.connection IN SHARE MODE;
+    INSERT INTO pgsluice.bucket_map (version, hash_version, shards, weights, owners, state)
+    VALUES ($1, $2, $3, $4, $5, 'announced');
+    INSERT INTO pgsluice.pinned_key (version, digest, shard, label) SELECT $1, pin.* FROM unnest($6, $7, $8) AS pin;
+END $$;
 
 -- Which shard this is: its name, and a number that no other shard has or will have. One row, written by
 -- pgsluice shards init.

@@ -386,7 +386,8 @@ impl BucketMap {
     }
 
     /// The same map under another number.
-    pub(super) fn renumbered(self, version: i64) -> Self {
+    #[must_use]
+    pub fn renumbered(self, version: i64) -> Self {
         Self { version, ..self }
     }
 

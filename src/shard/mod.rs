@@ -19,8 +19,10 @@ pub mod plan;
 mod score;
 pub mod sql;
 pub mod type_oids;
+mod versions;
 
 pub use hash::{BUCKETS, Bucket, HASH_VERSION, KeyDigest, KeyHasher};
 pub use key::{Charset, KeyColumn, KeyType, KeyValue, SqlType, Undecided, UnfitColumn};
 pub use map::{BucketMap, MapError, MapParts, Pin, PinParts, Placement, Shard};
 pub use plan::{Change, Move, Plan};
+pub use versions::{Moving, Versions};

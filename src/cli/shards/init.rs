@@ -4,11 +4,13 @@ use anyhow::{Context, bail};
 use tokio_postgres::Client;
 
 use super::Common;
+use super::change::{Changer, store};
+use super::maps::Holder;
 use super::reach::{Site, told};
-use crate::commit;
-use crate::monitor::distribution_rows::newest_map;
-use crate::shard::sql::{INSTALL, PINS, STORE_MAP, STORE_PINS, STORE_THIS_SHARD, THIS_SHARD};
-use crate::shard::{BucketMap, MapParts};
+use crate::monitor::distribution_rows::versions;
+use crate::shard::sql::{ENLIST, FORGET_UPGRADE, INSTALL, PINS, STORE_THIS_SHARD, THIS_SHARD};
+use crate::shard::{BucketMap, Versions};
+use crate::{commit, config};
 
 pub(super) async fn run(common: &Common) -> anyhow::Result<()> {
     let site = Site::of(common)?;
@@ -20,18 +22,22 @@ pub(super) async fn run(common: &Common) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes the schema on every shard, and the first bucket map where there is none. What was done, line by line.
+/// Makes the schema on every shard, and the first bucket map where there is none. What was done, line by line. A change of
+/// the map that was not finished is finished, or taken back.
 ///
 /// # Errors
-/// A shard cannot be reached, or refuses, or the shards have different maps.
+/// A shard cannot be reached, or refuses, or the shards have different maps, or somebody is changing the map.
 pub async fn init(site: &Site, database: &str) -> anyhow::Result<Vec<String>> {
     let shards = site.primaries(database).await?;
-    let mut maps = Vec::new();
-    for (name, client) in &shards {
-        install(site, name, client).await.with_context(|| format!("shard \"{name}\""))?;
-        maps.push(newest_map(client, PINS).await.with_context(|| format!("shard \"{name}\""))?);
+    let mut holders = Vec::new();
+    for (name, client) in shards {
+        install(site, &name, &client).await.with_context(|| format!("shard \"{name}\""))?;
+        let versions = versions(&client, PINS).await.with_context(|| format!("shard \"{name}\""))?;
+        enlist(site, &name, &client, &versions).await.with_context(|| format!("shard \"{name}\""))?;
+        holders.push(Holder { name, client, versions });
     }
-    let known = maps.iter().flatten().max_by_key(|map| map.version()).cloned();
+    let known = holders.iter().filter_map(Holder::map).max_by_key(|map| map.version()).cloned();
+    let is_new = known.is_none();
     let map = match known {
         Some(map) => map,
         None => BucketMap::new(site.config.shards.iter().map(|shard| (&*shard.name, shard.weight)))?,
@@ -40,31 +46,28 @@ pub async fn init(site: &Site, database: &str) -> anyhow::Result<Vec<String>> {
     if let Some(missing) = missing {
         bail!("version {} of the bucket map has no shard \"{}\"", map.version(), missing.name);
     }
-    number(&shards).await?;
-    let mut lines = Vec::new();
-    for ((name, client), there) in shards.iter().zip(&maps) {
-        let version = map.version();
-        match there {
-            Some(there) if there.version() == version && there.to_parts().owners != map.to_parts().owners => {
-                bail!("shard \"{name}\" has another bucket map of version {version} than others")
-            }
-            Some(there) if there.version() == version => {
-                lines.push(format!("shard \"{name}\" has version {version} of the bucket map"));
-            }
-            _ => {
-                store(client, map.to_parts()).await.with_context(|| format!("shard \"{name}\""))?;
-                lines.push(format!("shard \"{name}\" was given version {version} of the bucket map"));
-            }
+    number(&holders).await?;
+    let given: Vec<String> = if is_new {
+        for holder in &holders {
+            store(&holder.client, map.to_parts()).await.with_context(|| format!("shard \"{}\"", holder.name))?;
         }
-    }
-    Ok(lines)
+        holders.into_iter().map(|holder| holder.name).collect()
+    } else {
+        Changer::of(holders, database).await?.given
+    };
+    let version = map.version();
+    let line = |shard: &config::Shard| match given.contains(&shard.name) {
+        true => format!("shard \"{}\" was given version {version} of the bucket map", shard.name),
+        false => format!("shard \"{}\" has version {version} of the bucket map", shard.name),
+    };
+    Ok(site.config.shards.iter().map(line).collect())
 }
 
 /// Gives each shard that has none a number that no other one has had.
-async fn number(shards: &[(String, Client)]) -> anyhow::Result<()> {
+async fn number(shards: &[Holder]) -> anyhow::Result<()> {
     let failed = |error: tokio_postgres::Error| anyhow::anyhow!(told(&error));
     let (mut next, mut without) = (0, Vec::new());
-    for (name, client) in shards {
+    for Holder { name, client, .. } in shards {
         match client.query_opt(THIS_SHARD, &[]).await.map_err(failed)? {
             Some(row) if row.get::<_, &str>(0) != name => {
                 bail!("the servers of shard \"{name}\" are those of shard \"{}\"", row.get::<_, &str>(0))
@@ -79,6 +82,16 @@ async fn number(shards: &[(String, Client)]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where rows were placed before the fence was there. Without a map nobody has placed any.
+async fn enlist(site: &Site, shard: &str, client: &Client, versions: &Versions) -> anyhow::Result<()> {
+    let failed = |error: tokio_postgres::Error| anyhow::anyhow!(told(&error));
+    if versions.known == 0 {
+        return client.execute(FORGET_UPGRADE, &[]).await.map(drop).map_err(failed);
+    }
+    let monitor = site.config.shards.iter().find(|configured| configured.name == shard).map(|shard| &shard.user);
+    client.execute(ENLIST, &[&monitor]).await.map(drop).map_err(failed)
+}
+
 async fn install(site: &Site, shard: &str, client: &Client) -> anyhow::Result<()> {
     let run =
         |sql: String| async move { client.batch_execute(&sql).await.map_err(|error| anyhow::anyhow!(told(&error))) };
@@ -86,17 +99,4 @@ async fn install(site: &Site, shard: &str, client: &Client) -> anyhow::Result<()
     let monitor = site.config.shards.iter().find(|configured| configured.name == shard).map(|shard| &shard.user);
     let Some(monitor) = monitor else { return Ok(()) };
     run(commit::sql::grant_recovery(monitor)).await
-}
-
-/// As one transaction.
-async fn store(client: &Client, parts: MapParts) -> anyhow::Result<()> {
-    let failed = |error: tokio_postgres::Error| anyhow::anyhow!(told(&error));
-    let MapParts { version, hash_version, shards, weights, owners, pins } = parts;
-    let digests: Vec<_> = pins.iter().map(|pin| pin.digest.clone()).collect();
-    let names: Vec<_> = pins.iter().map(|pin| pin.shard.clone()).collect();
-    let labels: Vec<_> = pins.iter().map(|pin| pin.label.clone()).collect();
-    client.batch_execute("BEGIN").await.map_err(failed)?;
-    client.execute(STORE_MAP, &[&version, &hash_version, &shards, &weights, &owners]).await.map_err(failed)?;
-    client.execute(STORE_PINS, &[&version, &digests, &names, &labels]).await.map_err(failed)?;
-    client.batch_execute("COMMIT").await.map_err(failed)
 }

@@ -7,22 +7,22 @@ use clap::Args;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use super::maps::map_of;
+use super::maps::versions_of;
 use super::reach::{Site, told};
 use crate::config::TableName;
 use crate::monitor::distribution_rows;
 use crate::route::places::{Distribution, KeyPart, Placement, Table};
-use crate::shard::{self, Charset, KeyHasher};
+use crate::shard::{self, Charset, KeyDigest, KeyHasher};
 
 /// The row that is asked for.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Wanted {
     /// The table, as in SQL: accounts, or sales.accounts.
     #[arg(short, long, value_name = "TABLE")]
-    table: TableName,
+    pub(super) table: TableName,
     /// The values of its shard key, one for each column, as PostgreSQL prints them.
     #[arg(value_name = "KEY", allow_negative_numbers = true)]
-    key: Vec<String>,
+    pub(super) key: Vec<String>,
 }
 
 /// Where it lies.
@@ -52,7 +52,7 @@ pub(super) async fn locate<'w>(site: &Site, database: &str, wanted: &'w Wanted) 
     Ok(Located { database: database.to_owned(), wanted, place })
 }
 
-fn declared<'d>(distribution: &'d Distribution, name: &TableName) -> anyhow::Result<&'d Table> {
+pub(super) fn declared<'d>(distribution: &'d Distribution, name: &TableName) -> anyhow::Result<&'d Table> {
     let is_it = |table: &&Table| {
         let has_schema = match (&name.schema, &table.schema) {
             (Some(asked), Some(declared)) => **declared == **asked,
@@ -74,6 +74,15 @@ async fn by_key(
     wanted: &Wanted,
     parts: &[KeyPart],
 ) -> anyhow::Result<shard::Placement> {
+    let digest = digest_of(client, wanted, parts).await?;
+    let Some(map) = versions_of(client).await?.in_force else {
+        bail!("database \"{database}\" has no bucket map: run pgsluice shards init");
+    };
+    Ok(map.placement(&digest))
+}
+
+/// Reads the key, as for a client's statement.
+pub(super) async fn digest_of(client: &Client, wanted: &Wanted, parts: &[KeyPart]) -> anyhow::Result<KeyDigest> {
     let names: Vec<_> = parts.iter().map(|part| &*part.name).collect();
     if names.len() != wanted.key.len() {
         let (table, given) = (&wanted.table, wanted.key.len());
@@ -92,10 +101,7 @@ async fn by_key(
         // 0: it has no type but the column's.
         hasher.add(&column.from_text(0, text.as_bytes(), charset).with_context(of_column)?);
     }
-    let Some(map) = map_of(client).await? else {
-        bail!("database \"{database}\" has no bucket map: run pgsluice shards init");
-    };
-    Ok(map.placement(&hasher.finish()))
+    Ok(hasher.finish())
 }
 
 impl Located<'_> {

@@ -5,15 +5,22 @@ use futures_util::future::try_join_all;
 use tokio_postgres::Client;
 
 use super::reach::{Site, told};
-use crate::monitor::distribution_rows::newest_map;
-use crate::shard::BucketMap;
+use crate::monitor::distribution_rows::versions;
 use crate::shard::sql::{PINS, UNLABELLED_PINS};
+use crate::shard::{BucketMap, Versions};
 
-/// A shard with the newest map that is stored there.
+/// A shard with the newest maps that are stored there.
 pub(super) struct Holder {
     pub(super) name: String,
     pub(super) client: Client,
-    pub(super) map: Option<BucketMap>,
+    pub(super) versions: Versions,
+}
+
+impl Holder {
+    /// The one in force.
+    pub(super) fn map(&self) -> Option<&BucketMap> {
+        self.versions.in_force.as_deref()
+    }
 }
 
 /// All shards of the config, in its order.
@@ -23,8 +30,8 @@ pub(super) struct Holder {
 pub(super) async fn holders(site: &Site, database: &str) -> anyhow::Result<Vec<Holder>> {
     let primaries = site.primaries(database).await?.into_iter();
     try_join_all(primaries.map(|(name, client)| async {
-        let map = map_of(&client).await.with_context(|| format!("shard \"{name}\""))?;
-        Ok(Holder { name, client, map })
+        let versions = versions_of(&client).await.with_context(|| format!("shard \"{name}\""))?;
+        Ok(Holder { name, client, versions })
     }))
     .await
 }
@@ -34,7 +41,7 @@ pub(super) async fn holders(site: &Site, database: &str) -> anyhow::Result<Vec<H
 /// # Errors
 /// None has any.
 pub(super) fn in_force<'h>(holders: &'h [Holder], database: &str) -> anyhow::Result<&'h BucketMap> {
-    let maps = holders.iter().filter_map(|holder| holder.map.as_ref());
+    let maps = holders.iter().filter_map(Holder::map);
     match maps.rev().max_by_key(|map| map.version()) {
         Some(map) => Ok(map),
         None => bail!("database \"{database}\" has no bucket map: run pgsluice shards init"),
@@ -42,9 +49,9 @@ pub(super) fn in_force<'h>(holders: &'h [Holder], database: &str) -> anyhow::Res
 }
 
 /// With the labels of pinned keys where they may be read.
-pub(super) async fn map_of(client: &Client) -> anyhow::Result<Option<BucketMap>> {
+pub(super) async fn versions_of(client: &Client) -> anyhow::Result<Versions> {
     const MAY_READ: &str = "SELECT coalesce(pg_catalog.has_column_privilege(\
         pg_catalog.to_regclass('pgsluice.pinned_key'), 'label', 'SELECT'), false)";
     let row = client.query_one(MAY_READ, &[]).await.map_err(|error| anyhow::anyhow!(told(&error)))?;
-    Ok(newest_map(client, if row.get(0) { PINS } else { UNLABELLED_PINS }).await?)
+    Ok(versions(client, if row.get(0) { PINS } else { UNLABELLED_PINS }).await?)
 }

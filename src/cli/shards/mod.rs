@@ -1,11 +1,13 @@
 //! `pgsluice shards …`: what is kept on the shards themselves, and where rows lie.
 //!
-//! Each command is about one database or several, and each gives its outcome as text or as JSON; all but `init` change
-//! nothing.
+//! Each command is about one database or several, and each gives its outcome as text or as JSON; all but `init`, `pin` and
+//! `unpin` change nothing.
 
+mod change;
 mod init;
 mod locate;
 mod maps;
+mod pin;
 mod plan;
 mod reach;
 mod rows;
@@ -43,7 +45,7 @@ struct Common {
     user: Option<String>,
 }
 
-/// What those take that only look.
+/// What those take that give an outcome.
 #[derive(Debug, Args)]
 struct Look {
     #[command(flatten)]
@@ -71,6 +73,34 @@ enum Command {
         look: Look,
         #[command(flatten)]
         wanted: locate::Wanted,
+    },
+    /// Have a key lie on a shard of its own, whatever its bucket says. Its rows must be there already, or be none.
+    #[command(
+        after_help = "Examples:\n  PGPASSWORD=… pgsluice shards pin -c pgsluice.toml -U postgres --table accounts 42 --to c\n  \
+                            pgsluice shards pin -c pgsluice.toml -U postgres --table sales.visits acme 2024-01-31 --to b --wait 60\n\n\
+                            The key is pinned for all tables with a shard key of the same classes of types. No proxy writes its rows \
+                            while the map is changed; other keys are not held up. Transactions that have begun before are \
+                            waited for; when --wait is over, their connections are ended. The role needs what shards init needs, \
+                            SELECT on the tables, and pg_read_all_stats and pg_signal_backend; a superuser does.\n\n\
+                            Exit codes: 0 pinned, 1 refused or failed, 2 usage."
+    )]
+    Pin {
+        #[command(flatten)]
+        look: Look,
+        #[command(flatten)]
+        wanted: pin::Pinning,
+    },
+    /// Have a key lie where its bucket does again. Its rows must be there already, or be none.
+    #[command(
+        after_help = "Example:\n  PGPASSWORD=… pgsluice shards unpin -c pgsluice.toml -U postgres --table accounts 42\n\n\
+                            As pgsluice shards pin.\n\n\
+                            Exit codes: 0 not pinned any more, 1 refused or failed, or it was not pinned, 2 usage."
+    )]
+    Unpin {
+        #[command(flatten)]
+        look: Look,
+        #[command(flatten)]
+        wanted: pin::Unpinning,
     },
     /// Say which buckets would move if a shard came or went. Changes nothing.
     #[command(after_help = "Examples:\n  pgsluice shards plan -c pgsluice.toml --add d --weight 2\n  \
@@ -115,6 +145,14 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
             Command::Plan { look, wanted } => {
                 let found = look.each(async |site, database| plan::plan(site, database, wanted).await).await?;
                 look.print(&found, plan::Planned::to_json, plan::Planned::write)?;
+            }
+            Command::Pin { look, wanted } => {
+                let done = look.each(async |site, database| pin::pin(site, database, wanted).await).await?;
+                look.print(&done, pin::Pinned::to_json, pin::Pinned::write)?;
+            }
+            Command::Unpin { look, wanted } => {
+                let done = look.each(async |site, database| pin::unpin(site, database, wanted).await).await?;
+                look.print(&done, pin::Pinned::to_json, pin::Pinned::write)?;
             }
             Command::Show(look) => {
                 let found = look.each(show::show).await?;

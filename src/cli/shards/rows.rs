@@ -1,12 +1,13 @@
 //! What one shard says of the rows of a table. Reads, and never writes.
 
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
 use super::maps::Holder;
 use super::reach::told;
 use crate::config::TableName;
-use crate::pool::quote_identifier as identifier;
+use crate::pool::{quote_identifier as identifier, quote_literal};
 use crate::shard::BucketMap;
 use crate::shard::sql::bucket_expression;
 
@@ -145,6 +146,18 @@ pub(super) async fn contents(client: &Client, relation: &Relation) -> Answer<Con
 pub(super) async fn count(client: &Client, relation: &Relation) -> Answer<i64> {
     let sql = format!("SELECT count(*) FROM {}", relation.sql());
     Ok(one(query(client, &sql, &[]).await?)?.get(0))
+}
+
+/// Counts rows with this key, its values as PostgreSQL prints them; what does not fit into a column is in no row of it.
+pub(super) async fn with_key(client: &Client, relation: &Relation, columns: &[&str], key: &[String]) -> Answer<i64> {
+    let is_it = |(column, value): (&&str, &String)| format!("{} = {}", identifier(column), quote_literal(value));
+    let condition: Vec<_> = columns.iter().zip(key).map(is_it).collect();
+    let sql = format!("SELECT count(*) FROM {} WHERE {}", relation.sql(), condition.join(" AND "));
+    match client.query_one(&sql, &[]).await {
+        Ok(row) => Ok(row.get(0)),
+        Err(error) if error.code() == Some(&SqlState::NUMERIC_VALUE_OUT_OF_RANGE) => Ok(0),
+        Err(error) => Err(told(&error)),
+    }
 }
 
 /// What pgsluice has prepared in this database more than a minute ago: gids, and their ages in seconds.

@@ -25,7 +25,10 @@ pub(super) struct Shown {
 pub(super) async fn show(site: &Site, database: &str) -> anyhow::Result<Shown> {
     let holders = holders(site, database).await?;
     let map = in_force(&holders, database)?.clone();
-    let version = |holder: Holder| (holder.name, holder.map.map(|map| map.version()));
+    let version = |holder: Holder| {
+        let version = holder.map().map(BucketMap::version);
+        (holder.name, version)
+    };
     Ok(Shown { database: database.to_owned(), map, versions: holders.into_iter().map(version).collect() })
 }
 

@@ -70,8 +70,9 @@ struct Search<'s> {
 impl Search<'_> {
     fn maps(&mut self) {
         let version = self.map.version();
-        for Holder { name, map, .. } in self.holders {
-            match map {
+        for holder in self.holders {
+            let name = &holder.name;
+            match holder.map() {
                 None => self.problems.push(format!("shard \"{name}\" has no bucket map")),
                 Some(map) if map.version() != version => {
                     let older = map.version();
@@ -84,6 +85,13 @@ impl Search<'_> {
                         .push(format!("shard \"{name}\" has another bucket map of version {version} than others"));
                 }
                 Some(_) => {}
+            }
+            if let Some(announced) = &holder.versions.announced {
+                let newer = announced.version();
+                self.problems.push(format!(
+                    "shard \"{name}\": version {newer} of the bucket map is announced, and not in force: if nobody is changing it \
+                     any more, pgsluice shards init takes it back"
+                ));
             }
             if self.map.index_of(name).is_err() {
                 self.problems.push(format!("shard \"{name}\" is not in version {version} of the bucket map"));
@@ -212,7 +220,7 @@ impl Search<'_> {
 }
 
 /// But for the labels of pinned keys, which not everybody may read.
-fn is_same(one: &BucketMap, other: &BucketMap) -> bool {
+pub(super) fn is_same(one: &BucketMap, other: &BucketMap) -> bool {
     let pins = |map: &BucketMap| map.pins().into_iter().map(|pin| (pin.digest, pin.shard)).collect::<Vec<_>>();
     let (one_parts, other_parts) = (one.to_parts(), other.to_parts());
     one_parts.owners == other_parts.owners

@@ -4,15 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Unplaced;
-use crate::shard::{BucketMap, KeyColumn};
+use crate::shard::{KeyColumn, Versions};
 use crate::sql::Name;
 
 /// Of one database.
 #[derive(Debug, Default)]
 pub struct Distribution {
     tables: HashMap<Box<str>, Vec<Table>>,
-    /// `None` where none was stored yet: then no row with a key can be placed.
-    pub map: Option<Arc<BucketMap>>,
+    /// Where no bucket map was stored yet, no row with a key can be placed.
+    pub versions: Versions,
 }
 
 /// One table.
@@ -65,12 +65,12 @@ pub struct KeyPart {
 
 impl Distribution {
     /// Of these tables.
-    pub fn new(tables: impl IntoIterator<Item = Table>, map: Option<Arc<BucketMap>>) -> Self {
+    pub fn new(tables: impl IntoIterator<Item = Table>, versions: impl Into<Versions>) -> Self {
         let mut named: HashMap<Box<str>, Vec<Table>> = HashMap::new();
         for table in tables {
             named.entry(table.name.clone()).or_default().push(table);
         }
-        Self { tables: named, map }
+        Self { tables: named, versions: versions.into() }
     }
 
     /// A table; `None` for those of the system, which are everywhere.

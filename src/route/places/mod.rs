@@ -24,7 +24,7 @@ pub use value::{Parameter, Values};
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::shard::{BucketMap, KeyDigest, KeyHasher, KeyValue};
+use crate::shard::{KeyDigest, KeyHasher, KeyValue, Moving};
 use crate::sql::{Access, Fact, Insert, Name, Operand, Uses};
 
 /// Combinations of a key's values that are looked at one by one; more count as being on several shards.
@@ -194,7 +194,9 @@ impl<'s> Search<'s> {
     }
 
     fn place_of_combinations(&self, name: &Name, columns: &[Vec<KeyValue<'_>>]) -> Result<Places, Unplaced> {
-        let map = self.distribution.map.as_deref().ok_or(Unplaced::NoMap)?;
+        if self.distribution.versions.in_force.is_none() {
+            return Err(Unplaced::NoMap);
+        }
         let count = columns.iter().try_fold(1usize, |count, values| count.checked_mul(values.len()));
         match count {
             // No row has NULL for a key's value.
@@ -207,11 +209,18 @@ impl<'s> Search<'s> {
         loop {
             let mut hasher = KeyHasher::new();
             chosen.iter().zip(columns).filter_map(|(at, values)| values.get(*at)).for_each(|value| hasher.add(value));
-            places = places.and(Places::One(shard_of(map, &hasher.finish())));
+            places = places.and(Places::One(self.shard_of(name, &hasher.finish())?));
             if matches!(places, Places::Several { .. }) || !advance(&mut chosen, columns) {
                 return Ok(places);
             }
         }
+    }
+
+    fn shard_of(&self, name: &Name, key: &KeyDigest) -> Result<Arc<str>, Unplaced> {
+        let versions = &self.distribution.versions;
+        let index = versions.place(key).map_err(|Moving| Unplaced::Moving { table: name.clone() })?;
+        let shard = versions.in_force.as_ref().zip(index).and_then(|(map, index)| map.shards().get(index));
+        shard.map(|shard| Arc::clone(&shard.name)).ok_or(Unplaced::NoMap)
     }
 
     /// Whether each row that is put in has its place.
@@ -346,10 +355,6 @@ impl<'s> Search<'s> {
         }
         Ok(Found::Values(all))
     }
-}
-
-fn shard_of(map: &BucketMap, key: &KeyDigest) -> Arc<str> {
-    map.shards().get(map.shard_of(key)).map_or_else(|| "".into(), |shard| Arc::clone(&shard.name))
 }
 
 /// The next combination; false after the last.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::shard::{Charset, KeyColumn, SqlType};
+use crate::shard::{BucketMap, Charset, KeyColumn, SqlType, Versions};
 use crate::sql::analyse;
 
 const SHARDS: [(&str, u32); 3] = [("a", 1), ("b", 1), ("c", 1)];
@@ -42,7 +42,7 @@ fn distribution() -> Distribution {
 
 fn of_key(values: &[KeyValue<'_>]) -> Places {
     let map = BucketMap::new(SHARDS).unwrap();
-    Places::One(shard_of(&map, &KeyDigest::of(values)))
+    Places::One(Arc::clone(&map.placement(&KeyDigest::of(values)).shard))
 }
 
 fn number(value: i64) -> Places {
@@ -194,6 +194,36 @@ fn what_cannot_be_said_is_an_error() {
     let values =
         Values { text: b"SELECT * FROM t WHERE id = 1", parameters: &[], charset: Charset::Utf8, temporary: None };
     assert_eq!(places(analysis.statements[0].uses.as_deref().unwrap(), &without_map, values), Err(Unplaced::NoMap));
+}
+
+#[test]
+fn a_key_that_is_about_to_move_has_no_place() {
+    let map = BucketMap::new(SHARDS).unwrap();
+    let seven = KeyDigest::of(&[KeyValue::Integer(7)]);
+    let Places::One(home) = number(7) else { panic!("it has a place") };
+    let away = if *home == *"a" { "b" } else { "a" };
+    let next = map.with_pin(seven, away, None).unwrap();
+    let versions = Versions { announced: Some(Arc::new(next)), known: 2, ..Some(Arc::new(map)).into() };
+    let mut changing = distribution();
+    changing.versions = versions;
+    let place = |sql: &str| {
+        let analysis = analyse(sql);
+        let values = Values { text: sql.as_bytes(), parameters: &[], charset: Charset::Utf8, temporary: None };
+        places(analysis.statements[0].uses.as_deref().unwrap(), &changing, values)
+    };
+    for sql in [
+        "SELECT * FROM t WHERE id = 7",
+        "UPDATE u SET x = 1 WHERE t_id = 7",
+        "INSERT INTO t VALUES (8, 1), (7, 1), (9, 1)",
+        "UPDATE t SET id = 7 WHERE id = 8",
+        "SELECT * FROM u JOIN t ON t.id = u.t_id WHERE t.id = 7",
+    ] {
+        assert!(matches!(place(sql), Err(Unplaced::Moving { .. })), "{sql}: {:?}", place(sql));
+    }
+    assert_eq!(place("SELECT * FROM t WHERE id = 8"), Ok(number(8)));
+    assert_eq!(place("INSERT INTO n VALUES ('7')"), Ok(of_key(&[KeyValue::Text("7".into())])));
+    // Each shard changes its own rows, wherever they belong.
+    assert!(matches!(place("DELETE FROM t"), Ok(Places::Several { spread: Spread::Own, .. })));
 }
 
 #[test]

@@ -53,6 +53,12 @@ pub enum Unplaced {
         /// Why.
         why: String,
     },
+    /// The bucket map is being changed, and this key's shard with it.
+    #[error("rows of \"{table}\" with this key are about to move to another shard")]
+    Moving {
+        /// The table.
+        table: Name,
+    },
     /// A column of the key is set to something that may lie elsewhere.
     #[error("setting \"{column}\", by which the rows of \"{table}\" are placed, would move them to another shard")]
     MovesRow {

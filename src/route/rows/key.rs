@@ -1,13 +1,12 @@
 //! The key of a row: in which of its fields it is, and which shard it says.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use super::csv::unquoted;
 use super::text::unescaped;
 use super::{Extent, Mark, RowError};
 use crate::route::places::{KeyPart, Table};
-use crate::shard::{BucketMap, Charset, KeyColumn, KeyHasher, KeyValue};
+use crate::shard::{Charset, KeyColumn, KeyHasher, KeyValue, Versions};
 use crate::sql::{CopyFormat, CopyFrom};
 
 /// Why the rows of a COPY cannot be placed at all.
@@ -28,7 +27,8 @@ pub struct KeyFields {
     columns: Vec<KeyField>,
     /// The last field that is one of them.
     last: usize,
-    map: Arc<BucketMap>,
+    /// With a map in force.
+    versions: Versions,
     charset: Charset,
     form: Form,
 }
@@ -70,7 +70,7 @@ impl KeyFields {
         copy: &CopyFrom,
         table: &Table,
         parts: &[KeyPart],
-        map: Arc<BucketMap>,
+        versions: Versions,
         charset: Charset,
     ) -> Result<Self, MisfitKey> {
         let index = |name: &str| match &copy.columns {
@@ -92,7 +92,7 @@ impl KeyFields {
             }
             CopyFormat::Binary => Form::Binary,
         };
-        Ok(Self { columns, last, map, charset, form })
+        Ok(Self { columns, last, versions, charset, form })
     }
 
     /// A field has ended; whether the key is known with it.
@@ -109,7 +109,7 @@ impl KeyFields {
         for column in &self.columns {
             hasher.add(&self.value(column, row)?);
         }
-        Ok(self.map.shard_of(&hasher.finish()))
+        self.versions.place(&hasher.finish()).map(Option::unwrap_or_default).map_err(RowError::Moving)
     }
 
     fn value<'r>(&self, field: &KeyField, row: &'r [u8]) -> Result<KeyValue<'r>, RowError> {

@@ -55,6 +55,9 @@ pub enum RowError {
         /// Why.
         why: crate::shard::Undecided,
     },
+    /// The bucket map is being changed, and this key's shard with it.
+    #[error("{0}")]
+    Moving(crate::shard::Moving),
     /// The data is not in the format.
     #[error("{0}")]
     Format(&'static str),

@@ -27,7 +27,7 @@ fn splitter(copy: &str, key: &[(&str, SqlType)]) -> Splitter {
         placement: Placement::Key(parts.clone()),
         is_table: true,
     };
-    let keys = KeyFields::new(&copy, &table, &parts, Arc::clone(&MAP), Charset::Utf8).unwrap();
+    let keys = KeyFields::new(&copy, &table, &parts, Some(Arc::clone(&MAP)).into(), Charset::Utf8).unwrap();
     Splitter::new(copy.format, keys, true)
 }
 

@@ -125,11 +125,11 @@ impl Session {
 
     fn split_by_key(&self, copy: CopyFrom, table: &Table, distribution: &Distribution) -> Result<Split, ErrorReply> {
         let Placement::Key(parts) = &table.placement else { return Ok(Split::ToAll) };
-        let Some(map) = &distribution.map else {
+        let Some(map) = &distribution.versions.in_force else {
             return Err(ErrorReply::error("55000", "this database has no bucket map yet")
                 .hint("Run pgsluice shards init --database with its name."));
         };
-        let keys = KeyFields::new(&copy, table, parts, Arc::clone(map), self.charset())
+        let keys = KeyFields::new(&copy, table, parts, distribution.versions.clone(), self.charset())
             .map_err(|misfit| refused(format!("As far as pgsluice can tell, {misfit}.")))?;
         let ends_csv = self.server_major().is_some_and(|major| major < MARKS_NO_CSV);
         Ok(Split::ByKey {

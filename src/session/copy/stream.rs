@@ -232,6 +232,7 @@ impl<'c> Stream<'c> {
             RowError::Missing(_) | RowError::Format(_) => "22P04",
             RowError::Value { .. } => "0A000",
             RowError::TooLong => "54000",
+            RowError::Moving(_) => "40001",
         };
         let place = format!("COPY {table}, line {}", splitter.line());
         self.fail(Why::Told(ErrorReply::error(sqlstate, error.to_string()).detail(place)));
