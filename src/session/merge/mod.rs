@@ -85,6 +85,8 @@ impl Session {
                     self.undo_names();
                     return Ok(false);
                 }
+                // By the map as it is now: all shards are asked, whatever it says.
+                Err(_) if self.knows_more().await => continue,
                 Err(reply) => {
                     self.named_here.clear();
                     self.refuse(work, &reply).await?;
