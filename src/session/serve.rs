@@ -235,7 +235,7 @@ impl Session {
         }
         if self.is_sharded && !self.has_right_version(understood) {
             match Box::pin(self.register()).await? {
-                Brought::Refused(_) if self.knows_more().await => return Ok(Attempt::Outdated),
+                Brought::Refused(_) if Box::pin(self.knows_more()).await => return Ok(Attempt::Outdated),
                 Brought::Refused(reply) => return Ok(Attempt::Refused(reply)),
                 Brought::Yes if self.is_behind(understood) => return Ok(Attempt::Outdated),
                 Brought::Yes => {}
