@@ -94,6 +94,7 @@ impl<'c> Stream<'c> {
 
     /// Ends the COPY everywhere, and waits until all is said. How many rows were copied, or why none.
     pub(super) async fn end(mut self) -> Result<(Result<u64, Why>, Left), Fault> {
+        self.drop_rest();
         loop {
             let has_failed = self.failure.is_some();
             self.parts.iter_mut().for_each(|part| part.end(has_failed));
@@ -207,12 +208,16 @@ impl<'c> Stream<'c> {
         self.client.input.advance(size);
         self.rest -= size;
         let Err(error) = result else { return true };
+        self.fail_row(&error);
+        false
+    }
+
+    /// Nobody gets what is left of a `CopyData` that has begun.
+    fn drop_rest(&mut self) {
         let here = self.rest.min(self.client.input.len());
         self.client.input.advance(here);
         self.client.ignore(self.rest - here);
         self.rest = 0;
-        self.fail_row(&error);
-        false
     }
 
     fn finish_rows(&mut self) {
