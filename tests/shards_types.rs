@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use support::DEADLINE;
 use support::raw::{self, Message};
@@ -131,5 +131,26 @@ async fn users_types_have_one_number_for_clients() {
     stand.direct(1).await.batch_execute("CREATE TYPE alone AS ENUM ('x')").await.expect("made");
     let messages = raw.query("/* pgsluice: shard=b */ SELECT 'x'::alone").await;
     assert_eq!(types_of(&messages, b'T'), [705]);
+    // A shard that did not answer when the types were read is asked again when it is back.
+    let read = || stand.proxy.log_text().matches("catalog read").count();
+    let before = read();
+    stand.primary(2).kill().await.expect("killed");
+    let change = "CREATE FUNCTION one_more() RETURNS int LANGUAGE sql AS 'SELECT 1'";
+    stand.direct(0).await.batch_execute(change).await.expect("changed");
+    let start = Instant::now();
+    while read() == before {
+        assert!(start.elapsed() < DEADLINE, "the catalog is not read");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    stand.primary(2).start().await.expect("started");
+    let start = Instant::now();
+    loop {
+        let messages = raw.query("/* pgsluice: shard=c */ SELECT 'sad'::mood").await;
+        if raw::sqlstates(&messages).is_empty() && types_of(&messages, b'T') == expected[..1] {
+            break;
+        }
+        assert!(start.elapsed() < DEADLINE, "its types are not read: {messages:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     stand.stop().await;
 }

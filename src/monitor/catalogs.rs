@@ -215,6 +215,8 @@ struct Loader {
 #[derive(Default)]
 struct Known {
     fingerprint: Option<Fingerprint>,
+    /// Every shard has told its users' types.
+    has_all_types: bool,
     connection: Option<Connection>,
     idle_checks: u32,
     failing_since: Option<Instant>,
@@ -290,9 +292,14 @@ impl Loader {
             Ok(loaded) => self.refresh_distribution(&connection.client, database, entry).await.map(|()| loaded),
             failed => failed,
         };
+        let loaded = match loaded {
+            Ok(loaded) if loaded.is_some() || !known.has_all_types => {
+                self.refresh_types(database, entry, known).await.map(|()| loaded)
+            }
+            other => other,
+        };
         match loaded {
             Ok(Some((fingerprint, catalog))) => {
-                self.refresh_types(database, entry).await?;
                 let (functions, relations) = catalog.len();
                 info!(database, functions, relations, "catalog read");
                 entry.catalog.store(Some(Arc::new(catalog)));
@@ -337,16 +344,17 @@ impl Loader {
         entry.distribution.store(Some(Arc::new(distribution)));
         Ok(())
     }
-}
 
-impl Loader {
-    /// They change with the catalog.
-    async fn refresh_types(&self, database: &str, entry: &Entry) -> Result<(), LoadError> {
+    /// They change with the catalog. A shard that does not answer is asked again at the next check.
+    async fn refresh_types(&self, database: &str, entry: &Entry, known: &mut Known) -> Result<(), LoadError> {
         let config = self.config.load_full();
-        if config.shards.len() > 1 {
-            let types = type_rows::load(&config, &self.topology, database).await?;
-            entry.types.store(Some(Arc::new(types)));
+        if config.shards.len() < 2 {
+            known.has_all_types = true;
+            return Ok(());
         }
+        let read = type_rows::load(&config, &self.topology, database).await?;
+        known.has_all_types = read.is_whole;
+        entry.types.store(Some(Arc::new(read.types)));
         Ok(())
     }
 }

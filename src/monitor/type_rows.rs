@@ -19,30 +19,38 @@ SELECT t.oid, n.nspname, t.typname
   FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
  WHERE t.oid >= $1 AND n.nspname !~ '^pg_(temp|toast)'";
 
-/// Of all shards but the first, by name. Of one that does not answer nothing is known: its types are `unknown` to clients.
+/// What the shards have told.
+pub(super) struct Read {
+    /// Of all but the first, by name.
+    pub(super) types: HashMap<Arc<str>, Arc<TypeOids>>,
+    /// All of them have answered.
+    pub(super) is_whole: bool,
+}
+
+/// Of all shards but the first. Of one that does not answer nothing is known: its types are `unknown` to clients.
 ///
 /// # Errors
 /// The first shard does not answer.
-pub(super) async fn load(
-    config: &Config,
-    topology: &SharedTopology,
-    database: &str,
-) -> Result<HashMap<Arc<str>, Arc<TypeOids>>, LoadError> {
+pub(super) async fn load(config: &Config, topology: &SharedTopology, database: &str) -> Result<Read, LoadError> {
     let shards: Vec<Arc<str>> = topology.load().shards.iter().map(|shard| Arc::clone(&shard.name)).collect();
     let read = shards.iter().map(|shard| async {
         timeout(LOAD_TIMEOUT, names(config, topology, shard, database)).await.unwrap_or(Err(LoadError::Timeout))
     });
     let mut read = join_all(read).await.into_iter();
     let first = read.next().ok_or(LoadError::NoServer)??;
-    let others = shards.into_iter().skip(1).zip(read);
-    let of = |own: Result<TypeNames, LoadError>, shard: &str| match own {
-        Ok(own) => TypeOids::between(&own, &first),
-        Err(error) => {
-            debug!(shard, %error, "the types of users are not known there");
-            TypeOids::default()
-        }
-    };
-    Ok(others.map(|(shard, own)| (Arc::clone(&shard), Arc::new(of(own, &shard)))).collect())
+    let mut all = Read { types: HashMap::new(), is_whole: true };
+    for (shard, own) in shards.into_iter().skip(1).zip(read) {
+        let types = match own {
+            Ok(own) => TypeOids::between(&own, &first),
+            Err(error) => {
+                debug!(%shard, %error, "the types of users are not known there");
+                all.is_whole = false;
+                TypeOids::default()
+            }
+        };
+        all.types.insert(shard, Arc::new(types));
+    }
+    Ok(all)
 }
 
 async fn names(

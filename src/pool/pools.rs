@@ -360,14 +360,19 @@ impl NodePool {
 
     /// Whether a connection is registered under an older version of the bucket map than has been told of.
     pub fn is_behind(&self, connection: &ServerConnection) -> bool {
-        (1..self.manager.heard.load(Ordering::Relaxed)).contains(&connection.registered)
+        self.is_old(connection.registered)
+    }
+
+    /// 0 is no version.
+    fn is_old(&self, registered: i64) -> bool {
+        (1..self.manager.heard.load(Ordering::Relaxed)).contains(&registered)
     }
 
     /// Returns when there is a newer version of the bucket map than a connection is registered under: whoever keeps it is to
     /// register it anew.
     pub async fn news(&self, registered: i64) {
         let notified = self.news.notified();
-        if !(1..self.manager.heard.load(Ordering::Relaxed)).contains(&registered) {
+        if !self.is_old(registered) {
             notified.await;
         }
     }
@@ -507,9 +512,7 @@ impl ServerManager {
     fn encrypts_as(&self, config: &Config, connection: &ServerConnection) -> bool {
         self.tls(config).is_some_and(|tls| Arc::ptr_eq(tls, &connection.tls) || *tls == connection.tls)
     }
-}
 
-impl ServerManager {
     /// A new one.
     async fn create(&self) -> Result<Box<ServerConnection>, LoginError> {
         let config = self.config.load_full();

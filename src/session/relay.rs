@@ -538,6 +538,27 @@ pub(super) fn is_farewell(body: &[u8]) -> bool {
     matches!(backend::error_field(body, b'V').or_else(|| backend::error_field(body, b'S')), Some(b"FATAL" | b"PANIC"))
 }
 
+/// The client's part of what several servers and one client move: what it is told, and, where it is heard, what it says.
+/// Whether something has moved.
+pub(super) fn poll_client(client: &mut Link, cx: &mut Context<'_>, is_heard: bool) -> Result<bool, Fault> {
+    let mut has_moved = false;
+    if !client.is_flushed() {
+        match client.poll_write_output(cx) {
+            Poll::Ready(Ok(())) => has_moved = true,
+            Poll::Ready(Err(_)) => return Err(Fault::ClientGone),
+            Poll::Pending => {}
+        }
+    }
+    if is_heard && client.input.len() < BUFFER_SIZE {
+        match client.poll_fill(cx, BUFFER_SIZE) {
+            Poll::Ready(Ok(1..)) => has_moved = true,
+            Poll::Ready(Ok(0) | Err(_)) => return Err(Fault::ClientGone),
+            Poll::Pending => {}
+        }
+    }
+    Ok(has_moved)
+}
+
 /// What happens beside the sockets.
 enum Other {
     LifeIsOver,

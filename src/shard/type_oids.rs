@@ -14,6 +14,16 @@ pub const FIRST_OF_USERS: u32 = 16384;
 /// `unknown`: of a type that the first shard does not have, or that has not been read yet.
 const UNKNOWN: u32 = 705;
 
+/// Of parameter types as in `Parse`.
+fn oids(types: &[u8]) -> impl Iterator<Item = u32> {
+    types.get(2..).unwrap_or_default().as_chunks::<4>().0.iter().map(|oid| u32::from_be_bytes(*oid))
+}
+
+/// Whether one of these parameter types, as in `Parse`, was made by users.
+pub fn has_users(types: &[u8]) -> bool {
+    oids(types).any(|oid| oid >= FIRST_OF_USERS)
+}
+
 /// Users' types of one shard: schema and name, and the OID.
 pub type TypeNames = HashMap<(String, String), u32>;
 
@@ -61,14 +71,13 @@ impl TypeOids {
 
     /// Parameter types of a `Parse` as this shard has them; those that it does not have it is to find out by itself.
     pub fn own_parameters<'t>(&self, types: &'t [u8]) -> Cow<'t, [u8]> {
-        let oids = || types.get(2..).unwrap_or_default().as_chunks::<4>().0.iter().map(|oid| u32::from_be_bytes(*oid));
-        if oids().all(|oid| oid < FIRST_OF_USERS) {
+        if !has_users(types) {
             return Cow::Borrowed(types);
         }
         let own =
             |oid: u32| if oid < FIRST_OF_USERS { oid } else { self.to_own.get(&oid).copied().unwrap_or_default() };
         let count = types.iter().copied().take(2);
-        Cow::Owned(count.chain(oids().flat_map(|oid| own(oid).to_be_bytes())).collect())
+        Cow::Owned(count.chain(oids(types).flat_map(|oid| own(oid).to_be_bytes())).collect())
     }
 }
 

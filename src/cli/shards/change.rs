@@ -208,7 +208,8 @@ async fn of_shard<T>(holder: &Holder, work: impl Future<Output = anyhow::Result<
     work.await.with_context(|| format!("shard \"{}\"", holder.name))
 }
 
-fn failed(error: tokio_postgres::Error) -> anyhow::Error {
+/// What a server has said, in its own words.
+pub(super) fn failed(error: tokio_postgres::Error) -> anyhow::Error {
     anyhow::anyhow!(told(&error))
 }
 

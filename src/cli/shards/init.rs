@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use tokio_postgres::Client;
 
 use super::Common;
-use super::change::{Changer, store};
+use super::change::{Changer, failed, store};
 use super::maps::Holder;
 use super::reach::{Site, told};
 use crate::monitor::distribution_rows::versions;
@@ -65,7 +65,6 @@ pub async fn init(site: &Site, database: &str) -> anyhow::Result<Vec<String>> {
 
 /// Gives each shard that has none a number that no other one has had.
 async fn number(shards: &[Holder]) -> anyhow::Result<()> {
-    let failed = |error: tokio_postgres::Error| anyhow::anyhow!(told(&error));
     let (mut next, mut without) = (0, Vec::new());
     for Holder { name, client, .. } in shards {
         match client.query_opt(THIS_SHARD, &[]).await.map_err(failed)? {
@@ -84,7 +83,6 @@ async fn number(shards: &[Holder]) -> anyhow::Result<()> {
 
 /// Where rows were placed before the fence was there. Without a map nobody has placed any.
 async fn enlist(site: &Site, shard: &str, client: &Client, versions: &Versions) -> anyhow::Result<()> {
-    let failed = |error: tokio_postgres::Error| anyhow::anyhow!(told(&error));
     if versions.known == 0 {
         return client.execute(FORGET_UPGRADE, &[]).await.map(drop).map_err(failed);
     }

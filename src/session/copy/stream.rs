@@ -11,11 +11,12 @@ use std::task::{Context, Poll};
 use bytes::Buf;
 
 use super::super::everywhere::Why;
+use super::super::relay::poll_client;
 use super::super::{Attached, Fault};
 use super::server::{Part, Phase};
 use crate::route::rows::{RowError, Splitter, Target};
 use crate::wire::frontend;
-use crate::wire::{BUFFER_SIZE, ErrorReply, Link, header};
+use crate::wire::{ErrorReply, Link, header};
 
 /// How much a server may have to take still before the client has to wait, in bytes.
 const MAX_AHEAD: usize = 256 * 1024;
@@ -259,20 +260,7 @@ impl<'c> Stream<'c> {
         for part in self.parts.iter_mut().filter(|part| !part.is_done()) {
             has_moved |= part.poll_move(cx);
         }
-        if !self.client.is_flushed() {
-            match self.client.poll_write_output(cx) {
-                Poll::Ready(Ok(())) => has_moved = true,
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Fault::ClientGone)),
-                Poll::Pending => {}
-            }
-        }
-        if hears_client && self.client.input.len() < BUFFER_SIZE {
-            match self.client.poll_fill(cx, BUFFER_SIZE) {
-                Poll::Ready(Ok(1..)) => has_moved = true,
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Fault::ClientGone)),
-                Poll::Pending => {}
-            }
-        }
+        has_moved |= poll_client(self.client, cx, hears_client)?;
         if has_moved { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 }

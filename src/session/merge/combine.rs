@@ -83,37 +83,11 @@ async fn describe(parts: &mut Parts<'_>, question: Question<'_>) -> Result<Resul
     let Some(first) = parts.list.first_mut() else { return Ok(Err(Ending::Unmergeable(Unmergeable::Malformed))) };
     first.forget();
     first.ask(&question.describe());
-    if let Some(ending) = finish(parts, |_| Ok(())).await? {
+    if let Some(ending) = parts.finish(|_| Ok(())).await? {
         return Ok(Err(ending));
     }
     let first = parts.list.first_mut().and_then(|first| first.parameters.take().zip(first.shape.take()));
     Ok(first.map(|(types, shape)| Own { types, shape }).ok_or(Ending::Unmergeable(Unmergeable::Malformed)))
-}
-
-/// Until all that were asked have said all; `take` is given what rows there are.
-async fn finish(
-    parts: &mut Parts<'_>,
-    mut take: impl FnMut(&mut Part) -> Result<(), Unmergeable>,
-) -> Result<Option<Ending>, Fault> {
-    loop {
-        if let Some(ending) = parts.hear()? {
-            return Ok(Some(ending));
-        }
-        for part in &mut parts.list {
-            if let Err(unmergeable) = take(part) {
-                return Ok(Some(Ending::Unmergeable(unmergeable)));
-            }
-        }
-        if let Some(ending) = parts.hear()? {
-            return Ok(Some(ending));
-        }
-        if parts.list.iter().all(Part::is_done) {
-            return Ok(None);
-        }
-        if !parts.list.iter().any(Part::has_row) {
-            parts.wait().await?;
-        }
-    }
 }
 
 /// The first way that the types of the columns allow.
@@ -167,10 +141,9 @@ async fn collations(
     first.forget();
     first.ask(&[question.parse(), question.execute(&[], false)].concat());
     let mut said = Vec::new();
-    let ended = finish(parts, |part| {
-        part.take_values(|values| said = values.iter().map(|value| value.map(Into::into)).collect())
-    })
-    .await?;
+    let ended = parts
+        .finish(|part| part.take_values(|values| said = values.iter().map(|value| value.map(Into::into)).collect()))
+        .await?;
     if let Some(ending) = ended {
         return Ok(Err(without_place(ending)));
     }
@@ -185,29 +158,27 @@ async fn collect(parts: &mut Parts<'_>, question: Question<'_>) -> Result<Result
     parts.list.iter_mut().for_each(Part::forget);
     parts.ask(&[question.parse(), question.execute(&[BINARY], true)].concat());
     let (mut columns, mut kept): (Vec<Array>, usize) = (Vec::new(), 0);
-    let ended = finish(parts, |part| {
-        let Some(shape) = &part.shape else { return Ok(()) };
-        if columns.is_empty() {
-            columns = (0..shape.len()).filter_map(|at| shape.type_of(at)).map(Array::of).collect();
-        }
-        let mut is_too_much = false;
-        part.take_values(|values| {
-            for (column, value) in columns.iter_mut().zip(values) {
-                kept += column.push(*value);
+    let ended = parts
+        .finish(|part| {
+            let Some(shape) = &part.shape else { return Ok(()) };
+            if columns.is_empty() {
+                columns = (0..shape.len()).filter_map(|at| shape.type_of(at)).map(Array::of).collect();
             }
-            is_too_much = kept > MAX_KEPT;
-        })?;
-        if is_too_much { Err(Unmergeable::TooMuch) } else { Ok(()) }
-    })
-    .await?;
+            let mut is_too_much = false;
+            part.take_values(|values| {
+                for (column, value) in columns.iter_mut().zip(values) {
+                    kept += column.push(*value);
+                }
+                is_too_much = kept > MAX_KEPT;
+            })?;
+            if is_too_much { Err(Unmergeable::TooMuch) } else { Ok(()) }
+        })
+        .await?;
     if let Some(ending) = ended {
         return Ok(Err(ending));
     }
-    let shapes: Vec<&RowShape> = parts.list.iter().filter_map(|part| part.shape.as_ref()).collect();
-    for shape in &shapes {
-        if let Err(unmergeable) = shape.goes_with(shapes[0]) {
-            return Ok(Err(Ending::Unmergeable(unmergeable)));
-        }
+    if let Err(unmergeable) = parts.shape() {
+        return Ok(Err(Ending::Unmergeable(unmergeable)));
     }
     Ok(Ok(columns))
 }

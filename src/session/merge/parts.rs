@@ -9,14 +9,14 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::super::everywhere::Why;
-use super::super::relay::Failure;
+use super::super::relay::{Failure, poll_client};
 use super::super::{Attached, Fault};
 use super::part::{Part, Phase, Trouble};
 use super::request::Request;
 use crate::gather::merge::{RowShape, Unmergeable};
 use crate::wire::backend;
 use crate::wire::frontend::put;
-use crate::wire::{BUFFER_SIZE, ErrorReply, Link};
+use crate::wire::{ErrorReply, Link};
 
 /// How long, and for how many bytes, a server may go on with what nobody wants any more before it is told to stop.
 const GRACE: Duration = Duration::from_millis(20);
@@ -76,6 +76,44 @@ impl<'c> Parts<'c> {
         self.list.iter_mut().for_each(|part| part.ask(messages));
     }
 
+    /// Until all that were asked have said all; `take` is given what rows there are.
+    pub(super) async fn finish(
+        &mut self,
+        mut take: impl FnMut(&mut Part) -> Result<(), Unmergeable>,
+    ) -> Result<Option<Ending>, Fault> {
+        loop {
+            if let Some(ending) = self.hear()? {
+                return Ok(Some(ending));
+            }
+            for part in &mut self.list {
+                if let Err(unmergeable) = take(part) {
+                    return Ok(Some(Ending::Unmergeable(unmergeable)));
+                }
+            }
+            if let Some(ending) = self.hear()? {
+                return Ok(Some(ending));
+            }
+            if self.list.iter().all(Part::is_done) {
+                return Ok(None);
+            }
+            if !self.list.iter().any(Part::has_row) {
+                self.wait().await?;
+            }
+        }
+    }
+
+    /// What all rows look like; `None` where a server has not said it yet.
+    pub(super) fn shape(&self) -> Result<Option<RowShape>, Unmergeable> {
+        let Some(first) = self.list.first().and_then(|part| part.shape.as_ref()) else { return Ok(None) };
+        for part in &self.list {
+            match &part.shape {
+                Some(shape) => first.goes_with(shape)?,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(first.clone()))
+    }
+
     /// From now on nobody but the first is asked.
     pub(super) fn keep_first(&mut self) {
         self.done.extend(self.list.drain(1..));
@@ -113,20 +151,7 @@ impl<'c> Parts<'c> {
         for part in self.list.iter_mut().filter(|part| !part.is_done()) {
             has_moved |= part.poll_move(cx);
         }
-        if !self.client.is_flushed() {
-            match self.client.poll_write_output(cx) {
-                Poll::Ready(Ok(())) => has_moved = true,
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Fault::ClientGone)),
-                Poll::Pending => {}
-            }
-        }
-        if self.client.input.len() < BUFFER_SIZE {
-            match self.client.poll_fill(cx, BUFFER_SIZE) {
-                Poll::Ready(Ok(1..)) => has_moved = true,
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Fault::ClientGone)),
-                Poll::Pending => {}
-            }
-        }
+        has_moved |= poll_client(self.client, cx, true)?;
         if has_moved { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 

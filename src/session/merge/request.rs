@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::prepared::Prepared;
 use super::super::serve::Work;
 use super::super::{Fault, Session};
-use crate::shard::type_oids::FIRST_OF_USERS;
+use crate::shard::type_oids::has_users;
 use crate::sql::{Analysis, Count, Gathering};
 use crate::wire::Frames;
 use crate::wire::frontend::{self, Bind, Parse, Target, tag};
@@ -75,7 +75,8 @@ impl Session {
         }
         let Some(held) = self.statements.get(bind.statement) else { return Ok(None) };
         let (prepared, told) = (Arc::clone(&held.statement), held.columns);
-        if has_own_types(&prepared.types) {
+        // They have another number on each shard.
+        if has_users(&prepared.types) {
             return Ok(None);
         }
         let (parameters, formats) = bind.parts()?;
@@ -162,12 +163,6 @@ fn read(bytes: &[u8]) -> Result<Option<Messages<'_>>, Fault> {
         }
     }
     Ok(is_synced.then_some(messages))
-}
-
-/// Whether a parameter is of a type that has another number on each shard.
-fn has_own_types(types: &[u8]) -> bool {
-    let mut oids = types.get(2..).unwrap_or_default().as_chunks::<4>().0.iter();
-    oids.any(|oid| u32::from_be_bytes(*oid) >= FIRST_OF_USERS)
 }
 
 /// The types by which a number of rows can be bound.

@@ -87,16 +87,10 @@ impl<'c, 'l> Stream<'c, 'l> {
         is_utf8: bool,
     ) -> Result<Result<(), Ending>, Fault> {
         self.parts.ask(&question.describe());
-        loop {
-            if let Some(ending) = self.parts.hear()? {
-                return Ok(Err(ending));
-            }
-            if self.parts.list.iter().all(Part::is_done) {
-                break;
-            }
-            self.parts.wait().await?;
+        if let Some(ending) = self.parts.finish(|_| Ok(())).await? {
+            return Ok(Err(ending));
         }
-        let shape = match self.shape() {
+        let shape = match self.parts.shape() {
             Ok(Some(shape)) => shape,
             Ok(None) => return Ok(Err(Ending::Unmergeable(Unmergeable::Malformed))),
             Err(unmergeable) => return Ok(Err(Ending::Unmergeable(unmergeable))),
@@ -124,18 +118,6 @@ impl<'c, 'l> Stream<'c, 'l> {
         Ok(Ok(()))
     }
 
-    /// What all rows look like; `None` where a server has not said it yet.
-    fn shape(&self) -> Result<Option<RowShape>, Unmergeable> {
-        let Some(first) = self.parts.list.first().and_then(|part| part.shape.as_ref()) else { return Ok(None) };
-        for part in &self.parts.list {
-            match &part.shape {
-                Some(shape) => first.goes_with(shape)?,
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(first.clone()))
-    }
-
     /// Gives the client what comes.
     pub(super) async fn give(&mut self) -> Result<Result<Given, Ending>, Fault> {
         let mut shape = None;
@@ -144,7 +126,7 @@ impl<'c, 'l> Stream<'c, 'l> {
                 return Ok(Err(ending));
             }
             if shape.is_none() {
-                match self.shape() {
+                match self.parts.shape() {
                     Ok(Some(known)) => match self.parts.shown.clone() {
                         Some(shown) if known.has_types_of(&shown) => shape = Some(shown),
                         Some(_) => return Ok(Err(Ending::Unmergeable(Unmergeable::Differ))),
