@@ -619,5 +619,11 @@ async fn the_coordinator_reads_over_shards() {
     );
     let route = client.query_one("EXPLAIN ROUTE SELECT rank() OVER (ORDER BY id) FROM accounts", &[]).await.unwrap();
     assert_eq!((route.get::<_, &str>("shard"), route.get::<_, &str>("reason")), ("a", "coordinator"));
+    // What can be put together without it does not wait for it: the coordinator's own schemas hide no table.
+    let routes = client.query("EXPLAIN ROUTE SELECT note, count(*) FROM accounts GROUP BY note", &[]).await.unwrap();
+    assert!(
+        routes.iter().filter(|row| row.get::<_, Option<&str>>("reason") == Some("merged")).count() == 3,
+        "{routes:?}"
+    );
     stand.stop().await;
 }

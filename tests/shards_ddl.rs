@@ -630,3 +630,93 @@ async fn an_index_that_is_cancelled_or_lost_on_a_shard_is_told_as_such() {
     is_settled(&stand).await;
     stand.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_a_sequence_makes_belongs_where_its_row_is() {
+    let stand = stand().await;
+    let client = stand.client().await;
+    let tables =
+        "CREATE TABLE events (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, what text); DROP TABLE accounts";
+    client.batch_execute(tables).await.expect("made");
+    let serial = "CREATE TABLE accounts (id serial PRIMARY KEY, balance numeric NOT NULL DEFAULT 0, note text)";
+    client.batch_execute(serial).await.expect("made");
+    let start = std::time::Instant::now();
+    while let Err(error) = client.execute("INSERT INTO events (what) VALUES ('first')", &[]).await {
+        assert_eq!(code(&error), "0A000", "{error:?}");
+        assert!(start.elapsed() < support::DEADLINE, "{error:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    client.execute("DELETE FROM events WHERE id > 0", &[]).await.expect("deleted");
+
+    // As object-relational mappers do it: each row is found again by the key that it was given.
+    let insert = client.prepare("INSERT INTO events (what) VALUES ($1) RETURNING id").await.expect("prepared");
+    let mut ids = Vec::new();
+    for number in 0..60 {
+        let what = format!("event {number}");
+        let id: i64 = client.query_one(&insert, &[&what]).await.expect("put in").get(0);
+        let found = client.query_one("SELECT what FROM events WHERE id = $1", &[&id]).await.expect("found");
+        assert_eq!(found.get::<_, String>(0), what);
+        ids.push(id);
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 60);
+    let counts = stand.on_each("SELECT count(*) FROM events").await;
+    assert!(counts.iter().all(|count| count.parse::<i32>().unwrap() >= 10), "not evenly: {counts:?}");
+
+    // In whatever form they come.
+    for sql in [
+        "INSERT INTO events VALUES (DEFAULT, 'default')",
+        "INSERT INTO events DEFAULT VALUES",
+        "INSERT INTO events (what) VALUES ('one'), ('two'), ('three')",
+        "INSERT INTO events (id, what) VALUES (1000001, 'own'), (DEFAULT, 'drawn'), (1000002, 'own'), \
+         (1000003, 'own'), (1000004, 'own'), (DEFAULT, 'drawn')",
+        "INSERT INTO events (what) SELECT 'row ' || n FROM generate_series(1, 20) AS n",
+        "WITH made AS (INSERT INTO events (what) VALUES ('in a CTE') RETURNING id) SELECT id FROM made",
+        "INSERT INTO accounts (note) VALUES ('a serial')",
+    ] {
+        client.batch_execute(sql).await.expect(sql);
+    }
+    let sink = client.copy_in("COPY events (what) FROM STDIN").await.expect("begun");
+    let mut sink = std::pin::pin!(sink);
+    let rows: String = (0..300).map(|number| format!("copied {number}\n")).collect();
+    futures_util::SinkExt::send(&mut sink, bytes::Bytes::from(rows)).await.expect("sent");
+    assert_eq!(sink.finish().await.expect("copied"), 300);
+    assert_eq!(
+        client.query_one("SELECT count(*) FROM events", &[]).await.unwrap().get::<_, i64>(0),
+        60 + 11 + 20 + 1 + 300
+    );
+
+    // What a transaction writes stays on one shard.
+    client.batch_execute("BEGIN").await.unwrap();
+    for _ in 0..12 {
+        client.execute(&insert, &[&"together"]).await.expect("put in");
+    }
+    client.batch_execute("COMMIT").await.unwrap();
+    let mut counts = stand.on_each("SELECT count(*) FROM events WHERE what = 'together'").await;
+    counts.sort_unstable();
+    assert_eq!(counts, ["0", "0", "12"]);
+
+    // On a shard itself it is the same.
+    for shard in 0..3 {
+        stand.direct(shard).await.batch_execute("INSERT INTO events (what) VALUES ('direct')").await.expect("put in");
+    }
+    let astray = "SELECT count(*) FROM (SELECT id FROM events UNION ALL SELECT id FROM accounts) AS own \
+                  WHERE pgsluice.shard_of_key(pgsluice.shard_key(id)) <> (SELECT name FROM pgsluice.this_shard)";
+    assert_eq!(stand.on_each(astray).await, ["0", "0", "0"]);
+    // Whoever may insert needs no more, as with an identity.
+    let grant = "SELECT has_sequence_privilege('pg_monitor', 'events_id_seq', 'USAGE')";
+    assert_eq!(stand.on_each(grant).await, ["true", "true", "true"]);
+
+    // A key that is pinned elsewhere is not given.
+    let pin = "INSERT INTO pgsluice.pinned_key (version, digest, shard) \
+               SELECT 1, pgsluice.key_digest(pgsluice.shard_key(last_value + 256 * n)), 'b' \
+               FROM events_id_seq, generate_series(1, 1000) AS n";
+    stand.superuser(0).await.batch_execute(pin).await.expect("pinned");
+    let last = "SELECT last_value FROM events_id_seq";
+    let before: i64 = stand.on_each(last).await[0].parse().unwrap();
+    stand.direct(0).await.batch_execute("INSERT INTO events (what) VALUES ('behind')").await.expect("put in");
+    let after: i64 = stand.on_each(last).await[0].parse().unwrap();
+    assert!(after > before + 256 * 1000, "{before} {after}");
+    stand.stop().await;
+}

@@ -14,7 +14,8 @@ use crate::shard::sql::{HAS_MAPS, NEWEST_MAP, NEWEST_MAPS, UNLABELLED_PINS};
 use crate::shard::{BucketMap, KeyColumn, MapError, MapParts, PinParts, Versions};
 use crate::sql::{PrimaryCause, analyse};
 
-/// Columns of all tables and views with one of the names `$1`, in their order. A domain is its base type. 950 and 951 are the
+/// Columns of all tables and views with one of the names `$1`, in their order, but for what stands for them on a coordinator
+/// ([`crate::gather::coordinator`]). A domain is its base type. 950 and 951 are the
 /// collations `"C"` and `"POSIX"`, 100 is the database's own, which is libc's unless its row says otherwise (from 15 on).
 const COLUMNS: &str = "\
 SELECT n.nspname, c.relname, a.attname,
@@ -34,8 +35,11 @@ SELECT n.nspname, c.relname, a.attname,
   LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
   LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
  WHERE c.relname::pg_catalog.text = ANY ($1) AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname !~ '^pg_'
-   AND n.nspname <> 'information_schema'
+   AND n.nspname <> 'information_schema' AND n.nspname !~ '^pgsluice_(shard_|all$)'
  ORDER BY n.nspname, c.relname, a.attnum";
+
+/// The OIDs of the types of whole numbers.
+const WHOLE_NUMBERS: [u32; 3] = [20, 21, 23];
 
 /// A table's columns, and of each why it could not be a key's.
 type Columns = Vec<(Column, Result<KeyColumn, Box<str>>)>;
@@ -62,10 +66,12 @@ pub async fn load(client: &Client, config: &Config) -> Result<Distribution, Load
             (false, _) => Err("its collation is not deterministic: values that differ may be equal".into()),
             (true, Ok(key)) => Ok(key),
         };
-        let is_made_up = row.try_get("identity")? || row.try_get::<_, Option<&str>>("made_by")?.is_some_and(varies);
+        let made_by: Option<&str> = row.try_get("made_by")?;
+        let is_made_up = row.try_get("identity")? || made_by.is_some_and(varies);
+        let draws_keys = WHOLE_NUMBERS.contains(&row.try_get("type")?) && made_by.is_some_and(draws_keys);
         let is_bytewise = row.try_get::<_, Option<bool>>("bytewise")?.unwrap_or_default();
         let name = row.try_get::<_, &str>("attname")?.into();
-        let column = Column { name, key: key.clone().ok(), is_made_up, is_bytewise };
+        let column = Column { name, key: key.clone().ok(), is_made_up, draws_keys, is_bytewise };
         let tables = found.entry(table).or_default();
         match tables.last_mut().filter(|last| last.schema == schema) {
             Some(last) => last.columns.push((column, key)),
@@ -83,6 +89,12 @@ fn varies(expression: &str) -> bool {
         statement.primary != Some(PrimaryCause::Unparsed) && statement.functions.is_empty()
     };
     !analysis.statements.iter().all(is_constant)
+}
+
+/// Whether a default is `pgsluice.next_key()`, which the shards' own SQL makes, and nothing else.
+fn draws_keys(expression: &str) -> bool {
+    let inner = expression.strip_prefix("pgsluice.next_key('").and_then(|rest| rest.strip_suffix("'::regclass)"));
+    inner.is_some_and(|sequence| !sequence.replace("''", "").contains('\''))
 }
 
 fn table(declared: &config::Table, found: &HashMap<String, Vec<Found>>) -> Table {

@@ -37,6 +37,7 @@ use crate::config::{AuthMethod, Config, PoolMode};
 use crate::pool::{Identity, Reported, SettingValue, Settings};
 use crate::proxy::{ClientSlot, Greeting, Proxy};
 use crate::route::{Demand, Horizons, Reason};
+use crate::shard::Bucket;
 use crate::telemetry::metrics::LoginOutcome;
 use crate::topology::Role;
 use crate::wire::backend::{TransactionStatus, put_parameter_status, put_ready_for_query};
@@ -370,6 +371,7 @@ impl Session {
         let config = proxy.config.load_full();
         Self {
             is_sharded: config.shards.len() > 1,
+            lot: Bucket::random(),
             config,
             pin_account: PinAccount::new(Arc::clone(&proxy)),
             limits: SessionLimits::default(),

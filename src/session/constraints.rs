@@ -49,7 +49,7 @@ impl Session {
     }
 
     /// As JSON in ASCII: the session's encoding may be any.
-    fn declared_tables(&self) -> String {
+    pub(super) fn declared_tables(&self) -> String {
         let config = self.proxy.config.load();
         let tables = config.tables.iter().map(|table| {
             let (place, key) = match &table.placement {

@@ -20,6 +20,7 @@ use super::serve::Work;
 use super::understand::Understood;
 use super::{Fault, Session, Tally, constraints};
 use crate::commit::RunError;
+use crate::pool::quote_literal;
 use crate::route::{Demand, Reason};
 use crate::shard::sql::SPREAD_SEQUENCES;
 use crate::wire::ErrorReply;
@@ -237,8 +238,9 @@ impl Session {
         if !has_ddl(understood) {
             return Ok(Ok(()));
         }
+        let sql = SPREAD_SEQUENCES.replace("{tables}", &quote_literal(&self.declared_tables()));
         let Some(server) = &mut self.server else { return Err(Fault::ServerLost(None)) };
-        match server.run_own(SPREAD_SEQUENCES).await {
+        match server.run_own(&sql).await {
             Ok(_) => Ok(Ok(())),
             Err(RunError::Refused(refusal)) => {
                 self.status = TransactionStatus::Failed;

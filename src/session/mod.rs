@@ -89,6 +89,7 @@ use crate::monitor::Rows;
 use crate::pool::{Checkout, Identity, NodePool, Settings};
 use crate::proxy::{ClientSlot, Database, Proxy};
 use crate::route::{Horizons, Reason, SessionKey};
+use crate::shard::Bucket;
 use crate::shard::type_oids::TypeOids;
 use crate::sql::{Analysis, Pin};
 use crate::topology::{Outstanding, Position, Role};
@@ -126,6 +127,8 @@ pub struct Session {
     is_sharded: bool,
     /// What is known of the database's rows, while messages are served.
     rows: Option<Rows>,
+    /// Where rows go next that could go to any shard: some bucket's.
+    lot: Bucket,
     /// Why the messages under way are to be routed anew, or refused.
     outdated: Option<fence::Outdated>,
     /// The open transaction, on its other shards.

@@ -10,7 +10,7 @@ use super::scatter::Scatter;
 use super::{Fault, Session};
 use crate::monitor::Rows;
 use crate::route::places::{
-    Distribution, Parameter, Places, Reading, Spread, Unplaced, Values, places, places_of_rows,
+    Distribution, Lot, Parameter, Places, Reading, Spread, Unplaced, Values, places, places_of_rows,
 };
 use crate::shard::Charset;
 use crate::sql::{Analysis, Catalog, Gathering, Kind, Name, Pin, Statement, Upkeep, Uses, gathering, judge};
@@ -118,7 +118,8 @@ impl Session {
         let parameters: Vec<Parameter<'_>> = given.into_iter().enumerate().map(parameter).collect();
         let has_temporary = self.pins.contains(&Pin::Temporary);
         let temporary = self.server.as_ref().filter(|_| has_temporary).map(|server| &server.shard);
-        let values = Values { text: parsed.text, parameters: &parameters, charset: self.charset(), temporary };
+        let lot = Lot { here: self.bound_to(), bucket: self.lot };
+        let values = Values { text: parsed.text, parameters: &parameters, charset: self.charset(), temporary, lot };
         let looked_up;
         let rows = match &self.rows {
             Some(rows) => Some(rows),
@@ -277,6 +278,15 @@ impl Session {
         Some((gathering(text, &Reading { distribution, catalog })?, shards))
     }
 
+    /// The shard that a write should stay on if it can: elsewhere it would be refused, or make the transaction one over
+    /// several shards.
+    fn bound_to(&self) -> Option<&Arc<str>> {
+        let is_bound = !self.pins.is_empty()
+            || self.in_batch
+            || self.status == TransactionStatus::Transaction && self.across.has_written;
+        self.server.as_ref().filter(|_| is_bound).map(|server| &server.shard)
+    }
+
     /// Whether it is not bound to the server that it is on.
     fn can_leave(&self) -> bool {
         self.pins.is_empty() && (self.server.is_none() || self.status == TransactionStatus::Transaction)
@@ -332,9 +342,12 @@ fn unplaced_reply(unplaced: &Unplaced) -> ErrorReply {
         ),
         Unplaced::Unfit { .. } => ("0A000", "Compare [[tables]] in pgsluice's config with the table.".to_owned()),
         Unplaced::NoMap => ("55000", "Run pgsluice shards init --database with its name.".to_owned()),
-        Unplaced::NoKey { column, .. } => {
-            ("0A000", format!("Give \"{column}\" a value: a literal or a parameter, not an expression or a default."))
-        }
+        Unplaced::NoKey { column, .. } => (
+            "0A000",
+            format!(
+                "Give \"{column}\" a value: a literal or a parameter, and no expression. A default will do where it is pgsluice.next_key()."
+            ),
+        ),
         Unplaced::Varies { column, .. } => ("0A000", format!("Give \"{column}\" its value in the statement.")),
         Unplaced::NullKey { .. } => ("23502", "A row needs its shard key.".to_owned()),
         Unplaced::Value { .. } => ("0A000", BY_HAND.to_owned()),

@@ -42,6 +42,19 @@ impl Bucket {
         usize::from(self.0)
     }
 
+    /// Any of them.
+    pub fn random() -> Self {
+        Self(rand::random_range(0..1 << BUCKET_BITS))
+    }
+
+    /// Another one, far off: repeated, it comes to all of them in turn.
+    #[must_use]
+    pub fn next_lot(self) -> Self {
+        // Odd, and about the golden section of their number.
+        const STEP: u16 = 10_125;
+        Self((self.0 + STEP) % (1 << BUCKET_BITS))
+    }
+
     /// All of them, in order.
     pub fn all() -> impl Iterator<Item = Self> + Clone {
         (0..1u16 << BUCKET_BITS).map(Self)

@@ -235,6 +235,106 @@ CREATE TABLE IF NOT EXISTS pgsluice.this_shard (
 );
 GRANT SELECT ON pgsluice.this_shard TO PUBLIC;
 
+-- For each bucket a bit: whether this shard has it, in one version of the map. Every version has it ready.
+ALTER TABLE pgsluice.bucket_map ADD COLUMN IF NOT EXISTS here pg_catalog.varbit;
+ALTER TABLE pgsluice.bucket_map ALTER COLUMN here SET STORAGE PLAIN;
+
+CREATE OR REPLACE FUNCTION pgsluice.buckets_here(shards pg_catalog.text[], owners pg_catalog.int2[])
+    RETURNS pg_catalog.varbit
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    RETURN (
+        SELECT string_agg(CASE WHEN owner = array_position(shards, shard.name) THEN '1' ELSE '0' END, '' ORDER BY bucket)::varbit
+        FROM pgsluice.this_shard AS shard, unnest(owners) WITH ORDINALITY AS part (owner, bucket)
+    );
+END $$;
+
+CREATE OR REPLACE FUNCTION pgsluice.note_buckets_here() RETURNS pg_catalog.trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    NEW.here := pgsluice.buckets_here(NEW.shards, NEW.owners);
+    RETURN NEW;
+END $$;
+CREATE OR REPLACE TRIGGER note_buckets_here BEFORE INSERT ON pgsluice.bucket_map
+    FOR EACH ROW EXECUTE FUNCTION pgsluice.note_buckets_here();
+UPDATE pgsluice.bucket_map SET here = pgsluice.buckets_here(shards, owners)
+WHERE here IS NULL AND EXISTS (SELECT FROM pgsluice.this_shard);
+
+-- The next value of a sequence that may be the key of a row here: neither the bucket map in force nor one that is announced
+-- places it on another shard. What lies between is skipped, so one call takes as many values as there are shards, about.
+-- The default of a shard key's column. As nextval() it needs USAGE on the sequence, and sets currval() and lastval().
+CREATE OR REPLACE FUNCTION pgsluice.next_key(sequence pg_catalog.regclass) RETURNS pg_catalog.int8
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    this_name text := (SELECT name FROM pgsluice.this_shard);
+    in_force int8 := (SELECT max(version) FROM pgsluice.bucket_map WHERE state = 'in force');
+    free varbit;
+    given int8;
+BEGIN
+    SELECT CASE WHEN bool_and(here IS NOT NULL) THEN bit_and(here) END INTO free FROM pgsluice.bucket_map
+    WHERE version >= in_force AND state <> 'withdrawn';
+    IF free IS NULL OR bit_count(free) = 0 THEN
+        RAISE EXCEPTION 'shard "%" has no keys to give', this_name USING
+            ERRCODE = 'object_not_in_prerequisite_state', DETAIL = 'The bucket map gives it no buckets.',
+            HINT = 'Insert through pgsluice, which chooses another shard; or run pgsluice shards init, where that was not done.';
+    END IF;
+    LOOP
+        given := nextval(sequence);
+        CONTINUE WHEN get_bit(free, pgsluice.bucket(given)) = 0;
+        EXIT WHEN NOT EXISTS (
+            SELECT FROM pgsluice.pinned_key AS pin JOIN pgsluice.bucket_map AS map ON map.version = pin.version
+            WHERE pin.version >= in_force AND pin.digest = pgsluice.key_digest(pgsluice.shard_key(given))
+                AND map.state <> 'withdrawn' AND pin.shard <> this_name
+        );
+    END LOOP;
+    RETURN given;
+END $$;
+
+-- Has the keys of these tables (a JSON array of objects with schema, which may be null, name and key), as far as this
+-- transaction has made them or their defaults, take their values from next_key() where they take them from a sequence. An
+-- identity column becomes one with a default: what an identity is given nobody can choose. Called by pgsluice behind DDL,
+-- before spread_sequences().
+CREATE OR REPLACE FUNCTION pgsluice.draw_keys(tables pg_catalog.jsonb) RETURNS pg_catalog.void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    began int8 := pg_current_xact_id_if_assigned()::text::int8 & 4294967295;
+    made record;
+BEGIN
+    FOR made IN
+        SELECT c.oid::regclass AS table_name, quote_ident(a.attname) AS key, a.attidentity <> '' AS is_identity,
+            s.seqrelid::regclass::text AS source, s.*
+        FROM jsonb_to_recordset(tables) AS declared (schema text, name text, key text[])
+        JOIN pg_class AS c ON c.relname = declared.name AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
+        JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = coalesce(declared.schema, n.nspname)
+        JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = declared.key[1] AND a.attnum > 0
+        LEFT JOIN pg_attrdef AS d ON d.adrelid = c.oid AND d.adnum = a.attnum
+        JOIN pg_sequence AS s ON CASE a.attidentity
+            WHEN '' THEN pg_get_expr(d.adbin, d.adrelid) = format('nextval(%L::regclass)', s.seqrelid::regclass)
+            ELSE EXISTS (
+                SELECT FROM pg_depend AS own
+                WHERE own.classid = 'pg_class'::regclass AND own.objid = s.seqrelid AND own.deptype = 'i'
+                    AND own.refclassid = 'pg_class'::regclass AND own.refobjid = c.oid AND own.refobjsubid = a.attnum) END
+        WHERE cardinality(declared.key) = 1 AND pg_has_role(c.relowner, 'USAGE')
+            AND greatest(a.xmin::text::int8, d.xmin::text::int8) >= began
+            AND a.atttypid IN ('int8'::regtype, 'int4'::regtype, 'int2'::regtype)
+    LOOP
+        IF made.is_identity THEN
+            EXECUTE format('ALTER TABLE %s ALTER COLUMN %s DROP IDENTITY', made.table_name, made.key);
+            EXECUTE format('CREATE SEQUENCE %s AS %s INCREMENT %s MINVALUE %s MAXVALUE %s START %s CACHE %s %s OWNED BY %s.%s',
+                made.source, made.seqtypid::regtype, made.seqincrement, made.seqmin, made.seqmax, made.seqstart, made.seqcache,
+                CASE WHEN made.seqcycle THEN 'CYCLE' ELSE 'NO CYCLE' END, made.table_name, made.key);
+            -- An identity asks for no privilege on its sequence.
+            EXECUTE format('GRANT USAGE ON SEQUENCE %s TO PUBLIC', made.source);
+        END IF;
+        EXECUTE format('ALTER TABLE %s ALTER COLUMN %s SET DEFAULT pgsluice.next_key(%L)',
+            made.table_name, made.key, made.source);
+    END LOOP;
+END $$;
+
 -- Makes the sequences that this transaction has made or changed give values that no other shard gives: each shard takes
 -- every 256th value (of an integer's sequence every 64th), from its own number on. Called by pgsluice behind DDL.
 -- A sequence with an increment of its own is left as it is.

@@ -5,8 +5,9 @@
 /// Makes all of it, in the schema `pgsluice`. Idempotent; several statements, for one simple query: a transaction.
 pub const INSTALL: &str = include_str!("install.sql");
 
-/// Behind DDL, in its transaction: sequences that it has made give values that no other shard gives.
-pub const SPREAD_SEQUENCES: &str = "SELECT pgsluice.spread_sequences()";
+/// Behind DDL, in its transaction: shard keys that it has made take values that belong on their shard, and sequences that it
+/// has made give values that no other shard gives. With `{tables}` where the declared ones are to stand.
+pub const SPREAD_SEQUENCES: &str = "SELECT pgsluice.draw_keys({tables}); SELECT pgsluice.spread_sequences()";
 
 /// Constraints that no shard can enforce over all of them, with `{tables}` where the declared ones are to stand.
 pub const CONSTRAINTS: &str = include_str!("constraints.sql");

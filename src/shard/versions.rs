@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::hash::KeyDigest;
+use super::hash::{Bucket, KeyDigest};
 use super::map::BucketMap;
 
 /// The key belongs to one shard by the map in force, and to another by the one that is announced.
@@ -37,6 +37,22 @@ impl Versions {
             Some(next) if next.shards()[next.shard_of(key)].name != map.shards()[index].name => Err(Moving),
             _ => Ok(Some(index)),
         }
+    }
+
+    /// Whether rows with new keys may be put in on a shard: it is not being emptied, and will not be.
+    pub fn give_keys_to(&self, shard: &str) -> bool {
+        let takes = |map: &Arc<BucketMap>| map.shards().iter().any(|known| known.weight > 0 && *known.name == *shard);
+        self.in_force.as_ref().is_some_and(takes) && self.announced.iter().all(takes)
+    }
+
+    /// This bucket, or the next one that is not about to move; `None` where there is none.
+    pub fn settled_from(&self, bucket: Bucket) -> Option<Bucket> {
+        let map = self.in_force.as_ref()?;
+        let stays = |at: &Bucket| {
+            let owner = &map.shards()[map.owner(*at)].name;
+            self.announced.iter().all(|next| next.shards()[next.owner(*at)].name == *owner)
+        };
+        Bucket::all().skip(bucket.index()).chain(Bucket::all().take(bucket.index())).find(stays)
     }
 
     /// Whether `other` tells something newer.

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    ArrayElemTypeDef, AssignmentTarget, BinaryOperator, DataType, Expr, FromTable, Insert as InsertTree, Join,
+    ArrayElemTypeDef, AssignmentTarget, BinaryOperator, DataType, Expr, FromTable, Ident, Insert as InsertTree, Join,
     JoinConstraint, JoinOperator, Merge, MergeAction, MergeClauseKind, MergeInsertKind, MergeUpdateKind, ObjectName,
     OnConflictAction, OnInsert, Query, Select, SelectItem, SetExpr, Statement as Tree, TableAlias, TableFactor,
     TableObject, TableWithJoins, UnaryOperator, UpdateTableFromKind, Value, ValueWithSpan, Visit, Visitor,
@@ -138,7 +138,7 @@ impl Visitor for Relater {
         match self.takers.remove(&(&raw const *select)) {
             Some(Taker::Insert { table, columns }) => {
                 let row = self.projected(select);
-                self.inserts.push(Insert { table, columns, rows: [row.into()].into() });
+                self.inserts.push(Insert { table, columns, rows: [row.into()].into(), are_rows_whole: false });
             }
             Some(Taker::In(columns)) => {
                 let row = self.projected(select);
@@ -422,6 +422,9 @@ impl Relater {
                 Some(cast) => self.value(&typed.value, false, Some(cast)),
                 None => Operand::Unknown,
             },
+            Expr::Identifier(Ident { value, quote_style: None, .. }) if value.eq_ignore_ascii_case("default") => {
+                Operand::Default
+            }
             Expr::UnaryOp { op: UnaryOperator::Minus, expr } => match without_parentheses(expr) {
                 Expr::Value(value @ ValueWithSpan { value: Value::Number(..), .. }) => self.value(value, true, None),
                 _ => Operand::Unknown,
@@ -479,7 +482,8 @@ impl Relater {
         let columns: Vec<Box<str>> = insert.columns.iter().filter_map(first_part).collect();
         let columns = (!columns.is_empty()).then(|| columns.into());
         match insert.source.as_deref() {
-            None => self.inserts.push(Insert { table, columns, rows: [Box::default()].into() }),
+            // DEFAULT VALUES.
+            None => self.inserts.push(Insert { table, columns, rows: [Box::default()].into(), are_rows_whole: true }),
             Some(source) => self.insert_from(source, table, columns),
         }
         if let Some(OnInsert::OnConflict(conflict)) = &insert.on
@@ -494,10 +498,10 @@ impl Relater {
             SetExpr::Values(values) => {
                 let row = |row: &Vec<Expr>| row.iter().map(|value| self.operand(value)).collect();
                 let rows = values.rows.iter().map(|values| row(&values.content)).collect();
-                self.inserts.push(Insert { table, columns, rows });
+                self.inserts.push(Insert { table, columns, rows, are_rows_whole: true });
             }
             SetExpr::Select(select) => drop(self.takers.insert(&raw const **select, Taker::Insert { table, columns })),
-            _ => self.inserts.push(Insert { table, columns, rows: [Box::default()].into() }),
+            _ => self.inserts.push(Insert { table, columns, rows: [Box::default()].into(), are_rows_whole: false }),
         }
     }
 
@@ -541,6 +545,7 @@ impl Relater {
                 MergeAction::Insert(insert) => {
                     let columns: Vec<Box<str>> = insert.columns.iter().filter_map(first_part).collect();
                     let columns = (!columns.is_empty()).then(|| columns.into());
+                    let are_rows_whole = matches!(insert.kind, MergeInsertKind::Values(_));
                     let rows = match &insert.kind {
                         MergeInsertKind::Values(values) => {
                             let row = |row: &Vec<Expr>| row.iter().map(|value| self.operand(value)).collect();
@@ -548,7 +553,7 @@ impl Relater {
                         }
                         MergeInsertKind::Row | MergeInsertKind::Wildcard => [Box::default()].into(),
                     };
-                    self.inserts.push(Insert { table, columns, rows });
+                    self.inserts.push(Insert { table, columns, rows, are_rows_whole });
                 }
                 _ => {}
             }

@@ -26,6 +26,7 @@ fn shown(text: &str, operand: &Operand) -> String {
         Operand::Elements { index } => format!("any(${})", index + 1),
         Operand::Column { table, column } => format!("{table}.{column}"),
         Operand::Null => "null".to_owned(),
+        Operand::Default => "default".to_owned(),
         Operand::Unknown => "?".to_owned(),
     }
 }
@@ -59,7 +60,7 @@ fn tables(text: &str) -> String {
 fn inserted(text: &str) -> String {
     let uses = uses(text);
     let shown_row = |row: &[Operand]| row.iter().map(|value| shown(text, value)).collect::<Vec<_>>().join(",");
-    let one = |Insert { table, columns, rows }: &Insert| {
+    let one = |Insert { table, columns, rows, .. }: &Insert| {
         let columns = columns.as_ref().map_or("*".to_owned(), |columns| columns.join(","));
         let rows: Vec<String> = rows.iter().map(|row| format!("({})", shown_row(row))).collect();
         format!("{table}[{columns}]{}", rows.join(""))
@@ -160,7 +161,7 @@ fn what_is_said_of_columns() {
 #[test]
 fn rows_that_are_put_in() {
     for (text, expected) in [
-        ("INSERT INTO t (a, id) VALUES (1, 'x'), ($1, DEFAULT)", "0[a,id](1,'x')($1,?)"),
+        ("INSERT INTO t (a, id) VALUES (1, 'x'), ($1, DEFAULT)", "0[a,id](1,'x')($1,default)"),
         ("INSERT INTO t VALUES (1, -2)", "0[*](1,-2)"),
         ("INSERT INTO t DEFAULT VALUES", "0[*]()"),
         ("INSERT INTO t (id) SELECT tid FROM u WHERE tid = 5", "0[id](1.tid)"),

@@ -82,6 +82,8 @@ pub struct Insert {
     pub columns: Option<Box<[Box<str>]>>,
     /// Of a query it is one row, which stands for all of them.
     pub rows: Box<[Box<[Operand]>]>,
+    /// Whether a row has all the values that it gives: `VALUES`.
+    pub are_rows_whole: bool,
 }
 
 /// A column is set.
@@ -128,6 +130,8 @@ pub enum Operand {
     },
     /// NULL.
     Null,
+    /// `DEFAULT`.
+    Default,
     /// Anything.
     Unknown,
 }

@@ -61,14 +61,11 @@ impl Shards {
             let grant = format!("GRANT pg_read_all_data TO {monitor}");
             cluster.primary().sql(&grant).await.expect("granted");
         }
-        let account = &options.superuser;
-        let url =
-            format!("postgresql://{}:{}@{}/{database}", account.user, account.password, self.primary(0).address());
         let prepare = format!(
             "CREATE EXTENSION IF NOT EXISTS postgres_fdw; GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO {monitor}; \
              GRANT CREATE ON DATABASE {database} TO {monitor}"
         );
-        connect(&url).await.batch_execute(&prepare).await.expect("prepared");
+        self.superuser(0).await.batch_execute(&prepare).await.expect("prepared");
         setup(&self.config, database).await.expect("the coordinator is set up");
     }
 
@@ -109,6 +106,13 @@ impl Shards {
         let address = self.primary(shard).address();
         let (user, password) = (&options.app.user, &options.app.password);
         connect(&format!("postgresql://{user}:{password}@{address}/{}", options.database)).await
+    }
+
+    /// Likewise of the superuser.
+    pub async fn superuser(&self, shard: usize) -> tokio_postgres::Client {
+        let options = self.options();
+        let (account, address) = (&options.superuser, self.primary(shard).address());
+        connect(&format!("postgresql://{}:{}@{address}/{}", account.user, account.password, options.database)).await
     }
 
     /// The same query on each shard: the first column of the first row, as text.

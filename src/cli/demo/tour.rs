@@ -83,10 +83,11 @@ Some things to try, in another terminal. First give it these names; SHARD_A and 
    {psql} \"$APP\" -c \"INSERT INTO currencies VALUES ('CHF', 'Swiss franc')\" -c 'ALTER TABLE currencies ADD COLUMN digits int'
    {psql} \"$SHARD_{there_name}\" -c 'SELECT * FROM currencies'
 
-5. What needs rows of all shards together runs on the coordinator, the primary of shard {coordinator}.
+5. A read of all shards' rows: each shard answers for its own, and pgsluice puts the answers together. What that does not
+   do for, such as this join, runs on the coordinator, the primary of shard {coordinator}.
    {psql} \"$APP\" -c 'SELECT currency, count(*), sum(balance) FROM accounts GROUP BY currency ORDER BY currency'
    {psql} \"$APP\" -c 'SELECT a.owner, b.owner FROM accounts a JOIN accounts b ON b.id = a.id + 1 ORDER BY a.id LIMIT 5'
-   {psql} \"$APP\" -c 'EXPLAIN ROUTE SELECT sum(balance) FROM accounts'
+   {psql} \"$APP\" -c 'EXPLAIN ROUTE SELECT currency, count(*) FROM accounts GROUP BY currency'
 
 6. What a DBA asks: who has what, is every row in its place, what would another shard take?
    {program} shards show -c \"$CONFIG\"

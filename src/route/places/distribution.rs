@@ -39,6 +39,8 @@ pub struct Column {
     pub key: Option<KeyColumn>,
     /// A row that does not give it a value gets one that another server would not have given.
     pub is_made_up: bool,
+    /// A row that does not give it a value gets one that places the row on the shard where that happens.
+    pub draws_keys: bool,
     /// A text that is sorted by its bytes.
     pub is_bytewise: bool,
 }

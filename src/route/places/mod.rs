@@ -6,6 +6,7 @@
 
 mod array;
 mod distribution;
+mod drawn;
 mod reading;
 mod unplaced;
 mod value;
@@ -17,12 +18,15 @@ mod tests;
 
 pub use array::texts as text_array;
 pub use distribution::{Column, Distribution, KeyPart, Placement, Table};
+pub use drawn::Lot;
 pub use reading::Reading;
 pub use unplaced::Unplaced;
 pub use value::{Parameter, Values};
 
 use std::borrow::Cow;
 use std::sync::Arc;
+
+use drawn::draws_key;
 
 use crate::shard::{KeyDigest, KeyHasher, KeyValue, Moving};
 use crate::sql::{Access, Fact, Insert, Name, Operand, Uses};
@@ -76,6 +80,9 @@ pub fn places(uses: &Uses, distribution: &Distribution, values: Values<'_>) -> R
     let mut all = Places::Any;
     for (index, used) in uses.tables.iter().enumerate() {
         all = all.and(search.place_of_use(index, &used.relation, used.access)?);
+    }
+    if all == Places::Any && search.draws_keys() {
+        all = Places::One(search.drawn()?);
     }
     search.check_assignments(&all)?;
     if let Places::Several { spread, .. } = &mut all {
@@ -239,6 +246,7 @@ impl<'s> Search<'s> {
         for row in &insert.rows {
             match self.place_of_row(name, table, parts, insert, row)? {
                 Places::One(shard) => places.push(shard),
+                Places::Any if draws_key(table, insert, row) => places.push(self.drawn()?),
                 Places::Any | Places::Several { .. } => return Ok(None),
             }
         }
@@ -253,6 +261,9 @@ impl<'s> Search<'s> {
         insert: &Insert,
         row: &'s [Operand],
     ) -> Result<Places, Unplaced> {
+        if draws_key(table, insert, row) {
+            return Ok(Places::Any);
+        }
         let mut values = Vec::with_capacity(parts.len());
         for part in parts {
             match self.value_of_row(name, table, part, insert, row)? {
@@ -295,7 +306,7 @@ impl<'s> Search<'s> {
             None => table.columns.iter().position(|column| column.name == part.name),
         };
         match at.and_then(|at| row.get(at)) {
-            None | Some(Operand::Unknown | Operand::Elements { .. }) => {
+            None | Some(Operand::Unknown | Operand::Default | Operand::Elements { .. }) => {
                 Err(Unplaced::NoKey { table: name.clone(), column: part.name.clone() })
             }
             Some(Operand::Column { table, column }) => self.find(*table, column, part, name, MAX_STEPS),
@@ -348,7 +359,7 @@ impl<'s> Search<'s> {
         let mut all = Vec::with_capacity(values.len());
         for value in values {
             match value {
-                Operand::Column { .. } | Operand::Unknown => return Ok(Found::Anything),
+                Operand::Column { .. } | Operand::Unknown | Operand::Default => return Ok(Found::Anything),
                 Operand::Elements { index } => all.extend(self.elements(*index, part, name)?),
                 value => all.extend(self.value(value, part, name)?),
             }

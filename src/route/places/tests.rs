@@ -1,11 +1,17 @@
 use super::*;
-use crate::shard::{BucketMap, Charset, KeyColumn, SqlType, Versions};
+use crate::shard::{Bucket, BucketMap, Charset, KeyColumn, SqlType, Versions};
 use crate::sql::analyse;
 
 const SHARDS: [(&str, u32); 3] = [("a", 1), ("b", 1), ("c", 1)];
 
 fn column(name: &str, sql_type: Option<SqlType>) -> Column {
-    Column { name: name.into(), key: sql_type.map(KeyColumn::of), is_made_up: false, is_bytewise: false }
+    Column {
+        name: name.into(),
+        key: sql_type.map(KeyColumn::of),
+        is_made_up: false,
+        draws_keys: false,
+        is_bytewise: false,
+    }
 }
 
 fn table(name: &str, columns: &[(&str, Option<SqlType>)], placement: Placement) -> Table {
@@ -16,6 +22,12 @@ fn table(name: &str, columns: &[(&str, Option<SqlType>)], placement: Placement) 
 /// Its last column has a default that is not a constant.
 fn made_up(mut table: Table) -> Table {
     table.columns.last_mut().unwrap().is_made_up = true;
+    table
+}
+
+/// Its first column's default gives keys.
+fn drawn(mut table: Table) -> Table {
+    table.columns.first_mut().unwrap().draws_keys = true;
     table
 }
 
@@ -35,9 +47,15 @@ fn distribution() -> Distribution {
         table("p", &[("a", Some(Int8)), ("b", Some(Text))], key(&[("a", Int8), ("b", Text)])),
         table("r", &[("code", None)], Placement::Reference),
         table("s", &[("x", None)], Placement::Shard("b".into())),
+        drawn(table("g", &[("id", Some(Int8)), ("v", None)], key(&[("id", Int8)]))),
+        drawn(table("h", &[("a", Some(Int8)), ("b", Some(Text))], key(&[("a", Int8), ("b", Text)]))),
         made_up(table("m", &[("code", None), ("at", None)], Placement::Reference)),
     ];
     Distribution::new(tables, Some(Arc::new(BucketMap::new(SHARDS).unwrap())))
+}
+
+fn lot() -> Lot<'static> {
+    Lot { here: None, bucket: Bucket::new(7).unwrap() }
 }
 
 fn of_key(values: &[KeyValue<'_>]) -> Places {
@@ -52,7 +70,7 @@ fn number(value: i64) -> Places {
 fn place_with(sql: &str, parameters: &[Parameter<'_>]) -> Result<Places, Unplaced> {
     let analysis = analyse(sql);
     let uses = analysis.statements[0].uses.as_deref().unwrap_or_else(|| panic!("{sql}"));
-    let values = Values { text: sql.as_bytes(), parameters, charset: Charset::Utf8, temporary: None };
+    let values = Values { text: sql.as_bytes(), parameters, charset: Charset::Utf8, temporary: None, lot: lot() };
     places(uses, &distribution(), values)
 }
 
@@ -191,8 +209,13 @@ fn what_cannot_be_said_is_an_error() {
     }
     let without_map = Distribution::new([table("t", &[("id", None)], key(&[("id", SqlType::Int8)]))], None);
     let analysis = analyse("SELECT * FROM t WHERE id = 1");
-    let values =
-        Values { text: b"SELECT * FROM t WHERE id = 1", parameters: &[], charset: Charset::Utf8, temporary: None };
+    let values = Values {
+        text: b"SELECT * FROM t WHERE id = 1",
+        parameters: &[],
+        charset: Charset::Utf8,
+        temporary: None,
+        lot: lot(),
+    };
     assert_eq!(places(analysis.statements[0].uses.as_deref().unwrap(), &without_map, values), Err(Unplaced::NoMap));
 }
 
@@ -208,7 +231,8 @@ fn a_key_that_is_about_to_move_has_no_place() {
     changing.versions = versions;
     let place = |sql: &str| {
         let analysis = analyse(sql);
-        let values = Values { text: sql.as_bytes(), parameters: &[], charset: Charset::Utf8, temporary: None };
+        let values =
+            Values { text: sql.as_bytes(), parameters: &[], charset: Charset::Utf8, temporary: None, lot: lot() };
         places(analysis.statements[0].uses.as_deref().unwrap(), &changing, values)
     };
     for sql in [
@@ -260,11 +284,65 @@ fn temporary_tables_are_where_the_session_is() {
     let place = |sql: &str| {
         let analysis = analyse(sql);
         let uses = analysis.statements[0].uses.as_deref().unwrap();
-        let values = Values { text: sql.as_bytes(), parameters: &[], charset: Charset::Utf8, temporary: Some(&here) };
+        let values = Values {
+            text: sql.as_bytes(),
+            parameters: &[],
+            charset: Charset::Utf8,
+            temporary: Some(&here),
+            lot: lot(),
+        };
         places(uses, &distribution(), values)
     };
     assert_eq!(place("SELECT * FROM mine"), Ok(Places::One("b".into())));
     assert_eq!(place("SELECT * FROM mine, r, s"), Ok(Places::One("b".into())));
     assert!(matches!(place("INSERT INTO mine SELECT * FROM t"), Ok(Places::Several { spread: Spread::Mixed, .. })));
     assert!(matches!(place("DELETE FROM t USING mine"), Ok(Places::Several { spread: Spread::Mixed, .. })));
+}
+
+#[test]
+fn rows_whose_key_is_made_where_they_are() {
+    let map = BucketMap::new(SHARDS).unwrap();
+    let of_lot = || Places::One(Arc::clone(&map.shards()[map.owner(lot().bucket)].name));
+    for sql in [
+        "INSERT INTO g (v) VALUES (1)",
+        "INSERT INTO g (v) VALUES (1), (2)",
+        "INSERT INTO g VALUES (DEFAULT, 1)",
+        "INSERT INTO g (v, id) VALUES (1, default), (2, DEFAULT)",
+        "INSERT INTO g DEFAULT VALUES",
+        "INSERT INTO g (v) SELECT 1",
+        "WITH n AS (INSERT INTO g (v) VALUES (1) RETURNING id) SELECT * FROM n",
+    ] {
+        assert_eq!(place(sql), Ok(of_lot()), "{sql}");
+    }
+    for (sql, expected) in [
+        ("INSERT INTO g (id, v) VALUES (DEFAULT, 1), (5, 2)", number(5)),
+        ("INSERT INTO g (v) SELECT v FROM t WHERE id = 9", number(9)),
+    ] {
+        assert_eq!(place(sql), Ok(expected), "{sql}");
+    }
+    for sql in [
+        "INSERT INTO g (id, v) VALUES (random(), 1)",
+        "INSERT INTO g (id, v) SELECT id, v FROM r UNION SELECT 1, 2",
+        "INSERT INTO g SELECT * FROM r",
+        "INSERT INTO h (b) VALUES ('x')",
+        "INSERT INTO t (v) VALUES (1)",
+        "INSERT INTO t VALUES (DEFAULT, 1)",
+    ] {
+        assert!(matches!(place(sql), Err(Unplaced::NoKey { .. })), "{sql}: {:?}", place(sql));
+    }
+    let here: Arc<str> = "b".into();
+    let sql = "INSERT INTO g (v) VALUES (1)";
+    let lot = Lot { here: Some(&here), ..lot() };
+    let values = Values { text: sql.as_bytes(), parameters: &[], charset: Charset::Utf8, temporary: None, lot };
+    let analysis = analyse(sql);
+    let uses = analysis.statements[0].uses.as_deref().unwrap();
+    assert_eq!(places(uses, &distribution(), values), Ok(Places::One(Arc::clone(&here))));
+    // Of rows for several shards, those without a key go where the lot says.
+    let sql = "INSERT INTO g (id, v) VALUES (1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (DEFAULT, 6)";
+    let values = Values { text: sql.as_bytes(), ..values };
+    let analysis = analyse(sql);
+    let uses = analysis.statements[0].uses.as_deref().unwrap();
+    assert!(matches!(places(uses, &distribution(), values), Ok(Places::Several { spread: Spread::Rows, .. })));
+    let rows = places_of_rows(uses, &distribution(), values).unwrap().unwrap();
+    assert_eq!(rows.last(), Some(&here));
 }

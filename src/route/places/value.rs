@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::array::{self, Element};
-use super::{KeyPart, Search, Unplaced};
+use super::{KeyPart, Lot, Search, Unplaced};
 use crate::shard::{Charset, KeyColumn, KeyValue, Undecided};
 use crate::sql::{CastType, Literal, Name, Operand, literal, names_parameter_twice};
 
@@ -21,6 +21,8 @@ pub struct Values<'v> {
     pub charset: Charset,
     /// Where tables are that are not declared, in a session that has temporary ones: its own server's shard.
     pub temporary: Option<&'v Arc<str>>,
+    /// Where rows go that could go to any shard.
+    pub lot: Lot<'v>,
 }
 
 /// One parameter of the extended protocol.

@@ -40,7 +40,11 @@ impl Search<'_> {
             let mut found = Vec::new();
             for value in values {
                 match value {
-                    Operand::Column { .. } | Operand::Elements { .. } | Operand::Unknown | Operand::Null => {
+                    Operand::Column { .. }
+                    | Operand::Elements { .. }
+                    | Operand::Unknown
+                    | Operand::Null
+                    | Operand::Default => {
                         return Ok(None);
                     }
                     value => found.extend(self.value(value, part, name)?),
@@ -61,9 +65,9 @@ impl Search<'_> {
                     Some(columns) => columns.iter().position(|named| *named == column.name),
                     None => Some(place),
                 };
-                // What is not known may be DEFAULT.
                 let is_given = |row: &[Operand]| {
-                    at.and_then(|at| row.get(at)).is_some_and(|value| !matches!(value, Operand::Unknown))
+                    at.and_then(|at| row.get(at))
+                        .is_some_and(|value| !matches!(value, Operand::Unknown | Operand::Default))
                 };
                 if !insert.rows.iter().all(|row| is_given(row)) {
                     return Err(Unplaced::Varies { table: used.relation.clone(), column: column.name.clone() });

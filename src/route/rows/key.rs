@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use super::csv::unquoted;
 use super::text::unescaped;
 use super::{Extent, Mark, RowError};
-use crate::route::places::{KeyPart, Table};
-use crate::shard::{Charset, KeyColumn, KeyHasher, KeyValue, Versions};
+use crate::route::places::{Column, KeyPart, Table};
+use crate::shard::{Bucket, Charset, KeyColumn, KeyHasher, KeyValue, Moving, Versions};
 use crate::sql::{CopyFormat, CopyFrom};
 
 /// Why the rows of a COPY cannot be placed at all.
@@ -23,8 +23,10 @@ pub enum MisfitKey {
 /// The key's fields in each row of a COPY.
 #[derive(Debug)]
 pub struct KeyFields {
-    /// In the order of the key.
+    /// In the order of the key; none where each shard makes the keys of the rows that it gets.
     columns: Vec<KeyField>,
+    /// Where the next such row goes.
+    lot: Bucket,
     /// The last field that is one of them.
     last: usize,
     /// With a map in force.
@@ -78,7 +80,11 @@ impl KeyFields {
             None => table.columns.iter().position(|column| *column.name == *name),
         };
         let mut columns = Vec::with_capacity(parts.len());
-        for part in parts {
+        let is_drawn = |part: &&KeyPart| {
+            let is_it = |column: &Column| column.name == part.name && column.draws_keys;
+            parts.len() == 1 && index(&part.name).is_none() && table.columns.iter().any(is_it)
+        };
+        for part in parts.iter().filter(|part| !is_drawn(part)) {
             let column = part.column.clone().map_err(MisfitKey::Unfit)?;
             let index = index(&part.name).ok_or_else(|| MisfitKey::Absent(part.name.clone()))?;
             let null = null_of(&copy.format, &part.name);
@@ -92,7 +98,7 @@ impl KeyFields {
             }
             CopyFormat::Binary => Form::Binary,
         };
-        Ok(Self { columns, last, versions, charset, form })
+        Ok(Self { columns, lot: Bucket::random(), last, versions, charset, form })
     }
 
     /// A field has ended; whether the key is known with it.
@@ -104,7 +110,13 @@ impl KeyFields {
     }
 
     /// Of a row, from its beginning to behind its key.
-    pub(super) fn place(&self, row: &[u8]) -> Result<usize, RowError> {
+    pub(super) fn place(&mut self, row: &[u8]) -> Result<usize, RowError> {
+        if self.columns.is_empty() {
+            self.lot = self.lot.next_lot();
+            let map = self.versions.in_force.as_ref();
+            let bucket = self.versions.settled_from(self.lot).ok_or(RowError::Moving(Moving))?;
+            return Ok(map.map(|map| map.owner(bucket)).unwrap_or_default());
+        }
         let mut hasher = KeyHasher::new();
         for column in &self.columns {
             hasher.add(&self.value(column, row)?);

@@ -16,7 +16,8 @@ static MAP: LazyLock<Arc<BucketMap>> =
 /// For `(note text, id bigint, name text)`, with this key.
 fn splitter(copy: &str, key: &[(&str, SqlType)]) -> Splitter {
     let copy = copy_from(copy.as_bytes()).unwrap();
-    let column = |name: &str| Column { name: name.into(), key: None, is_made_up: false, is_bytewise: false };
+    let column =
+        |name: &str| Column { name: name.into(), key: None, is_made_up: false, draws_keys: false, is_bytewise: false };
     let part =
         |(name, sql_type): &(&str, SqlType)| KeyPart { name: (*name).into(), column: Ok(KeyColumn::of(*sql_type)) };
     let parts: Box<[KeyPart]> = key.iter().map(part).collect();

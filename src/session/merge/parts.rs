@@ -231,7 +231,7 @@ impl<'c> Parts<'c> {
         if !request.is_simple() {
             put(&mut self.client.output, backend::tag::BIND_COMPLETE, &[]);
         }
-        let shape = self.shown.as_ref().or(self.list.first().and_then(|first| first.shape.as_ref()));
+        let shape = self.shown.as_ref().or_else(|| self.list.iter().find_map(|part| part.shape.as_ref()));
         if let Some(shape) = shape.filter(|_| request.describes) {
             let columns = shape.len().saturating_sub(self.sorting);
             shape.put(columns, &request.formats, &mut self.client.output);
