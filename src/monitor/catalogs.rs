@@ -60,15 +60,20 @@ pub struct Rows {
     /// Where its rows are, as last read.
     pub distribution: Arc<Distribution>,
     /// What users' types are called on each shard but the first.
-    pub types: Arc<HashMap<Arc<str>, Arc<TypeOids>>>,
+    pub types: Arc<TypesByShard>,
 }
+
+/// Users' types of each shard but the first, by its name.
+pub type TypesByShard = HashMap<Arc<str>, Arc<TypeOids>, foldhash::fast::RandomState>;
 
 #[derive(Debug, Default)]
 struct Entry {
     catalog: ArcSwapOption<Catalog>,
     /// Only with several shards.
     distribution: ArcSwapOption<Distribution>,
-    types: ArcSwapOption<HashMap<Arc<str>, Arc<TypeOids>>>,
+    types: ArcSwapOption<TypesByShard>,
+    /// All three, as soon as they are there.
+    rows: ArcSwapOption<Rows>,
     /// Load it anew, whatever the fingerprint says.
     stale: AtomicBool,
     /// Somebody has asked for it since the last check.
@@ -85,6 +90,13 @@ impl Rows {
 }
 
 impl Entry {
+    fn put_together(&self) {
+        let (catalog, distribution, types) =
+            (self.catalog.load_full(), self.distribution.load_full(), self.types.load_full());
+        let all = catalog.zip(distribution).zip(types);
+        self.rows.store(all.map(|((catalog, distribution), types)| Arc::new(Rows { catalog, distribution, types })));
+    }
+
     fn is_sought(&self) -> bool {
         !self.sought.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
@@ -98,11 +110,8 @@ impl Catalogs {
 
     /// It, and where the database's rows are, by one lookup; `None` until both are read, and always where there is only one
     /// shard.
-    pub fn rows(&self, database: &str) -> Option<Rows> {
-        self.read(database, |entry| {
-            let (catalog, distribution) = (entry.catalog.load_full()?, entry.distribution.load_full()?);
-            Some(Rows { catalog, distribution, types: entry.types.load_full()? })
-        })
+    pub fn rows(&self, database: &str) -> Option<Arc<Rows>> {
+        self.read(database, |entry| entry.rows.load_full())
     }
 
     fn read<T>(&self, database: &str, what: impl FnOnce(&Entry) -> Option<T>) -> Option<T> {
@@ -254,7 +263,9 @@ impl Loader {
                 return false;
             }
         }
-        match self.refresh(database, entry, &mut known).await {
+        let refreshed = self.refresh(database, entry, &mut known).await;
+        entry.put_together();
+        match refreshed {
             Ok(()) => known.failing_since = None,
             Err(LoadError::NoSuchDatabase) => {
                 debug!(database, "no such database: its catalog is not kept");

@@ -1,6 +1,5 @@
 //! The types that users have made, on each shard: what their OIDs are.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -8,7 +7,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::catalog_rows::LoadError;
-use super::catalogs::{LOAD_TIMEOUT, connect, server_of};
+use super::catalogs::{LOAD_TIMEOUT, TypesByShard, connect, server_of};
 use crate::config::Config;
 use crate::shard::type_oids::{FIRST_OF_USERS, TypeNames, TypeOids};
 use crate::topology::SharedTopology;
@@ -22,7 +21,7 @@ SELECT t.oid, n.nspname, t.typname
 /// What the shards have told.
 pub(super) struct Read {
     /// Of all but the first, by name.
-    pub(super) types: HashMap<Arc<str>, Arc<TypeOids>>,
+    pub(super) types: TypesByShard,
     /// All of them have answered.
     pub(super) is_whole: bool,
 }
@@ -38,7 +37,7 @@ pub(super) async fn load(config: &Config, topology: &SharedTopology, database: &
     });
     let mut read = join_all(read).await.into_iter();
     let first = read.next().ok_or(LoadError::NoServer)??;
-    let mut all = Read { types: HashMap::new(), is_whole: true };
+    let mut all = Read { types: TypesByShard::default(), is_whole: true };
     for (shard, own) in shards.into_iter().skip(1).zip(read) {
         let types = match own {
             Ok(own) => TypeOids::between(&own, &first),

@@ -395,7 +395,7 @@ impl Session {
             outdated: None,
             across: Box::default(),
             spare_exchange: None,
-            last_pool: None,
+            last_pools: Vec::new(),
             parked: None,
             may_have_sequences: false,
             pins: Vec::new(),

@@ -104,6 +104,22 @@ impl Session {
         }
     }
 
+    /// Whether the messages that were answered were all there is: no transaction, no other shard, nothing said of either.
+    pub(super) fn is_alone(&self) -> bool {
+        let across = &self.across;
+        let is_plain = |server: &Attached| server.views_over.is_none() && !server.waits_are_bounded;
+        self.status == TransactionStatus::Idle
+            && !self.in_batch
+            && self.bound.is_empty()
+            && across.others.is_empty()
+            && across.controls.is_empty()
+            && across.controls_under_way.is_empty()
+            && across.named_shard.is_none()
+            && !across.is_entangled
+            && !across.has_written
+            && self.server.as_ref().is_none_or(is_plain)
+    }
+
     /// The messages are answered: what they said of the transaction is said on its other shards, too.
     pub(super) async fn follow_transaction(&mut self) -> Result<(), Fault> {
         if self.in_batch {

@@ -26,6 +26,9 @@ use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::frontend::{self, tag};
 use crate::wire::{BUFFER_SIZE, ErrorReply};
 
+/// Pools that a session remembers.
+const MOST_POOLS: usize = 8;
+
 impl Session {
     /// Decides where to go and takes a connection there. Nodes that cannot be reached are added to
     /// `excluded`, and for what a replica will do another node is asked.
@@ -92,12 +95,17 @@ impl Session {
         result
     }
 
-    /// This session's pool of connections to a node: mostly the one of the last time.
+    /// This session's pool of connections to a node: mostly one of the last.
     fn pool_of(&mut self, node: &Arc<Node>) -> Arc<NodePool> {
-        match &self.last_pool {
-            Some(pool) if Arc::ptr_eq(pool.node(), node) => Arc::clone(pool),
-            _ => Arc::clone(self.last_pool.insert(self.proxy.pools.of(node, &self.identity))),
+        if let Some(pool) = self.last_pools.iter().find(|pool| Arc::ptr_eq(pool.node(), node)) {
+            return Arc::clone(pool);
         }
+        let pool = self.proxy.pools.of(node, &self.identity);
+        if self.last_pools.len() == MOST_POOLS {
+            self.last_pools.remove(0);
+        }
+        self.last_pools.push(Arc::clone(&pool));
+        pool
     }
 
     /// The connection that was kept, where that is one to the planned node.

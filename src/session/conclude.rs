@@ -66,7 +66,7 @@ impl Session {
             server.checkout.node.note_answer();
         }
         self.account_for_pins();
-        if self.is_sharded {
+        if self.is_sharded && !self.is_alone() {
             Box::pin(self.follow_transaction()).await?;
         }
         self.release_if_free().await;

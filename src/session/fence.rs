@@ -42,7 +42,10 @@ pub(super) struct Outdated {
 impl Session {
     /// Takes what is known of the database's rows for what comes next. An open transaction goes on by the map that it has.
     pub(super) async fn take_rows(&mut self) {
-        let fresh = self.look_up_rows().await;
+        let fresh = match self.known_rows() {
+            None => Box::pin(self.wait_for_rows()).await,
+            known => known,
+        };
         let is_open = self.status != TransactionStatus::Idle || self.in_batch;
         match (&self.rows, &fresh) {
             (Some(held), Some(fresh)) if is_open && held.versions().known != fresh.versions().known => {}
@@ -175,7 +178,7 @@ impl Session {
             }
         };
         let limit = self.config.pool.checkout_timeout;
-        let learnt: Option<Rows> =
+        let learnt: Option<Arc<Rows>> =
             self.registration.unless_cancelled(tokio::time::timeout(limit, learn)).await.ok().and_then(Result::ok);
         let has_learnt = learnt.is_some();
         if has_learnt {

@@ -121,12 +121,12 @@ pub struct Session {
     server: Option<Attached>,
     /// For the next connection.
     spare_exchange: Option<Box<Exchange>>,
-    /// Where its last connection was from.
-    last_pool: Option<Arc<NodePool>>,
+    /// Where its last connections were from.
+    last_pools: Vec<Arc<NodePool>>,
     /// There is more than one shard to choose from.
     is_sharded: bool,
     /// What is known of the database's rows, while messages are served.
-    rows: Option<Rows>,
+    rows: Option<Arc<Rows>>,
     /// Where rows go next that could go to any shard: some bucket's.
     lot: Bucket,
     /// Why the messages under way are to be routed anew, or refused.

@@ -1,6 +1,5 @@
 //! Which shards the gathered messages are for. With one shard there is nothing to ask.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -124,11 +123,11 @@ impl Session {
         let rows = match &self.rows {
             Some(rows) => Some(rows),
             None => {
-                looked_up = self.proxy.catalogs().rows(&self.identity.database);
+                looked_up = self.known_rows();
                 looked_up.as_ref()
             }
         };
-        let Some(Rows { catalog, distribution, .. }) = rows else {
+        let Some(Rows { catalog, distribution, .. }) = rows.map(|rows| &**rows) else {
             return Ok(Place::Refused(Box::new(
                 ErrorReply::error("57P03", "where this database's rows are has not been read yet")
                     .hint("It is read when the first client of a database comes. Try again in a moment."),
@@ -298,8 +297,7 @@ impl Session {
     }
 
     pub(super) fn charset(&self) -> Charset {
-        let reported = |name: &str| self.told.get(name).map_or(Cow::Borrowed(""), String::from_utf8_lossy);
-        Charset::of(&reported("client_encoding"), &reported("server_encoding"))
+        self.told.charset()
     }
 }
 

@@ -31,28 +31,28 @@ pub(super) enum Way {
 }
 
 impl Session {
-    /// What is known of the database's rows, for all that the next messages ask of it. It is read when it is first asked
-    /// for: those who ask first wait.
-    pub(super) async fn look_up_rows(&self) -> Option<Rows> {
-        let look = || self.proxy.catalogs().rows(&self.identity.database);
+    /// What is known of the database's rows, for all that the next messages ask of it.
+    pub(super) fn known_rows(&self) -> Option<Arc<Rows>> {
+        self.proxy.catalogs().rows(&self.identity.database)
+    }
+
+    /// It is read when it is first asked for: those who ask first wait.
+    pub(super) async fn wait_for_rows(&self) -> Option<Arc<Rows>> {
         let read = async {
             loop {
-                match look() {
+                match self.known_rows() {
                     Some(rows) => return rows,
                     None => tokio::time::sleep(LOOK).await,
                 }
             }
         };
-        if let Some(rows) = look() {
-            return Some(rows);
-        }
         // Without it they are told what to do; likewise those who give up waiting.
         self.registration.unless_cancelled(tokio::time::timeout(READ_LIMIT, read)).await.ok()?.ok()
     }
 
     /// Goes to the shard that the messages are for.
     pub(super) async fn go_to_shard(&mut self, work: &Work, understood: &mut Understood) -> Result<Way, Fault> {
-        self.bound.append(&mut understood.bound);
+        self.keep_portals(understood);
         if self.status == TransactionStatus::Failed {
             // Whatever comes, the server that has failed says so.
             return Ok(Way::Here);

@@ -174,7 +174,7 @@ impl Session {
         (self.misplaced, self.part, self.outdated) = (None, None, None);
         self.is_sharded = self.config.shards.len() > 1;
         if self.is_sharded {
-            Box::pin(self.take_rows()).await;
+            self.take_rows().await;
         }
         // In a box of its own: two short pieces of memory are had faster than one long one.
         let mut understood = Box::new(self.understand(work)?);

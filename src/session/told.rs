@@ -1,8 +1,10 @@
 //! What a client was told of the server's settings, and what that means for reading its texts.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::pool::{Reported, note_parameter};
+use crate::shard::Charset;
 use crate::wire::backend;
 
 /// Settings that a server reports of itself, and not of the session: each node has its own value,
@@ -19,6 +21,7 @@ pub(super) struct Told {
     values: Arc<Reported>,
     is_safe_encoding: bool,
     is_standard: bool,
+    charset: Charset,
 }
 
 impl Default for Told {
@@ -29,7 +32,7 @@ impl Default for Told {
 
 impl From<Arc<Reported>> for Told {
     fn from(values: Arc<Reported>) -> Self {
-        let mut told = Self { values, is_safe_encoding: true, is_standard: true };
+        let mut told = Self { values, is_safe_encoding: true, is_standard: true, charset: Charset::of("", "") };
         told.understand();
         told
     }
@@ -67,7 +70,14 @@ impl Told {
         self.is_safe_encoding && self.is_standard
     }
 
+    /// How its texts are encoded.
+    pub(super) fn charset(&self) -> Charset {
+        self.charset
+    }
+
     fn understand(&mut self) {
+        let reported = |name: &str| self.get(name).map_or(Cow::Borrowed(""), String::from_utf8_lossy);
+        self.charset = Charset::of(&reported("client_encoding"), &reported("server_encoding"));
         let encoding = self.get("client_encoding");
         self.is_safe_encoding = encoding.is_none_or(|name| !UNSAFE_ENCODINGS.contains(&name));
         self.is_standard = self.get("standard_conforming_strings") != Some(b"off");

@@ -158,7 +158,7 @@ fn too_long() -> ErrorReply {
 }
 
 /// Cut where the next message is for another shard. `binds`: where each `Bind` is for, in order.
-fn turns(messages: &[u8], binds: &[Place]) -> Result<Vec<Turn>, Fault> {
+fn turns(messages: &[u8], binds: &[(Box<[u8]>, Place)]) -> Result<Vec<Turn>, Fault> {
     let mut turns: Vec<Turn> = Vec::new();
     let mut portals: HashMap<&[u8], Option<Arc<str>>> = HashMap::new();
     let mut binds = binds.iter();
@@ -168,7 +168,7 @@ fn turns(messages: &[u8], binds: &[Place]) -> Result<Vec<Turn>, Fault> {
         let wanted = match frame.tag {
             tag::BIND => {
                 let wanted = match binds.next() {
-                    Some(Place::One(shard)) => Some(Arc::clone(shard)),
+                    Some((_, Place::One(shard))) => Some(Arc::clone(shard)),
                     _ => None,
                 };
                 portals.insert(Bind::read(frame.body)?.portal, wanted.clone());

@@ -26,6 +26,8 @@ pub(super) struct Understood {
     pub(super) runs: usize,
     /// The client waits for answers.
     pub(super) waits: bool,
+    /// A pipeline ends with it.
+    pub(super) is_synced: bool,
     /// All of it is here, from its beginning: it could be sent to another node as well.
     pub(super) is_repeatable: bool,
     /// A replica that might have caught up had not.
@@ -34,10 +36,8 @@ pub(super) struct Understood {
     pub(super) hinted: Option<Wish>,
     /// Which shard it is for.
     pub(super) place: Place,
-    /// Where each `Bind` is for, in order.
-    pub(super) binds: Vec<Place>,
-    /// Where the portals are for that are bound here.
-    pub(super) bound: Vec<(Box<[u8]>, Place)>,
+    /// Each `Bind`, in order: its portal, and where it is for.
+    pub(super) binds: Vec<(Box<[u8]>, Place)>,
     /// The version of the bucket map that says so; 0 where there is none.
     pub(super) version: i64,
     /// When it had come.
@@ -53,12 +53,12 @@ impl Understood {
             demand,
             runs: 0,
             waits: true,
+            is_synced: false,
             is_repeatable: false,
             is_disproved: false,
             hinted: None,
             place: Place::Any,
             binds: Vec::new(),
-            bound: Vec::new(),
             version: 0,
             asked_at,
         }
@@ -202,6 +202,10 @@ impl Session {
                 understood.is_repeatable = false;
                 return Ok(());
             }
+            tag::SYNC => {
+                understood.is_synced = true;
+                return Ok(());
+            }
             tag::FUNCTION_CALL => {
                 understood.runs += 1;
                 understood.demand = Demand::Primary(Reason::FunctionCall);
@@ -242,18 +246,24 @@ impl Session {
             // It will be refused, or it lives where this session is pinned.
             (None, None) => Place::Any,
         };
-        understood.bound.retain(|(portal, _)| **portal != *bind.portal);
-        understood.bound.push((bind.portal.into(), place.clone()));
-        understood.binds.push(place.clone());
+        understood.binds.push((bind.portal.into(), place.clone()));
         understood.place = std::mem::replace(&mut understood.place, Place::Any).then(place);
         Ok(())
+    }
+
+    /// Portals that outlive these messages: those of a transaction, or of a pipeline that goes on.
+    pub(super) fn keep_portals(&mut self, understood: &Understood) {
+        let begins = || understood.statements().any(|statement| matches!(statement.kind, Kind::Begin(_)));
+        if self.status != TransactionStatus::Idle || !understood.is_synced || begins() {
+            self.bound.extend(understood.binds.iter().cloned());
+        }
     }
 
     /// Of a portal that was bound by earlier messages.
     fn place_execute(&self, body: &[u8], understood: &mut Understood) -> Result<(), Fault> {
         let (portal, _) = frontend::execute(body)?;
         let is_it = |(name, _): &&(Box<[u8]>, Place)| **name == *portal;
-        if understood.bound.iter().any(|bound| is_it(&bound)) {
+        if understood.binds.iter().any(|bound| is_it(&bound)) {
             return Ok(());
         }
         match self.bound.iter().rev().find(is_it).map(|(_, place)| place) {

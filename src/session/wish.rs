@@ -161,7 +161,10 @@ impl Session {
     pub(super) fn wished_shard(&self, analysis: &Analysis) -> Option<Arc<str>> {
         let hinted = analysis.hints.iter().find_map(|hint| read(&hint.key, &hint.value).ok().and_then(Value::shard));
         let named = || self.across.named_shard.clone();
-        let set = || own(self.tracked.current(), "shard").and_then(Value::shard);
+        let set = || {
+            let settings = self.tracked.current();
+            settings.has_own().then(|| own(settings, "shard"))?.and_then(Value::shard)
+        };
         let wished = hinted.or_else(named).or_else(set)?;
         (!wished.is_empty()).then(|| wished.into())
     }

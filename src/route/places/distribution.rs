@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use super::Unplaced;
 use crate::shard::{KeyColumn, Versions};
 use crate::sql::Name;
@@ -10,7 +12,7 @@ use crate::sql::Name;
 /// Of one database.
 #[derive(Debug, Default)]
 pub struct Distribution {
-    tables: HashMap<Box<str>, Vec<Table>>,
+    tables: HashMap<Box<str>, Vec<Table>, RandomState>,
     /// Where no bucket map was stored yet, no row with a key can be placed.
     pub versions: Versions,
 }
@@ -68,7 +70,7 @@ pub struct KeyPart {
 impl Distribution {
     /// Of these tables.
     pub fn new(tables: impl IntoIterator<Item = Table>, versions: impl Into<Versions>) -> Self {
-        let mut named: HashMap<Box<str>, Vec<Table>> = HashMap::new();
+        let mut named: HashMap<Box<str>, Vec<Table>, RandomState> = HashMap::default();
         for table in tables {
             named.entry(table.name.clone()).or_default().push(table);
         }

@@ -204,6 +204,13 @@ impl<'s> Search<'s> {
         if self.distribution.versions.in_force.is_none() {
             return Err(Unplaced::NoMap);
         }
+        if let [values] = columns
+            && let [value] = &**values
+        {
+            let mut hasher = KeyHasher::new();
+            hasher.add(value);
+            return self.shard_of(name, &hasher.finish()).map(Places::One);
+        }
         let count = columns.iter().try_fold(1usize, |count, values| count.checked_mul(values.len()));
         match count {
             // No row has NULL for a key's value.
