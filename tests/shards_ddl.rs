@@ -669,7 +669,7 @@ async fn a_key_that_a_sequence_makes_belongs_where_its_row_is() {
         "INSERT INTO events VALUES (DEFAULT, 'default')",
         "INSERT INTO events DEFAULT VALUES",
         "INSERT INTO events (what) VALUES ('one'), ('two'), ('three')",
-        "INSERT INTO events (id, what) VALUES (1000001, 'own'), (DEFAULT, 'drawn'), (1000002, 'own'), \
+        "INSERT INTO events (id, what) OVERRIDING SYSTEM VALUE VALUES (1000001, 'own'), (DEFAULT, 'drawn'), (1000002, 'own'), \
          (1000003, 'own'), (1000004, 'own'), (DEFAULT, 'drawn')",
         "INSERT INTO events (what) SELECT 'row ' || n FROM generate_series(1, 20) AS n",
         "WITH made AS (INSERT INTO events (what) VALUES ('in a CTE') RETURNING id) SELECT id FROM made",

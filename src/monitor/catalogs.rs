@@ -303,18 +303,12 @@ impl Loader {
             Ok(loaded) => self.refresh_distribution(&connection.client, database, entry).await.map(|()| loaded),
             failed => failed,
         };
-        let loaded = match loaded {
-            Ok(loaded) if loaded.is_some() || !known.has_all_types => {
-                self.refresh_types(database, entry, known).await.map(|()| loaded)
-            }
-            other => other,
-        };
         match loaded {
             Ok(Some((fingerprint, catalog))) => {
                 let (functions, relations) = catalog.len();
                 info!(database, functions, relations, "catalog read");
                 entry.catalog.store(Some(Arc::new(catalog)));
-                known.fingerprint = Some(fingerprint);
+                (known.fingerprint, known.has_all_types) = (Some(fingerprint), false);
             }
             Ok(None) => {}
             Err(error) => {
@@ -323,7 +317,9 @@ impl Loader {
             }
         }
         known.connection = Some(connection);
-        Ok(())
+        // A shard that takes long to tell its types keeps nothing else back.
+        entry.put_together();
+        if known.has_all_types { Ok(()) } else { self.refresh_types(database, entry, known).await }
     }
 
     /// Its columns and its map may change without the catalog's fingerprint. Of the map what is known stays known, whoever is

@@ -26,6 +26,8 @@ impl Horizons {
     pub fn of(&mut self, shard: &Arc<str>) -> &mut Horizon {
         let known = self.0.iter().position(|(known, _)| Arc::ptr_eq(known, shard) || known == shard);
         let at = known.unwrap_or_else(|| {
+            // Mostly there is no other.
+            self.0.reserve_exact(1);
             self.0.push((Arc::clone(shard), Horizon::default()));
             self.0.len() - 1
         });

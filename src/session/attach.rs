@@ -101,6 +101,8 @@ impl Session {
             return Arc::clone(pool);
         }
         let pool = self.proxy.pools.of(node, &self.identity);
+        // The node is another one after a reload.
+        self.last_pools.retain(|old| old.node().name != node.name);
         if self.last_pools.len() == MOST_POOLS {
             self.last_pools.remove(0);
         }

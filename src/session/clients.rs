@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use rand::{Rng, RngCore};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::cancel::Target;
 use crate::pool::Identity;
@@ -36,7 +37,7 @@ pub struct Client {
     since: SystemTime,
     activity: AtomicU8,
     pins: Mutex<Vec<Pin>>,
-    killed: watch::Sender<bool>,
+    killed: CancellationToken,
     pub(super) target: Mutex<Target>,
     /// Cancel requests on their way to its server.
     pub(super) under_way: AtomicUsize,
@@ -126,7 +127,7 @@ impl Clients {
             since: SystemTime::now(),
             activity: AtomicU8::new(Activity::Idle as u8),
             pins: Mutex::default(),
-            killed: watch::Sender::new(false),
+            killed: CancellationToken::new(),
             target: Mutex::new(Target::Nobody),
             under_way: AtomicUsize::new(0),
             settled: Notify::new(),
@@ -145,7 +146,7 @@ impl Clients {
     /// It is not here, and that process does not answer.
     pub async fn kill(&self, pid: i32) -> Result<bool, NoAnswer> {
         if let Some(client) = self.get(pid).filter(|client| client.who.is_some()) {
-            client.killed.send_replace(true);
+            client.killed.cancel();
             return Ok(true);
         }
         match self.predecessor() {
@@ -218,7 +219,7 @@ impl Registration {
             since: old.since,
             activity: AtomicU8::new(old.activity.load(Ordering::Relaxed)),
             pins: Mutex::default(),
-            killed: watch::Sender::new(false),
+            killed: CancellationToken::new(),
             target: Mutex::new(std::mem::replace(&mut *lock(&old.target), Target::Nobody)),
             under_way: AtomicUsize::new(0),
             settled: Notify::new(),
@@ -247,9 +248,9 @@ impl Registration {
         }
     }
 
-    /// Turns true at [`Clients::kill`].
-    pub fn killed(&self) -> watch::Receiver<bool> {
-        self.client.killed.subscribe()
+    /// Comes with [`Clients::kill`].
+    pub fn killed(&self) -> CancellationToken {
+        self.client.killed.clone()
     }
 }
 

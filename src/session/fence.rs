@@ -51,7 +51,6 @@ impl Session {
             (Some(held), Some(fresh)) if is_open && held.versions().known != fresh.versions().known => {}
             _ => self.rows = fresh,
         }
-        self.lot = self.lot.next_lot();
     }
 
     /// Nobody keeps what is old alive, but for an open transaction.

@@ -77,6 +77,10 @@ impl Ledger {
     }
 
     fn add(&mut self, run: Run) {
+        if self.runs.capacity() == 0 {
+            // Mostly one at a time, and the memory is kept.
+            self.runs.reserve_exact(1);
+        }
         self.runs.push(run);
     }
 
@@ -119,6 +123,9 @@ impl Ledger {
         self.next = if statement + 1 < *statements { (run, statement + 1) } else { (run + 1, 0) };
         // Of one statement alone the end is known anyway.
         let at = (self.runs.len() > 1 || *statements > 1).then(Instant::now);
+        if self.outcomes.capacity() == 0 {
+            self.outcomes.reserve_exact(1);
+        }
         self.outcomes.push(Outcome { run, statement, rows, at, sqlstate });
     }
 

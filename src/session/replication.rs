@@ -70,11 +70,11 @@ impl Passage {
     /// Passes bytes on until one side ends, or the proxy does, or an operator ends it.
     pub(super) async fn run(mut self, proxy: &Proxy, mut client: Link) {
         let mut shutdown = proxy.shutdown_signal();
-        let mut killed = self.registration.killed();
+        let killed = self.registration.killed();
         let cause = tokio::select! {
             () = poll_fn(|cx| poll_both(&mut client, &mut self.server.link, cx)) => None,
             () = shutdown.wait() => Some(CutCause::Shutdown),
-            _ = killed.wait_for(|is_killed| *is_killed) => Some(CutCause::Killed),
+            () = killed.cancelled() => Some(CutCause::Killed),
         };
         if let Some(cause) = cause {
             note_cut(proxy, who(&self.identity, client.peer_address()), cause, &terminated());

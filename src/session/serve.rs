@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::sync::watch;
 
 use super::attach::cancelled;
 use super::bring::Brought;
@@ -66,8 +65,8 @@ enum Attempt {
 impl Session {
     /// Serves the client until one side ends it.
     pub async fn run(mut self: Box<Self>) {
-        let mut killed = self.registration.killed();
-        let killed = pin!(is_true(&mut killed));
+        let killed = self.registration.killed();
+        let killed = pin!(killed.cancelled());
         let ended = tokio::select! {
             biased;
             end = self.serve_all() => Some(end),
@@ -175,6 +174,7 @@ impl Session {
         self.is_sharded = self.config.shards.len() > 1;
         if self.is_sharded {
             self.take_rows().await;
+            self.lot = self.lot.next_lot();
         }
         // In a box of its own: two short pieces of memory are had faster than one long one.
         let mut understood = Box::new(self.understand(work)?);
@@ -494,10 +494,6 @@ impl Session {
 }
 
 /// Returns when it is, or when its sender is gone.
-async fn is_true(state: &mut watch::Receiver<bool>) {
-    let _ = state.wait_for(|is_true| *is_true).await;
-}
-
 /// What a client is told when the node that ran its statement is lost.
 fn lost(node: &Node, role: Role, understood: &Understood, in_transaction: bool, words: Option<&[u8]>) -> ErrorReply {
     let name = &node.name;

@@ -163,6 +163,11 @@ fn rows_that_are_put_in() {
     for (text, expected) in [
         ("INSERT INTO t (a, id) VALUES (1, 'x'), ($1, DEFAULT)", "0[a,id](1,'x')($1,default)"),
         ("INSERT INTO t VALUES (1, -2)", "0[*](1,-2)"),
+        ("INSERT INTO t (id) Overriding System Value VALUES (1)", "0[id](1)"),
+        (
+            "INSERT INTO t (system, value) SELECT value, system FROM u AS overriding",
+            "0[system,value](1.value,1.system)",
+        ),
         ("INSERT INTO t DEFAULT VALUES", "0[*]()"),
         ("INSERT INTO t (id) SELECT tid FROM u WHERE tid = 5", "0[id](1.tid)"),
         ("INSERT INTO t (id, a) SELECT 5, x.* FROM u x", "0[id,a](5)"),

@@ -43,13 +43,18 @@ pub(super) fn summarise(text: &[u8], span: Range<usize>, tokens: &[Token]) -> Op
 
 /// The same statement in the parser's dialect: `FROM ONLY t` without ONLY, which it would take for a
 /// table of that name, `ONLY (t)` as `t`, `TABLE t` as `SELECT * FROM t`, and `FOR NO KEY UPDATE` as `FOR UPDATE`: any lock
-/// is one here. The words in front are reserved in PostgreSQL.
+/// is one here. The words in front are reserved in PostgreSQL. And without `OVERRIDING SYSTEM VALUE`, which changes no value that is given
+/// (`OVERRIDING USER VALUE` does).
 fn respell<'a>(text: &'a [u8], span: Range<usize>, tokens: &[Token]) -> Cow<'a, [u8]> {
     let mut sql = Vec::new();
     let mut copied = span.start;
     let mut before = None::<&Token>;
     // Of `ONLY (t)`: which parenthesis is to go next.
     let mut dropping = None::<&[u8]>;
+    let overrides = |at: usize| {
+        let mut words = ["overriding", "system", "value"].iter().zip(tokens.get(at..).unwrap_or_default());
+        words.len() == 3 && words.all(|(keyword, token)| is_keyword(text, token, keyword))
+    };
     for (index, token) in tokens.iter().enumerate() {
         let precedes = |keyword: &str| tokens.get(index + 1).is_some_and(|next| is_keyword(text, next, keyword));
         let follows =
@@ -68,6 +73,7 @@ fn respell<'a>(text: &'a [u8], span: Range<usize>, tokens: &[Token]) -> Cow<'a, 
         } else if is_keyword(text, token, "no") && follows(&["for"]) && precedes("key")
             || is_keyword(text, token, "key") && follows(&["for"]) && precedes("share")
             || is_keyword(text, token, "key") && follows(&["no"]) && precedes("update")
+            || (0..3).any(|back| index.checked_sub(back).is_some_and(overrides))
         {
             Some(b" ")
         } else if is_keyword(text, token, "table") {

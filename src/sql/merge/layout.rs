@@ -22,12 +22,8 @@ pub(super) struct Layout {
     pub(super) groups: Vec<Range<usize>>,
     /// The tokens of the condition of HAVING.
     pub(super) having: Option<Range<usize>>,
-    /// Behind all but ORDER BY, LIMIT, OFFSET and FETCH, in tokens.
-    pub(super) body_end: usize,
-    /// Of each element of ORDER BY, the tokens of its expression, and whether it says where NULLs go.
-    pub(super) order: Vec<(Range<usize>, bool)>,
-    /// LIMIT, OFFSET and FETCH, in bytes.
-    pub(super) limit: Option<Range<usize>>,
+    /// ORDER BY, LIMIT, OFFSET and FETCH.
+    pub(super) ending: Ending,
 }
 
 /// What has another value on each server, or means something else there, wherever it stands.
@@ -60,26 +56,25 @@ impl Layout {
         let reader = Reader { text: text.as_bytes(), tokens: &tokens };
         let first = reader.first_item()?;
         let from = reader.outermost(first, |at| reader.is(at, "from") && !reader.is_distinct_from(at))?;
-        let is_count = |at| ["limit", "offset", "fetch"].iter().any(|keyword| reader.begins(at, keyword));
-        let end = reader.outermost(from, is_count).unwrap_or(tokens.len());
         if reader.outermost(from, |at| reader.begins(at, "for") || reader.begins(at, "window")).is_some() {
             return None;
         }
-        let order = match reader.outermost(from, |at| reader.begins(at, "order") && reader.is(at + 1, "by")) {
-            Some(at) if at < end => reader.order(at + 2..end)?,
-            Some(_) => return None,
-            None => Vec::new(),
-        };
         let items = reader.split(first..from)?;
         let list_end = tokens.get(from.checked_sub(1)?)?.end;
-        let limit = tokens.get(end).and_then(|first| Some(first.start..tokens.last()?.end));
         let body_end = reader.body_end(from);
+        let ending = Ending::of(reader, body_end)?;
         let is_group = |at| reader.begins(at, "group") && reader.is(at + 1, "by");
         let having_at = reader.outermost(from, |at| reader.begins(at, "having")).unwrap_or(body_end);
         let group_at = reader.outermost(from, is_group).unwrap_or(having_at);
         let groups = if group_at < having_at { reader.split(group_at + 2..having_at)? } else { Vec::new() };
         let having = (having_at < body_end).then_some(having_at + 1..body_end);
-        Some(Self { items, list_end, source: from..group_at, groups, having, body_end, order, limit, tokens })
+        Some(Self { items, list_end, source: from..group_at, groups, having, ending, tokens })
+    }
+
+    /// LIMIT, OFFSET and FETCH, in bytes.
+    pub(super) fn limit(&self) -> Option<Range<usize>> {
+        let tokens = self.tokens.get(self.ending.limit.clone())?;
+        Some(tokens.first()?.start..tokens.last()?.end)
     }
 
     /// The text of some tokens.
@@ -111,6 +106,8 @@ pub(super) struct Ending {
 #[derive(Debug)]
 pub(super) struct Element {
     pub(super) expression: Range<usize>,
+    /// It says where NULLs go.
+    pub(super) places_nulls: bool,
     /// ASC, DESC, NULLS …
     pub(super) way: Range<usize>,
 }
@@ -123,11 +120,7 @@ impl Ending {
         let limit = reader.outermost(body_end, is_count).unwrap_or(end)..end;
         let mut order = Vec::new();
         if reader.is(body_end, "order") {
-            let elements = body_end + 2..limit.start;
-            let expressions = reader.order(elements.clone())?;
-            for (all, (expression, _)) in reader.split(elements)?.into_iter().zip(expressions) {
-                order.push(Element { way: expression.end..all.end, expression });
-            }
+            order = reader.order(body_end + 2..limit.start)?;
         } else if body_end != limit.start {
             return None;
         }
@@ -278,8 +271,8 @@ impl Reader<'_> {
     }
 
     /// The elements of an ORDER BY: the tokens of the expression, and whether it is said where NULLs go.
-    pub(super) fn order(&self, tokens: Range<usize>) -> Option<Vec<(Range<usize>, bool)>> {
-        let expression = |item: Range<usize>| {
+    pub(super) fn order(&self, tokens: Range<usize>) -> Option<Vec<Element>> {
+        let element = |item: Range<usize>| {
             let mut end = item.end;
             let places_nulls = end >= item.start + 3
                 && self.is(end - 2, "nulls")
@@ -291,8 +284,9 @@ impl Reader<'_> {
                 end -= 1;
             }
             let is_plain = !(item.start..end).any(|at| self.is(at, "using"));
-            (end > item.start && is_plain).then_some((item.start..end, places_nulls))
+            let found = Element { expression: item.start..end, places_nulls, way: end..item.end };
+            (end > item.start && is_plain).then_some(found)
         };
-        self.split(tokens)?.into_iter().map(expression).collect()
+        self.split(tokens)?.into_iter().map(element).collect()
     }
 }

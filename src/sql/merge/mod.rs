@@ -252,6 +252,6 @@ fn limit_edit(layout: &Layout, limit: Count, offset: Count) -> Option<Option<Edi
         (None, Some(offset)) => format!("OFFSET ({offset} * 0)"),
         (Some(limit), Some(offset)) => format!("LIMIT ({limit} + {offset})"),
     };
-    let replaced = layout.limit.clone()?;
+    let replaced = layout.limit()?;
     Some(Some(Edit { replaced, by: by.into() }))
 }

@@ -40,13 +40,13 @@ pub(super) fn order(
         },
         Some(_) => return None,
     };
-    if elements.len() != layout.order.len() {
+    if elements.len() != layout.ending.order.len() {
         return None;
     }
     let is_distinct = matches!(select.distinct, Some(Distinct::Distinct));
     let (mut keys, mut columns) = (Vec::new(), String::new());
-    for (number, (element, (span, places_nulls))) in elements.iter().zip(&layout.order).enumerate() {
-        if element.with_fill.is_some() || element.options.nulls_first.is_some() != *places_nulls {
+    for (number, (element, laid_out)) in elements.iter().zip(&layout.ending.order).enumerate() {
+        if element.with_fill.is_some() || element.options.nulls_first.is_some() != laid_out.places_nulls {
             return None;
         }
         let is_descending = match &element.options.sort {
@@ -57,7 +57,7 @@ pub(super) fn order(
         let (expr, span) = match sorted(&element.expr, select, sources)? {
             // With DISTINCT PostgreSQL refuses it, and would not any more if it were selected.
             Sorted::Own(_) if is_distinct => return None,
-            Sorted::Own(expr) => (expr, span.clone()),
+            Sorted::Own(expr) => (expr, laid_out.expression.clone()),
             Sorted::Item(at, expr) => {
                 let item = layout.items.get(at)?;
                 let is_aliased = matches!(select.projection.get(at), Some(SelectItem::ExprWithAlias { .. }));

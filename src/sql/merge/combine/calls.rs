@@ -61,11 +61,11 @@ fn call(reader: Reader<'_>, start: usize, name: Box<str>) -> Option<Call> {
     let is_star = inside.len() == 1 && is_star(reader, inside.start);
     let arguments = if is_star || inside.is_empty() { Vec::new() } else { reader.split(inside.clone())? };
     let order = order_at.map(|at| reader.order(at + 2..close)).unwrap_or(Some(Vec::new()))?;
-    let mut order: Vec<_> = order.into_iter().map(|(expression, _)| expression).collect();
+    let mut order: Vec<_> = order.into_iter().map(|element| element.expression).collect();
     let is_within = reader.is(end, "within") && reader.is(end + 1, "group");
     if is_within {
         let behind = reader.behind_parenthesis(end + 2)?;
-        order.extend(reader.order(end + 5..behind - 1)?.into_iter().map(|(expression, _)| expression));
+        order.extend(reader.order(end + 5..behind - 1)?.into_iter().map(|element| element.expression));
         end = behind;
     }
     let mut filter = None;

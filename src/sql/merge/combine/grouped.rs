@@ -45,8 +45,8 @@ pub(in super::super) fn grouped(
     text: &str,
 ) -> Option<Grouped> {
     let reader = Reader { text: text.as_bytes(), tokens: &layout.tokens };
-    let ending = Ending::of(reader, layout.body_end)?;
-    let source = Source { text, layout, reader, sources, ending: &ending };
+    let ending = &layout.ending;
+    let source = Source { text, layout, reader, sources, ending };
     if (0..layout.tokens.len()).any(|at| WRITE_NAMES.iter().any(|name| reader.is(at, name))) {
         return None;
     }

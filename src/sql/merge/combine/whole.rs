@@ -22,7 +22,7 @@ pub(in super::super) fn distinct(
     text: &str,
 ) -> Option<Combine> {
     let reader = Reader { text: text.as_bytes(), tokens: &layout.tokens };
-    let ending = Ending::of(reader, layout.body_end)?;
+    let ending = &layout.ending;
     if query.order_by.is_none() != ending.order.is_empty() {
         return None;
     }
@@ -41,15 +41,15 @@ pub(in super::super) fn distinct(
         };
         layout.items.iter().position(known).filter(|_| is_plain)
     };
-    steps(reader, text, &ending, true, place)
+    steps(reader, text, ending, true, place)
 }
 
 /// Rows with columns behind them that tell their order.
 pub(in super::super) fn sorted(layout: &Layout, text: &str, partial: &str) -> Option<Combine> {
     let reader = Reader { text: text.as_bytes(), tokens: &layout.tokens };
-    let ending = Ending::of(reader, layout.body_end)?;
+    let ending = &layout.ending;
     let place = |element: &Element| ending.order.iter().position(|other| other.expression == element.expression);
-    let tail = end(reader, text, &ending, |element| Some(vec![Piece::Behind(place(element)?)]))?;
+    let tail = end(reader, text, ending, |element| Some(vec![Piece::Behind(place(element)?)]))?;
     // Without a semicolon, and what is behind it.
     let behind = text.len() - layout.tokens.last()?.end;
     let partial = partial.get(..partial.len().checked_sub(behind)?)?.into();
