@@ -718,5 +718,16 @@ async fn a_key_that_a_sequence_makes_belongs_where_its_row_is() {
     stand.direct(0).await.batch_execute("INSERT INTO events (what) VALUES ('behind')").await.expect("put in");
     let after: i64 = stand.on_each(last).await[0].parse().unwrap();
     assert!(after > before + 256 * 1000, "{before} {after}");
+
+    // Shards that an older release has prepared.
+    stand.superuser(1).await.batch_execute("DROP FUNCTION pgsluice.draw_keys").await.expect("dropped");
+    let error = client.batch_execute("ALTER TABLE events ADD COLUMN later text").await.unwrap_err();
+    assert_eq!(code(&error), "55000", "{error:?}");
+    assert!(
+        error.as_db_error().and_then(|error| error.hint()).is_some_and(|hint| hint.contains("shards init")),
+        "{error:?}"
+    );
+    let columns = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'events'";
+    assert_eq!(stand.on_each(columns).await, ["2", "2", "2"]);
     stand.stop().await;
 }

@@ -233,7 +233,7 @@ impl Session {
         }
     }
 
-    /// Behind DDL: the sequences that it has made here are to give values that no other shard gives.
+    /// Behind DDL: the sequences that it has made here are to give values that no other shard gives, and keys that belong here.
     async fn spread_sequences(&mut self, understood: &Understood) -> Result<Result<(), Why>, Fault> {
         if !has_ddl(understood) {
             return Ok(Ok(()));
@@ -244,7 +244,11 @@ impl Session {
             Ok(_) => Ok(Ok(())),
             Err(RunError::Refused(refusal)) => {
                 self.status = TransactionStatus::Failed;
-                Ok(Err(Why::Refused(refusal.0.as_ref().into())))
+                // No such function, no such schema.
+                Ok(Err(match refusal.sqlstate() {
+                    b"42883" | b"3F000" => Why::Told(not_prepared()),
+                    _ => Why::Refused(refusal.0.as_ref().into()),
+                }))
             }
             Err(RunError::Lost(_)) => Err(Fault::ServerLost(None)),
         }
@@ -368,6 +372,12 @@ fn answer_too_long() -> ErrorReply {
     ErrorReply::fatal("54000", "the answer of a statement for every shard is too long")
         .detail(format!("At most {MAX_HELD} bytes, but for rows, are kept until all shards have answered."))
         .hint("Have it raise fewer notices.")
+}
+
+fn not_prepared() -> ErrorReply {
+    ErrorReply::error("55000", "a shard lacks functions of pgsluice that DDL needs")
+        .detail("It was prepared by an older release, or not at all. Nothing was changed.")
+        .hint("Run pgsluice shards init.")
 }
 
 fn has_ddl(understood: &Understood) -> bool {
