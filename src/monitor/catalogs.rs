@@ -7,7 +7,7 @@
 //! is not known yet is `None`, which is for the caller to take as "call nothing known".
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -76,6 +76,10 @@ struct Entry {
     rows: ArcSwapOption<Rows>,
     /// Load it anew, whatever the fingerprint says.
     stale: AtomicBool,
+    /// How often somebody of this process has said that something has changed.
+    changes: AtomicU64,
+    /// The same, as it was before that was read which is known now.
+    read: AtomicU64,
     /// Somebody has asked for it since the last check.
     wanted: AtomicBool,
     /// Shards that may have a newer bucket map than is known.
@@ -90,6 +94,11 @@ impl Rows {
 }
 
 impl Entry {
+    fn note_change(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.stale.store(true, Ordering::Release);
+    }
+
     fn put_together(&self) {
         let (catalog, distribution, types) =
             (self.catalog.load_full(), self.distribution.load_full(), self.types.load_full());
@@ -127,18 +136,23 @@ impl Catalogs {
 
     /// What was made of the config is to be made anew.
     pub(super) fn config_changed(&self) {
-        for entry in self.databases.load().values() {
-            entry.stale.store(true, Ordering::Release);
-        }
+        self.databases.load().values().for_each(|entry| entry.note_change());
         self.work.notify_one();
     }
 
     /// A statement has changed the database's catalog, or may have.
     pub fn changed(&self, database: &str) {
         if let Some(entry) = self.databases.load().get(database) {
-            entry.stale.store(true, Ordering::Release);
+            entry.note_change();
             self.work.notify_one();
         }
+    }
+
+    /// Whether something was changed by this process, and has not been read since.
+    pub fn is_behind(&self, database: &str) -> bool {
+        let is_behind =
+            |entry: &Arc<Entry>| entry.read.load(Ordering::Acquire) != entry.changes.load(Ordering::Acquire);
+        self.databases.load().get(database).is_some_and(is_behind)
     }
 
     /// A shard's primary may have a newer bucket map than is known: it is looked for there at once.
@@ -297,6 +311,7 @@ impl Loader {
             None => connect(node, login).await?,
         };
         // Taken before the load: what changes during it is loaded again.
+        let changes = entry.changes.load(Ordering::Acquire);
         let stale = entry.stale.swap(false, Ordering::AcqRel);
         let loaded = load_if_changed(&connection.client, known.fingerprint.as_ref().filter(|_| !stale)).await;
         let loaded = match loaded {
@@ -319,6 +334,7 @@ impl Loader {
         known.connection = Some(connection);
         // A shard that takes long to tell its types keeps nothing else back.
         entry.put_together();
+        entry.read.store(changes, Ordering::Release);
         if known.has_all_types { Ok(()) } else { self.refresh_types(database, entry, known).await }
     }
 

@@ -20,6 +20,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long that is waited for.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long it is waited for that DDL has been read.
+const DDL_LIMIT: Duration = Duration::from_secs(5);
+
 /// What is to be done with the messages.
 pub(super) enum Way {
     /// They are served on the connection that the session has, or gets.
@@ -50,6 +53,27 @@ impl Session {
         self.registration.unless_cancelled(tokio::time::timeout(READ_LIMIT, read)).await.ok()?.ok()
     }
 
+    /// What cannot be placed may be about something that a client of this process has made, or changed, just now: waits until
+    /// that was read. False where nothing has, or it takes too long.
+    async fn await_ddl(&mut self) -> bool {
+        let catalogs = Arc::clone(self.proxy.catalogs());
+        let database = &self.identity.database;
+        if !catalogs.is_behind(database) {
+            return false;
+        }
+        let read = async {
+            while catalogs.is_behind(database) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let was_read = self.registration.unless_cancelled(tokio::time::timeout(DDL_LIMIT, read)).await;
+        let was_read = was_read.is_ok_and(|in_time| in_time.is_ok());
+        if was_read {
+            self.take_rows().await;
+        }
+        was_read
+    }
+
     /// Goes to the shard that the messages are for.
     pub(super) async fn go_to_shard(&mut self, work: &Work, understood: &mut Understood) -> Result<Way, Fault> {
         self.keep_portals(understood);
@@ -76,6 +100,7 @@ impl Session {
         let shard = match understood.place.clone() {
             Place::Any => return Ok(Way::Here),
             Place::One(shard) => shard,
+            Place::Refused(_) if self.await_ddl().await => return Ok(Way::Again),
             Place::Refused(reply) => return self.misplaced(work, *reply).await,
             Place::Moving(_) if self.await_move().await => return Ok(Way::Again),
             Place::Moving(reply) => return self.misplaced(work, *reply).await,
@@ -85,7 +110,7 @@ impl Session {
             Place::Together(views) => {
                 return match self.go_to_coordinator(&views, understood).await? {
                     Ok(()) => Ok(Way::Here),
-                    Err(_) if self.knows_more().await => Ok(Way::Again),
+                    Err(_) if self.knows_more().await || self.await_ddl().await => Ok(Way::Again),
                     Err(reply) => {
                         self.release_if_free().await;
                         self.misplaced(work, reply).await

@@ -105,20 +105,21 @@ impl Catalog {
     /// IMMUTABLE, or nothing is known of it.
     pub fn may_read_rows(&self, name: &Name) -> bool {
         !functions::is_syntax(&name.name)
+            && !functions::tells_of_placement(name)
             && (self.varying.get(&name.name).is_some_and(|is_users| *is_users)
                 || self.is_unknown(name)
                 || functions::runs_a_text(&name.name))
     }
 
     /// Whether the name means a function of the system's and no other, which gives the same on every server to sessions
-    /// with the same settings.
+    /// with the same settings; or one of pgsluice's own that tells where rows belong.
     pub fn is_even(&self, name: &Name) -> bool {
         let own = qualified("pg_catalog", &name.name);
         let is_own = functions::may_be_builtin(name)
             && self.functions.qualified.contains_key(&own)
             && !self.of_users.contains_key(&name.name);
         let varies = self.varying.contains_key(&name.name) || functions::runs_a_text(&name.name);
-        is_own && (!varies || functions::is_even_by_settings(&name.name))
+        is_own && (!varies || functions::is_even_by_settings(&name.name)) || functions::tells_of_placement(name)
     }
 
     fn is_unknown(&self, name: &Name) -> bool {

@@ -175,6 +175,22 @@ pub(super) fn is_window(name: &str) -> bool {
     )
 }
 
+/// Functions that `pgsluice shards init` has installed, which tell where rows belong, and read none of them.
+pub(super) fn tells_of_placement(name: &Name) -> bool {
+    name.schema.as_deref() == Some("pgsluice")
+        && matches!(
+            &*name.name,
+            "bucket"
+                | "digest_bucket"
+                | "framed"
+                | "key_bucket"
+                | "key_digest"
+                | "shard_key"
+                | "shard_of"
+                | "shard_of_key"
+        )
+}
+
 /// STABLE functions of PostgreSQL's own that depend on nothing but the session's settings.
 pub(super) fn is_even_by_settings(name: &str) -> bool {
     matches!(
