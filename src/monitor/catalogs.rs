@@ -277,9 +277,7 @@ impl Loader {
                 return false;
             }
         }
-        let refreshed = self.refresh(database, entry, &mut known).await;
-        entry.put_together();
-        match refreshed {
+        match self.refresh(database, entry, &mut known).await {
             Ok(()) => known.failing_since = None,
             Err(LoadError::NoSuchDatabase) => {
                 debug!(database, "no such database: its catalog is not kept");
@@ -378,6 +376,7 @@ impl Loader {
         let read = type_rows::load(&config, &self.topology, database).await?;
         known.has_all_types = read.is_whole;
         entry.types.store(Some(Arc::new(read.types)));
+        entry.put_together();
         Ok(())
     }
 }

@@ -161,10 +161,7 @@ impl Session {
     pub(super) fn wished_shard(&self, analysis: &Analysis) -> Option<Arc<str>> {
         let hinted = analysis.hints.iter().find_map(|hint| read(&hint.key, &hint.value).ok().and_then(Value::shard));
         let named = || self.across.named_shard.clone();
-        let set = || {
-            let settings = self.tracked.current();
-            settings.has_own().then(|| own(settings, "shard"))?.and_then(Value::shard)
-        };
+        let set = || own(self.tracked.current(), "shard").and_then(Value::shard);
         let wished = hinted.or_else(named).or_else(set)?;
         (!wished.is_empty()).then(|| wished.into())
     }
@@ -252,6 +249,9 @@ fn read(name: &str, value: &str) -> Result<Value, ErrorReply> {
 
 /// The value of a parameter of pgsluice's that the client has changed.
 fn own(settings: &Settings, name: &str) -> Option<Value> {
+    if !settings.has_own() {
+        return None;
+    }
     read(name, &own_text(settings, name)?).ok()
 }
 
