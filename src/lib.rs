@@ -24,3 +24,4 @@ pub mod telemetry;
 pub mod tls;
 pub mod topology;
 pub mod wire;
+pub mod workers;

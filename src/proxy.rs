@@ -22,6 +22,7 @@ use crate::sql::AnalysisCache;
 use crate::statistics::StatementTable;
 use crate::telemetry::metrics::{ClientState, PoolMetrics, ProxyMetrics, ReloadOutcome, ServerState, ShardMetrics};
 use crate::topology::{Role, Shard, SharedTopology};
+use crate::workers::{Seat, Workers};
 
 /// Greetings that are remembered for one database.
 const MAX_GREETINGS: usize = 1024;
@@ -70,6 +71,8 @@ pub struct Proxy {
     pub monitor: MonitorHandle,
     /// The audit log.
     pub audit: Audit,
+    /// Who serves clients.
+    workers: Workers,
     /// Counters and histograms.
     pub metrics: ProxyMetrics,
     /// How many clients there are.
@@ -83,6 +86,17 @@ pub struct Proxy {
     shutdown: watch::Sender<bool>,
     /// Another process has taken over.
     retired: watch::Sender<bool>,
+}
+
+/// Why there is no proxy.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The audit log cannot be written.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// There are no threads to serve clients.
+    #[error("the threads that serve clients (listen.workers) cannot be started: {0}")]
+    Workers(std::io::Error),
 }
 
 impl std::fmt::Debug for Proxy {
@@ -106,10 +120,11 @@ impl Proxy {
     /// Starts the monitor, and is ready to serve. Within a tokio runtime, after the metrics' recorder was installed.
     ///
     /// # Errors
-    /// `audit.file` cannot be written.
-    pub fn start(config: Config) -> Result<Arc<Self>, AuditError> {
+    /// `audit.file` cannot be written, or the system gives no threads.
+    pub fn start(config: Config) -> Result<Arc<Self>, StartError> {
         let metrics = ProxyMetrics::new();
         let audit = Audit::start(&config.audit, metrics.audit_lost.clone())?;
+        let workers = Workers::start(config.listen.workers).map_err(StartError::Workers)?;
         let max_statements = config.statements.max;
         let shard_metrics = ArcSwap::from_pointee(shard_metrics(&config, &[]));
         let cache_bytes = config.limits.statement_cache_bytes;
@@ -132,6 +147,7 @@ impl Proxy {
             monitor: Monitor::spawn(Arc::clone(&config), Arc::clone(&topology), audit.clone()),
             coordinators: Arc::default(),
             audit,
+            workers,
             metrics,
             client_counts: ClientCounts::default(),
             shard_metrics,
@@ -183,14 +199,21 @@ impl Proxy {
 
     fn greet(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, sessions: &mut JoinSet<()>) {
         let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(60));
-        let prepared =
-            stream.set_nodelay(true).and_then(|()| socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive));
-        if let Err(error) = prepared {
-            tracing::debug!(%peer, %error, "a connection was gone at once");
-            return;
-        }
+        let prepared = stream
+            .set_nodelay(true)
+            .and_then(|()| socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive))
+            .and_then(|()| stream.into_std());
+        let stream = match prepared {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::debug!(%peer, %error, "a connection was gone at once");
+                return;
+            }
+        };
         tracing::debug!(%peer, "connected");
-        sessions.spawn(accept(Arc::clone(self), stream, peer));
+        let Some(seat) = self.workers.seat() else { return };
+        let handle = seat.handle.clone();
+        sessions.spawn_on(serve_client(Arc::clone(self), seat, stream, peer), &handle);
     }
 
     /// Serves those who are there until they leave of themselves, or long enough; and stays for as long as the process
@@ -449,6 +472,14 @@ async fn recover(
     tokio::select! {
         () = work => {}
         () = shutdown.wait() => {}
+    }
+}
+
+async fn serve_client(proxy: Arc<Proxy>, seat: Seat, stream: std::net::TcpStream, peer: SocketAddr) {
+    let _seat = seat;
+    match TcpStream::from_std(stream) {
+        Ok(stream) => accept(proxy, stream, peer).await,
+        Err(error) => tracing::warn!(%peer, %error, "a connection cannot be served"),
     }
 }
 

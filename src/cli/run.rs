@@ -15,9 +15,7 @@ use crate::proxy::Proxy;
 use crate::takeover::{self, Given, Offer, Serving, notify};
 use crate::telemetry::logs::LogHandle;
 use crate::telemetry::metrics;
-
-/// A stack on which the parser can go as deep as it is allowed to, in bytes.
-const STACK_SIZE: usize = 8 << 20;
+use crate::workers::STACK_SIZE;
 
 /// Connections that the kernel may hold until they are accepted.
 const BACKLOG: u32 = 4096;
@@ -48,13 +46,16 @@ pub fn run(path: &Path, takeover: bool) -> anyhow::Result<()> {
     })
 }
 
-/// The runtime that all of it runs on.
+/// Threads beside those that serve clients.
+const OTHERS: usize = 2;
+
+/// The runtime on which all runs that is no client's.
 ///
 /// # Errors
 /// The system gives no threads.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.enable_all().thread_stack_size(STACK_SIZE).build().context("the runtime cannot be started")
+    builder.worker_threads(OTHERS).enable_all().thread_stack_size(STACK_SIZE).build().context("the runtime cannot be started")
 }
 
 /// Resolves at SIGTERM or SIGINT.

@@ -15,7 +15,8 @@ use super::secret::Secret;
 use super::values::format_size;
 
 /// Keys that take effect only when the process starts: sockets, the log's format, and a table's size.
-const NEED_RESTART: [&str; 5] = ["listen.address", "listen.takeover", "http.address", "log.format", "statements.max"];
+const NEED_RESTART: [&str; 6] =
+    ["listen.address", "listen.takeover", "listen.workers", "http.address", "log.format", "statements.max"];
 
 impl Config {
     /// The keys whose new value will not take effect before a restart.
@@ -144,6 +145,7 @@ fn flatten(config: &Config) -> Vec<(String, Shown<'_>)> {
         ("listen.client_ca", path(listen.client_ca.as_deref())),
         ("listen.max_clients", text(listen.max_clients)),
         ("listen.max_logins", text(listen.max_logins)),
+        ("listen.workers", text(listen.workers)),
         ("listen.replication", text(REPLICATION_MODE.name(listen.replication))),
         ("http.address", text(http.address)),
         ("log.format", text(LOG_FORMAT.name(log.format))),

@@ -72,6 +72,8 @@ pub struct Listen {
     pub max_clients: usize,
     /// Connections that have not logged in yet; when there is one more the oldest is refused with 53300. Default 5000.
     pub max_logins: usize,
+    /// Threads that serve clients; 0 is as many as the machine has processors for this process. Default 0. Needs a restart.
+    pub workers: u16,
     /// What becomes of replication connections. Default `off`.
     pub replication: ReplicationMode,
 }

@@ -15,7 +15,7 @@ use super::schema::{
     Admin, AuthMethod, Consistency, ConsistencyLevel, Http, Lag, Limits, Listen, Log, LogFormat, Pool, PoolMode,
     ReplicationMode, TlsMode, WhenNone,
 };
-use super::values::{Span, count_u32, count_usize, duration, identifier, identifiers, log_filter, names, size, text};
+use super::values::{Span, count_u16, count_u32, count_usize, duration, identifier, identifiers, log_filter, names, size, text};
 
 /// The parameters that clients may set, without `pgsluice.`.
 pub const HINTS: [&str; 6] = ["consistency", "max_staleness", "route", "session_key", "session_token", "shard"];
@@ -60,6 +60,7 @@ pub(super) fn listen(
     let client_ca = section.optional(mistakes, "client_ca", |value| around.path(value));
     let max_clients = section.read(mistakes, "max_clients", 10_000, |value| count_usize(value, 1, 1_000_000));
     let max_logins = section.read(mistakes, "max_logins", 5000, |value| count_usize(value, 1, 1_000_000));
+    let workers = section.read(mistakes, "workers", 0, |value| count_u16(value, 0, 1024));
     let replication =
         section.read(mistakes, "replication", ReplicationMode::Off, |value| REPLICATION_MODE.parse(value));
     let inbound = encryption::inbound(
@@ -78,6 +79,7 @@ pub(super) fn listen(
             inbound: inbound?,
             max_clients: max_clients.take()?,
             max_logins: max_logins.take()?,
+            workers: workers.take()?,
             replication: replication.take()?,
         })
     };

@@ -105,6 +105,7 @@ fn probes() -> Vec<(&'static str, &'static str, Probe)> {
         ("listen.client_ca", "'c.crt'", |c| c.listen.client_ca == Some(PathBuf::from("/etc/pgsluice/c.crt"))),
         ("listen.max_clients", "7", |c| c.listen.max_clients == 7),
         ("listen.max_logins", "7", |c| c.listen.max_logins == 7),
+        ("listen.workers", "7", |c| c.listen.workers == 7),
         ("listen.replication", "'pass'", |c| c.listen.replication == ReplicationMode::Pass),
         ("http.address", "'[::1]:7001'", |c| c.http.address == address("[::1]:7001")),
         ("log.format", "'json'", |c| c.log.format == LogFormat::Json),

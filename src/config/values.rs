@@ -50,6 +50,12 @@ pub(super) fn count_u32(value: &DeValue<'_>, least: u32, most: u32) -> Result<u3
     u32::try_from(number).map_err(|_| Complaint::new(format!("{number} is too large")))
 }
 
+/// Likewise, for smaller ones.
+pub(super) fn count_u16(value: &DeValue<'_>, least: u16, most: u16) -> Result<u16, Complaint> {
+    let number = count(value, least.into(), most.into())?;
+    u16::try_from(number).map_err(|_| Complaint::new(format!("{number} is too large")))
+}
+
 fn shortened(digits: &str) -> String {
     if digits.len() <= 24 { digits.to_owned() } else { "the number".to_owned() }
 }

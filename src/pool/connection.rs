@@ -14,6 +14,7 @@ use super::transport::{TransportError, open};
 use crate::tls::Outbound;
 use crate::topology::Node;
 use crate::wire::startup::CancelKey;
+use crate::workers::WorkerId;
 use crate::wire::{BUFFER_SIZE, Frames, Link, backend};
 
 /// The last value that a server reported of each of its reported settings.
@@ -49,6 +50,8 @@ pub struct ServerConnection {
     pub unnamed: Option<u64>,
     /// The version of the bucket map that it is registered under on its server; 0 where it is not.
     pub registered: i64,
+    /// The thread whose runtime tells of what comes.
+    pub home: WorkerId,
     /// When it was logged in.
     pub created: Instant,
     /// What its pool's count of [`super::Pools::vacate`] was then.
@@ -104,6 +107,15 @@ pub enum Unusable {
 }
 
 impl ServerConnection {
+    /// Has this thread's runtime tell of what comes. To be called there.
+    pub(super) fn come_to(&mut self, here: WorkerId) -> io::Result<()> {
+        if self.home != here {
+            self.link.register_here()?;
+            self.home = here;
+        }
+        Ok(())
+    }
+
     /// Looks at what an idle connection has heard: nothing, or news of settings, is fine.
     pub async fn examine(&mut self) -> Result<(), Unusable> {
         loop {

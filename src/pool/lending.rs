@@ -13,6 +13,9 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+/// How many idle things are looked at for one that is preferred.
+const MOST_LOOKED_AT: usize = 32;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Lending<T> {
@@ -85,13 +88,13 @@ impl<T> Lending<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks for one.
-    pub(super) fn ask(&self) -> Answer<'_, T> {
+    /// Asks for one; of what is idle, rather for such a one.
+    pub(super) fn ask(&self, is_preferred: impl Fn(&T) -> bool) -> Answer<'_, T> {
         let mut state = self.lock();
         if state.is_closed {
             return Answer::Closed;
         }
-        if let Some(grant) = state.grant() {
+        if let Some(grant) = state.grant(is_preferred) {
             return Answer::Granted(grant);
         }
         let (sender, granted) = oneshot::channel();
@@ -102,8 +105,8 @@ impl<T> Lending<T> {
     }
 
     /// What has been granted is no good, and is no more: something else that lies idle, or the right to make a new one.
-    pub(super) fn exchange(&self) -> Grant<T> {
-        self.lock().idle.pop().map_or(Grant::Place, |idle| Grant::Thing(idle.thing))
+    pub(super) fn exchange(&self, is_preferred: impl Fn(&T) -> bool) -> Grant<T> {
+        self.lock().take_idle(is_preferred).map_or(Grant::Place, Grant::Thing)
     }
 
     /// What has been lent comes back; it is returned where it is not to be kept.
@@ -169,9 +172,17 @@ impl<T> Lending<T> {
 }
 
 impl<T> State<T> {
-    fn grant(&mut self) -> Option<Grant<T>> {
-        let grant = match self.idle.pop() {
-            Some(idle) => Grant::Thing(idle.thing),
+    /// Of the last ones: where there are many, one that is preferred is soon among them.
+    fn take_idle(&mut self, is_preferred: impl Fn(&T) -> bool) -> Option<T> {
+        let last = self.idle.iter().rev().take(MOST_LOOKED_AT);
+        let back = last.into_iter().position(|idle| is_preferred(&idle.thing)).unwrap_or_default();
+        let at = self.idle.len().checked_sub(back + 1)?;
+        Some(self.idle.remove(at).thing)
+    }
+
+    fn grant(&mut self, is_preferred: impl Fn(&T) -> bool) -> Option<Grant<T>> {
+        let grant = match self.take_idle(is_preferred) {
+            Some(thing) => Grant::Thing(thing),
             None if self.out < self.limit => Grant::Place,
             None => return None,
         };

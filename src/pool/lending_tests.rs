@@ -6,7 +6,7 @@ use super::*;
 
 /// Of these numbers, new ones being made where there is room.
 fn borrow(lending: &Lending<u32>, new: u32) -> Option<u32> {
-    match lending.ask() {
+    match lending.ask(|_| true) {
         Answer::Granted(Grant::Thing(thing)) => Some(thing),
         Answer::Granted(Grant::Place) => Some(new),
         Answer::Wait(_) | Answer::Closed => None,
@@ -14,7 +14,7 @@ fn borrow(lending: &Lending<u32>, new: u32) -> Option<u32> {
 }
 
 fn wait(lending: &Lending<u32>) -> Waiter<'_, u32> {
-    match lending.ask() {
+    match lending.ask(|_| true) {
         Answer::Wait(waiter) => waiter,
         other => panic!("{other:?}"),
     }
@@ -99,11 +99,11 @@ fn nothing_is_lent_after_the_end() {
     borrow(&lending, 1);
     borrow(&lending, 2);
     lending.give_back(1);
-    let Answer::Granted(Grant::Thing(1)) = lending.ask() else { panic!("one was idle") };
+    let Answer::Granted(Grant::Thing(1)) = lending.ask(|_| true) else { panic!("one was idle") };
     let mut waiter = wait(&lending);
     lending.close();
     assert!(waiter.granted.try_recv().is_err());
-    assert!(matches!(lending.ask(), Answer::Closed));
+    assert!(matches!(lending.ask(|_| true), Answer::Closed));
     assert_eq!(lending.give_back(1), Some(1));
 }
 
@@ -149,7 +149,7 @@ proptest! {
         let mut waiters: Vec<Waiter<'_, u32>> = Vec::new();
         for (step, at) in steps {
             match step {
-                0 | 1 => match lending.ask() {
+                0 | 1 => match lending.ask(|_| true) {
                     Answer::Granted(_) => lent += 1,
                     Answer::Wait(waiter) => waiters.push(waiter),
                     Answer::Closed => prop_assert!(false, "nobody has closed it"),

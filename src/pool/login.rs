@@ -18,6 +18,7 @@ use crate::topology::Node;
 use crate::wire::scram::{Binding, ClientKey, KeyExchange, ScramError};
 use crate::wire::startup::CancelKey;
 use crate::wire::{Frames, Link, Stream, backend, frontend};
+use crate::workers::WorkerId;
 
 /// No server sends more than this before a session is ready, in bytes.
 const MAX_GREETING: usize = 64 * 1024;
@@ -333,6 +334,7 @@ impl<'a> Login<'a> {
             touched_by: None,
             registered: 0,
             created,
+            home: WorkerId::here(),
             vacated: 0,
         })
     }

@@ -17,6 +17,7 @@ use super::login::{Credentials, LoginError, login};
 use crate::config::{Config, Password, Secret};
 use crate::tls::Outbound;
 use crate::topology::{Node, Topology};
+use crate::workers::WorkerId;
 
 /// How often idle connections are looked through.
 const JANITOR_INTERVAL: Duration = Duration::from_secs(1);
@@ -382,9 +383,12 @@ impl NodePool {
         self.connections.counts().limit
     }
 
-    /// Takes a connection out at this moment: an idle one, or a new one, or the next that is given back.
+    /// Takes a connection out at this moment: an idle one, or a new one, or the next that is given back. It is this
+    /// thread's from then on.
     pub async fn checkout(self: &Arc<Self>, now: Instant) -> Result<Checkout, CheckoutError> {
-        let granted = match self.connections.ask() {
+        let here = WorkerId::here();
+        let is_here = |connection: &Box<ServerConnection>| connection.home == here;
+        let granted = match self.connections.ask(is_here) {
             Answer::Granted(granted) => Some(granted),
             // In a box: seldom, and large.
             Answer::Wait(waiter) => Box::pin(self.wait(waiter)).await?,
@@ -393,11 +397,11 @@ impl NodePool {
         let mut granted = granted.ok_or_else(|| CheckoutError::Closed { node: Arc::clone(&self.node().name) })?;
         let place = Place(Some(self));
         while let Grant::Thing(mut connection) = granted {
-            if self.manager.recycle(&mut connection, now).await.is_ok() {
+            if connection.come_to(here).is_ok() && self.manager.recycle(&mut connection, now).await.is_ok() {
                 place.keep();
                 return Ok(Checkout::new(connection, Arc::clone(self)));
             }
-            granted = self.connections.exchange();
+            granted = self.connections.exchange(is_here);
         }
         let connection = self.manager.create().await?;
         place.keep();

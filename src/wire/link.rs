@@ -108,6 +108,14 @@ impl Link {
         Ok((count > 0).then_some(first[0]))
     }
 
+    /// See [`Stream::register_here`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn register_here(&mut self) -> io::Result<()> {
+        self.stream.register_here()
+    }
+
     /// Where the peer is, while it is there.
     pub fn peer_address(&self) -> Option<SocketAddr> {
         self.stream.peer_address()

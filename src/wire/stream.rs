@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -27,6 +28,23 @@ impl Stream {
             Self::Plain(stream) => stream.poll_read_ready(cx),
             Self::Tls(_) | Self::Nobody => Poll::Ready(Ok(())),
         }
+    }
+
+    /// Has the caller's runtime tell of what comes, and not the one where it was opened: it may belong to another thread,
+    /// which would be woken for it each time.
+    ///
+    /// # Errors
+    /// There are no more file descriptors, or the system's poller refuses it.
+    pub fn register_here(&mut self) -> io::Result<()> {
+        let stream = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_mut().0,
+            Self::Nobody => return Ok(()),
+        };
+        // In place, since TLS is wrapped around it.
+        let same: std::net::TcpStream = stream.as_fd().try_clone_to_owned()?.into();
+        *stream = TcpStream::from_std(same)?;
+        Ok(())
     }
 
     /// Where the peer is, while it is there.
