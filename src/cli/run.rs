@@ -55,7 +55,12 @@ const OTHERS: usize = 2;
 /// The system gives no threads.
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(OTHERS).enable_all().thread_stack_size(STACK_SIZE).build().context("the runtime cannot be started")
+    builder
+        .worker_threads(OTHERS)
+        .enable_all()
+        .thread_stack_size(STACK_SIZE)
+        .build()
+        .context("the runtime cannot be started")
 }
 
 /// Resolves at SIGTERM or SIGINT.

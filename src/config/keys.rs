@@ -40,7 +40,18 @@ pub(super) const FILE: SectionKeys = SectionKeys {
 };
 pub(super) const LISTEN: SectionKeys = SectionKeys {
     name: "listen",
-    keys: &["address", "takeover", "tls", "cert", "key", "client_ca", "max_clients", "max_logins", "replication", "workers"],
+    keys: &[
+        "address",
+        "takeover",
+        "tls",
+        "cert",
+        "key",
+        "client_ca",
+        "max_clients",
+        "max_logins",
+        "replication",
+        "workers",
+    ],
     later: &[],
 };
 pub(super) const HTTP: SectionKeys = SectionKeys { name: "http", keys: &["address"], later: &[] };

@@ -15,7 +15,9 @@ use super::schema::{
     Admin, AuthMethod, Consistency, ConsistencyLevel, Http, Lag, Limits, Listen, Log, LogFormat, Pool, PoolMode,
     ReplicationMode, TlsMode, WhenNone,
 };
-use super::values::{Span, count_u16, count_u32, count_usize, duration, identifier, identifiers, log_filter, names, size, text};
+use super::values::{
+    Span, count_u16, count_u32, count_usize, duration, identifier, identifiers, log_filter, names, size, text,
+};
 
 /// The parameters that clients may set, without `pgsluice.`.
 pub const HINTS: [&str; 6] = ["consistency", "max_staleness", "route", "session_key", "session_token", "shard"];

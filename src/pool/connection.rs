@@ -14,8 +14,8 @@ use super::transport::{TransportError, open};
 use crate::tls::Outbound;
 use crate::topology::Node;
 use crate::wire::startup::CancelKey;
-use crate::workers::WorkerId;
 use crate::wire::{BUFFER_SIZE, Frames, Link, backend};
+use crate::workers::WorkerId;
 
 /// The last value that a server reported of each of its reported settings.
 pub type Reported = BTreeMap<Box<str>, Box<[u8]>>;
@@ -107,18 +107,22 @@ pub enum Unusable {
 }
 
 impl ServerConnection {
-    /// Has this thread's runtime tell of what comes. To be called there.
-    pub(super) fn come_to(&mut self, here: WorkerId) -> io::Result<()> {
+    /// Has this thread's runtime tell of what comes. To be called there, of an idle connection.
+    pub(super) fn come_to(&mut self, here: WorkerId) -> Result<(), Unusable> {
         if self.home != here {
-            self.link.register_here()?;
+            self.link.register_here().map_err(|_| Unusable::Gone)?;
             self.home = here;
+            // What came before is told of only when the runtime has looked.
+            if !self.link.is_silent() {
+                return Err(Unusable::Unasked);
+            }
         }
         Ok(())
     }
 
     /// Looks at what an idle connection has heard: nothing, or news of settings, is fine.
     pub async fn examine(&mut self) -> Result<(), Unusable> {
-        loop {
+        while self.link.may_have_heard() {
             match poll_fn(|cx| Poll::Ready(self.link.poll_fill(cx, BUFFER_SIZE))).await {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0) | Err(_)) => return Err(Unusable::Gone),

@@ -60,8 +60,32 @@ pub(super) struct Parsed<'a> {
     pub(super) types: &'a [u8],
 }
 
-/// By the name that the messages have given it.
-pub(super) type ParsedHere<'a> = HashMap<&'a [u8], Parsed<'a>>;
+/// By the name that the messages have given it. Mostly there is one, or none.
+#[derive(Debug, Default)]
+pub(super) struct ParsedHere<'a> {
+    last: Option<(&'a [u8], Parsed<'a>)>,
+    others: HashMap<&'a [u8], Parsed<'a>>,
+}
+
+impl<'a> ParsedHere<'a> {
+    /// A name is given, maybe anew.
+    pub(super) fn insert(&mut self, name: &'a [u8], parsed: Parsed<'a>) {
+        if let Some((before, other)) = self.last.replace((name, parsed))
+            && before != name
+        {
+            self.others.insert(before, other);
+        }
+    }
+
+    /// What it stands for, where the messages have given it.
+    pub(super) fn get(&self, name: &[u8]) -> Option<&Parsed<'a>> {
+        match &self.last {
+            Some((last, parsed)) if *last == name => Some(parsed),
+            Some(_) => self.others.get(name),
+            None => None,
+        }
+    }
+}
 
 impl Place {
     /// With a `Bind` behind it in one pipeline.

@@ -53,23 +53,30 @@ impl Statements {
             .filter_map(Weak::upgrade)
             .find(|known| *known.text == *parse.text && *known.types == *parse.types);
         known.unwrap_or_else(|| {
-            let statement = Arc::new(self.make(parse, analysis));
+            let statement = Arc::new(self.make(parse, analysis, server_name));
             same.push(Arc::downgrade(&statement));
             statement
         })
     }
 
-    /// One that is not shared: for the unnamed statement.
-    pub fn unnamed(&self, parse: Parse<'_>, analysis: Arc<Analysis>) -> Arc<Prepared> {
-        let statement = self.make(parse, analysis);
-        Arc::new(Prepared { server_name: "".into(), ..statement })
+    /// One that is not shared: for the unnamed statement. Mostly it is the `last` one again.
+    pub fn unnamed(&self, parse: Parse<'_>, analysis: Arc<Analysis>, last: Option<&Held>) -> Arc<Prepared> {
+        let is_same = |known: &&Arc<Prepared>| {
+            Arc::ptr_eq(&known.analysis, &analysis)
+                && known.names.is_none()
+                && *known.text == *parse.text
+                && *known.types == *parse.types
+        };
+        match last.map(|held| &held.statement).filter(is_same) {
+            Some(known) => Arc::clone(known),
+            None => Arc::new(self.make(parse, analysis, |_| String::new())),
+        }
     }
 
     /// One whose text names another one. It is not shared: the same text is another client's for another of its names.
     pub fn naming(&self, parse: Parse<'_>, analysis: Arc<Analysis>, named: Arc<Prepared>) -> Arc<Prepared> {
-        let statement = self.make(parse, analysis);
-        let server_name = if parse.name.is_empty() { "".into() } else { statement.server_name.clone() };
-        Arc::new(Prepared { server_name, names: Some(named), ..statement })
+        let name = if parse.name.is_empty() { |_| String::new() } else { server_name };
+        Arc::new(Prepared { names: Some(named), ..self.make(parse, analysis, name) })
     }
 
     /// Forgets the keys of those that nobody holds any more.
@@ -81,17 +88,21 @@ impl Statements {
         });
     }
 
-    fn make(&self, parse: Parse<'_>, analysis: Arc<Analysis>) -> Prepared {
+    fn make(&self, parse: Parse<'_>, analysis: Arc<Analysis>, name: fn(u64) -> String) -> Prepared {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         Prepared {
             id,
-            server_name: format!("{SERVER_NAME_PREFIX}{id}").into(),
+            server_name: name(id).into(),
             text: parse.text.into(),
             types: parse.types.into(),
             analysis,
             names: None,
         }
     }
+}
+
+fn server_name(id: u64) -> String {
+    format!("{SERVER_NAME_PREFIX}{id}")
 }
 
 /// One client's names.
@@ -181,6 +192,24 @@ mod tests {
         drop(one);
         statements.sweep();
         assert!(statements.by_key.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_unnamed_statement_is_the_same_one_as_long_as_it_is_the_same_text() {
+        let statements = Statements::default();
+        let analysis = Arc::<Analysis>::default();
+        let parse = |text, types| Parse { name: b"", text, types };
+        let one = statements.unnamed(parse(b"select $1", b"\0\0"), Arc::clone(&analysis), None);
+        assert_eq!(&*one.server_name, "");
+        let held = Held { statement: Arc::clone(&one), shape: 5, columns: 0 };
+        let again = |text, types, analysis: &Arc<Analysis>| {
+            let next = statements.unnamed(parse(text, types), Arc::clone(analysis), Some(&held));
+            Arc::ptr_eq(&one, &next)
+        };
+        assert!(again(b"select $1", b"\0\0", &analysis));
+        assert!(!again(b"select $2", b"\0\0", &analysis));
+        assert!(!again(b"select $1", b"\0\x01\0\0\0\x17", &analysis));
+        assert!(!again(b"select $1", b"\0\0", &Arc::default()), "it is understood otherwise by now");
     }
 
     #[test]

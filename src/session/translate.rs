@@ -204,7 +204,7 @@ impl Session {
             }
             self.proxy.statements.naming(Parse { text: &renamed, ..parse }, analysis, held.statement)
         } else if parse.name.is_empty() {
-            self.proxy.statements.unnamed(parse, analysis)
+            self.proxy.statements.unnamed(parse, analysis, self.statements.get(b""))
         } else {
             self.proxy.statements.intern(parse, analysis)
         };

@@ -140,7 +140,7 @@ impl Session {
     }
 
     fn understand_messages(&self, messages: &[u8], understood: &mut Understood) -> Result<(), Fault> {
-        let mut parsed = ParsedHere::new();
+        let mut parsed = ParsedHere::default();
         Frames::new(messages)
             .try_for_each(|frame| self.understand_message(&frame.map_err(Fault::from)?, understood, &mut parsed))
     }
@@ -166,7 +166,7 @@ impl Session {
         parsed: &mut ParsedHere<'a>,
     ) -> Result<(), Fault> {
         let mut uses = |name: &[u8]| {
-            if !parsed.contains_key(name) {
+            if parsed.get(name).is_none() {
                 let held = self.statements.get(name);
                 understood.analyses.extend(held.map(|held| Arc::clone(&held.statement.analysis)));
             }

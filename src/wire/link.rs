@@ -108,6 +108,16 @@ impl Link {
         Ok((count > 0).then_some(first[0]))
     }
 
+    /// See [`Stream::may_have_heard`].
+    pub fn may_have_heard(&self) -> bool {
+        self.stream.may_have_heard()
+    }
+
+    /// See [`Stream::is_silent`].
+    pub fn is_silent(&self) -> bool {
+        self.stream.is_silent()
+    }
+
     /// See [`Stream::register_here`].
     ///
     /// # Errors

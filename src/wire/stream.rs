@@ -1,12 +1,14 @@
 //! A connection's transport: TCP, or TLS over it.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
@@ -28,6 +30,26 @@ impl Stream {
             Self::Plain(stream) => stream.poll_read_ready(cx),
             Self::Tls(_) | Self::Nobody => Poll::Ready(Ok(())),
         }
+    }
+
+    /// Whether something may have come that was not read yet. Nobody is woken by it.
+    pub fn may_have_heard(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.try_io(Interest::READABLE, || Ok(())).is_ok(),
+            Self::Tls(_) => true,
+            Self::Nobody => false,
+        }
+    }
+
+    /// Whether nothing has come that was not read yet, not even the end. Asks the system: for when a runtime cannot know yet.
+    pub fn is_silent(&self) -> bool {
+        let stream = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+            Self::Nobody => return true,
+        };
+        let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
+        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Has the caller's runtime tell of what comes, and not the one where it was opened: it may belong to another thread,

@@ -91,7 +91,7 @@ impl Session {
         let analysis = self.proxy.analyses.analyse(parse.text);
         let statements = &self.proxy.statements;
         let statement = if parse.name.is_empty() {
-            statements.unnamed(parse, analysis)
+            statements.unnamed(parse, analysis, None)
         } else {
             statements.intern(parse, analysis)
         };
