@@ -11,6 +11,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 
 use super::hand::first_text;
+use super::made::Made;
 use super::place::Place;
 use super::understand::Understood;
 use super::{Attached, Fault, Session};
@@ -51,6 +52,8 @@ pub(super) struct Across {
     pub(super) named_shard: Option<Box<str>>,
     /// Something has run in the open transaction that may have written.
     pub(super) has_written: bool,
+    /// What its own DDL has made of the tables.
+    pub(super) made: Made,
     /// Transactions that are committed and not yet carried out, by shard.
     pub(super) unsettled: HashMap<Arc<str>, TransactionId>,
 }

@@ -32,6 +32,7 @@ mod gather;
 mod hand;
 mod ledger;
 mod limits;
+mod made;
 mod merge;
 mod operator;
 mod overhead;
