@@ -55,6 +55,8 @@ pub(super) struct Across {
     pub(super) has_written: bool,
     /// What its own DDL has made of the tables.
     pub(super) made: Made,
+    /// The session's token, as it was last asked for.
+    pub(super) token: Box<str>,
     /// Transactions that are committed and not yet carried out, by shard.
     pub(super) unsettled: HashMap<Arc<str>, TransactionId>,
 }

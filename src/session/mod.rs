@@ -53,6 +53,7 @@ mod serve;
 mod shortage;
 mod standing;
 mod throttle;
+mod token;
 mod told;
 mod tracked;
 mod translate;

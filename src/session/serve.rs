@@ -200,6 +200,9 @@ impl Session {
     /// Serves the messages, unless they are to be understood anew by what is known of the rows now.
     async fn serve_understood(&mut self, work: &Work, understood: &mut Understood) -> Result<Way, Fault> {
         self.ledger.begin(understood.asked_at);
+        if understood.hinted.is_some() {
+            self.adopt_hints(understood);
+        }
         if self.must_move(understood) {
             Box::pin(self.leave_batch()).await?;
         }
