@@ -67,6 +67,8 @@ pub struct Proxy {
     pub users: UserLookup,
     /// Who is committing over several shards.
     pub coordinators: Arc<Coordinators>,
+    /// Recovery's way to the shards.
+    primaries: Primaries,
     /// The control plane.
     pub monitor: MonitorHandle,
     /// The audit log.
@@ -146,6 +148,7 @@ impl Proxy {
             users: UserLookup::new(Arc::clone(&config), Arc::clone(&topology)),
             monitor: Monitor::spawn(Arc::clone(&config), Arc::clone(&topology), audit.clone()),
             coordinators: Arc::default(),
+            primaries: Primaries::new(Arc::clone(&config), Arc::clone(&topology)),
             audit,
             workers,
             metrics,
@@ -163,7 +166,7 @@ impl Proxy {
         tokio::spawn(Arc::clone(&proxy).keep_house());
         tokio::spawn(recover(
             Arc::clone(&proxy.config),
-            Arc::clone(&proxy.topology),
+            proxy.primaries.clone(),
             Arc::clone(&proxy.coordinators),
             proxy.shutdown_signal(),
         ));
@@ -327,6 +330,7 @@ impl Proxy {
     pub fn vacate(&self, database: &str) {
         self.pools.vacate(database);
         self.catalogs().vacate(database);
+        self.primaries.vacate(database);
         // What comes of it is another database as far as anybody here knows, on whichever node.
         let known = self.databases.lock().unwrap_or_else(PoisonError::into_inner).get(database).cloned();
         if let Some(known) = known {
@@ -457,7 +461,7 @@ fn shard_metrics(config: &Config, known: &[(Arc<str>, ShardMetrics)]) -> Vec<(Ar
 /// Settles what transactions over several shards have left, until the proxy is gone.
 async fn recover(
     config: Arc<ArcSwap<Config>>,
-    topology: SharedTopology,
+    primaries: Primaries,
     coordinators: Arc<Coordinators>,
     mut shutdown: ShutdownSignal,
 ) {
@@ -466,7 +470,6 @@ async fn recover(
         while config.load().shards.len() < 2 {
             tokio::time::sleep(HOUSEKEEPING).await;
         }
-        let primaries = Primaries::new(config, topology);
         Recovery::new(primaries, coordinators, commit::Settings::default()).run(|_| {}).await;
     };
     tokio::select! {

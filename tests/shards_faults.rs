@@ -204,6 +204,42 @@ async fn throughput(stand: &Shards, accounts: &[i64], time: Duration) -> (u64, D
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_recovery_looks_into_can_be_dropped() {
+    let names = "[[databases]]\nname = \"app\"\n[[databases]]\nname = \"extra\"\n";
+    let stand = Shards::start(2, &format!("{TABLES}\n{names}")).await;
+    let there = "SELECT count(*)::int FROM pg_stat_activity WHERE datname = 'extra'";
+    let start = Instant::now();
+    let mut servers = Vec::new();
+    for shard in 0..2 {
+        let server = stand.superuser(shard).await;
+        server.batch_execute("CREATE DATABASE extra").await.unwrap();
+        servers.push(server);
+    }
+    // Idle, and so for good: not one that is there for a moment.
+    for server in &servers {
+        let mut pids = vec![0];
+        while pids.is_empty() || pids[0] == 0 {
+            let idle = "SELECT pid FROM pg_stat_activity WHERE datname = 'extra' AND application_name = 'pgsluice_monitor' \
+                        AND state = 'idle' AND state_change < now() - interval '1 second'";
+            pids = server.query(idle, &[]).await.unwrap().iter().map(|row| row.get::<_, i32>(0)).collect();
+            assert!(start.elapsed() < DEADLINE, "recovery does not look into it");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    let options = stand.clusters[0].options();
+    let (user, password) = (&options.superuser.user, &options.superuser.password);
+    let url = format!("postgresql://{user}:{password}@{}/{}", stand.proxy.address, options.database);
+    let client = try_connect(&url).await.expect("it may log in");
+    for shard in ["a", "b"] {
+        client.batch_execute(&format!("/* pgsluice: shard={shard} */ DROP DATABASE extra")).await.expect("dropped");
+    }
+    for server in &servers {
+        assert_eq!(server.query_one(there, &[]).await.unwrap().get::<_, i32>(0), 0);
+    }
+    stand.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_shard_that_stands_still_holds_up_nobody_else() {
     let stand = stand(4).await;
     let frozen = stand.direct(1).await;

@@ -13,6 +13,7 @@ use futures_util::future::join_all;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use super::kept::Lent;
 use super::name::{ShardName, TransactionId};
 use super::reach::Reach;
 use super::settle::{AskError, Prepared, ask, session};
@@ -25,7 +26,7 @@ const AT_A_TIME: usize = 8;
 pub(super) struct Candidates {
     shard: ShardName,
     database: String,
-    client: Client,
+    client: Lent,
     /// With the shards where something was prepared.
     commits: Vec<(TransactionId, Vec<String>)>,
 }
@@ -78,10 +79,16 @@ async fn old_commits<R: Reach>(
     shard: &ShardName,
     database: &str,
     older_than: Duration,
-) -> Result<(Client, Vec<(TransactionId, Vec<String>)>), AskError> {
+) -> Result<(Lent, Vec<(TransactionId, Vec<String>)>), AskError> {
     let client = session(reach, shard, Some(database)).await?;
     let shards: Vec<String> = reach.shards().iter().map(ShardName::to_string).collect();
-    let rows = ask(client.query(sql::OLD_COMMITS, &[&older_than.as_secs_f64(), &shards])).await?;
+    let rows = match ask(client.query(sql::OLD_COMMITS, &[&older_than.as_secs_f64(), &shards])).await {
+        Err(error) if has_none(&error) => {
+            client.give_back();
+            return Err(error);
+        }
+        asked => asked?,
+    };
     let mut commits = Vec::new();
     for row in rows {
         if let Ok(id) = row.try_get::<_, String>(0)?.parse() {
@@ -104,10 +111,16 @@ pub(super) async fn forget(
     let deleted = candidates.into_iter().map(|place| async move {
         let over = place.commits.iter().filter(|(id, shards)| shards.iter().all(|shard| is_over(*id, shard)));
         let over: Vec<String> = over.map(|(id, _)| id.to_string()).collect();
-        delete(&place.client, &over, older_than).await.unwrap_or_else(|error| {
-            tracing::debug!(shard = %place.shard, database = place.database, %error, "old decisions cannot be deleted");
-            0
-        })
+        match delete(&place.client, &over, older_than).await {
+            Ok(deleted) => {
+                place.client.give_back();
+                deleted
+            }
+            Err(error) => {
+                tracing::debug!(shard = %place.shard, database = place.database, %error, "old decisions cannot be deleted");
+                0
+            }
+        }
     });
     join_all(deleted).await.into_iter().sum()
 }

@@ -19,6 +19,7 @@
 
 mod coordinators;
 mod forget;
+mod kept;
 mod name;
 mod participant;
 mod protocol;
@@ -28,6 +29,7 @@ mod settle;
 pub mod sql;
 
 pub use coordinators::Coordinators;
+pub use kept::Lent;
 pub use name::{Gid, NotOurs, PREFIX, ShardName, TransactionId, UnfitName};
 pub use participant::{Participant, Refusal, RunError};
 pub use protocol::{Cause, Outcome, Way, commit, way};

@@ -4,8 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio_postgres::Client;
 
+use super::kept::{Home, Kept, Lent};
 use super::name::ShardName;
 use crate::config::Config;
 use crate::monitor::driver;
@@ -20,13 +20,13 @@ pub trait Reach: Send + Sync {
     /// The databases in which decisions may lie, besides those that recovery hears of itself.
     fn databases(&self) -> Vec<String>;
 
-    /// Connects to a shard's primary, as the account that recovers: to this database, or, to see what is prepared on
-    /// the server, to any.
+    /// A connection to a shard's primary, as the account that recovers: to this database, or, to see what is prepared on
+    /// the server, to any. It may be one that was used before, in the same account's session.
     fn connect(
         &self,
         shard: &ShardName,
         database: Option<&str>,
-    ) -> impl Future<Output = Result<Client, ConnectError>> + Send;
+    ) -> impl Future<Output = Result<Lent, ConnectError>> + Send;
 }
 
 /// Why there is no connection to a shard.
@@ -48,12 +48,18 @@ pub enum ConnectError {
 pub struct Primaries {
     config: Arc<ArcSwap<Config>>,
     topology: SharedTopology,
+    kept: Arc<Kept>,
 }
 
 impl Primaries {
     /// Of the config that is in force at each look.
     pub fn new(config: Arc<ArcSwap<Config>>, topology: SharedTopology) -> Self {
-        Self { config, topology }
+        Self { config, topology, kept: Arc::default() }
+    }
+
+    /// Leaves a database that somebody wants for himself.
+    pub fn vacate(&self, database: &str) {
+        self.kept.vacate(database);
     }
 }
 
@@ -67,7 +73,7 @@ impl Reach for Primaries {
         self.config.load().databases.iter().map(|database| database.name.clone()).collect()
     }
 
-    async fn connect(&self, shard: &ShardName, database: Option<&str>) -> Result<Client, ConnectError> {
+    async fn connect(&self, shard: &ShardName, database: Option<&str>) -> Result<Lent, ConnectError> {
         let config = self.config.load_full();
         let configured = config.shards.iter().find(|configured| configured.name == shard.as_str());
         let login = Login::of(configured.ok_or(ConnectError::NoSuchShard)?);
@@ -75,8 +81,12 @@ impl Reach for Primaries {
         let known = topology.shards.iter().find(|known| *known.name == *shard.as_str());
         let primary = known.and_then(|known| known.primary()).ok_or(ConnectError::NoPrimary)?;
         let login = database.map_or_else(|| login.clone(), |database| login.to_database(database));
-        let (client, _) =
-            driver::connect(&login.driver_config(primary, config.pool.connect_timeout), &login.tls).await?;
-        Ok(client)
+        let home = Home { shard: shard.clone(), node: Arc::clone(primary), incarnation: primary.incarnation(), login };
+        if let Some(lent) = self.kept.take(&home) {
+            return Ok(lent);
+        }
+        let driver_config = home.login.driver_config(primary, config.pool.connect_timeout);
+        let (client, _) = driver::connect(&driver_config, &home.login.tls).await?;
+        Ok(self.kept.lend(client, home))
     }
 }

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::timeout;
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
+use super::kept::Lent;
 use super::name::{Gid, PREFIX, ShardName, TransactionId};
 use super::reach::{ConnectError, Reach};
 use super::sql;
@@ -120,16 +121,27 @@ pub(super) fn words(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// Connects for recovery.
-pub(super) async fn session<R: Reach>(
-    reach: &R,
-    shard: &ShardName,
-    database: Option<&str>,
-) -> Result<Client, AskError> {
-    let connected = timeout(CONNECT_PATIENCE, reach.connect(shard, database)).await;
-    let client = connected.map_err(|_| AskError::Timeout)??;
-    ask(client.batch_execute(sql::RECOVERY_SESSION)).await?;
-    Ok(client)
+/// A connection for recovery, to a server that is no standby.
+pub(super) async fn session<R: Reach>(reach: &R, shard: &ShardName, database: Option<&str>) -> Result<Lent, AskError> {
+    loop {
+        let connected = timeout(CONNECT_PATIENCE, reach.connect(shard, database)).await;
+        let client = connected.map_err(|_| AskError::Timeout)??;
+        match begin(&client).await {
+            Ok(()) => return Ok(client),
+            // It was lost since it was used last: the next one is another.
+            Err(AskError::Query(_) | AskError::Standby) if client.was_kept() => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn begin(client: &Client) -> Result<(), AskError> {
+    let told = ask(client.simple_query(sql::RECOVERY_SESSION)).await?;
+    let is_standby = told.iter().any(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0) != Some("f"),
+        _ => false,
+    });
+    if is_standby { Err(AskError::Standby) } else { Ok(()) }
 }
 
 /// Bounds a question.
@@ -155,6 +167,7 @@ pub(super) async fn prepared<R: Reach>(reach: &R, shard: &ShardName) -> Result<(
         let (owner, database) = (row.try_get("owner")?, row.try_get("database")?);
         ours.push(Prepared { shard: shard.clone(), gid, owner, database, age });
     }
+    client.give_back();
     Ok((ours, strange))
 }
 
@@ -199,13 +212,16 @@ async fn verdicts<R: Reach>(reach: &R, due: &[Prepared]) -> Verdicts {
     }
     let asked = questions.into_iter().map(|((decider, database), ids)| async move {
         let session = session(reach, decider, Some(database)).await;
-        let mut answers = Vec::new();
+        let mut answers: Vec<((TransactionId, String), Result<Verdict, Why>)> = Vec::new();
         for id in ids {
             let verdict = match &session {
                 Ok(client) => verdict(client, id).await.map_err(|error| no_verdict(decider, &error)),
                 Err(error) => Err(no_verdict(decider, error)),
             };
             answers.push(((id, database.to_owned()), verdict));
+        }
+        if let (Ok(client), true) = (session, answers.iter().all(|(_, answer)| answer.is_ok())) {
+            client.give_back();
         }
         answers
     });
@@ -242,6 +258,9 @@ async fn finish_at<R: Reach>(
     let mut results = Vec::new();
     for (part, verdict) in parts {
         results.push(finish(&client, part, *verdict).await);
+    }
+    if results.iter().all(Result::is_ok) {
+        client.give_back();
     }
     results
 }

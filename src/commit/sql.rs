@@ -49,9 +49,11 @@ pub(super) fn rollback_prepared(gid: &Gid) -> String {
     format!("ROLLBACK PREPARED '{gid}'")
 }
 
-/// For a connection of recovery. It must not wait for long behind a transaction that is deciding.
-pub(super) const RECOVERY_SESSION: &str =
-    "SET default_transaction_read_only = off; SET lock_timeout = '2s'; SET statement_timeout = '10s'";
+/// For a connection of recovery, which another round may have used before. It must not wait for long behind a transaction
+/// that is deciding. Says whether the server is a standby.
+pub(super) const RECOVERY_SESSION: &str = "\
+    RESET ROLE; SET default_transaction_read_only = off; SET lock_timeout = '2s'; SET statement_timeout = '10s'; \
+    SELECT pg_catalog.pg_is_in_recovery()";
 
 /// What is prepared on this server, in all databases. A standby would say: nothing; so it has to say what it is.
 /// `$1` is the prefix of all gids.

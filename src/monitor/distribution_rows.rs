@@ -14,8 +14,8 @@ use crate::shard::sql::{HAS_MAPS, NEWEST_MAP, NEWEST_MAPS, UNLABELLED_PINS};
 use crate::shard::{BucketMap, KeyColumn, MapError, MapParts, PinParts, Versions};
 use crate::sql::{PrimaryCause, analyse};
 
-/// Columns of all tables and views with one of the names `$1`, in their order, but for what stands for them on a coordinator
-/// ([`crate::gather::coordinator`]). A domain is its base type. 950 and 951 are the
+/// Columns of all tables and views with one of the `{names}`, an array of texts, in their order, but for what stands for them
+/// on a coordinator ([`crate::gather::coordinator`]). A domain is its base type. 950 and 951 are the
 /// collations `"C"` and `"POSIX"`, 100 is the database's own, which is libc's unless its row says otherwise (from 15 on).
 const COLUMNS: &str = "\
 SELECT n.nspname, c.relname, a.attname,
@@ -34,22 +34,101 @@ SELECT n.nspname, c.relname, a.attname,
   JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
   LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
   LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
- WHERE c.relname::pg_catalog.text = ANY ($1) AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname !~ '^pg_'
+ WHERE c.relname::pg_catalog.text = ANY ({names}) AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname !~ '^pg_'
    AND n.nspname <> 'information_schema' AND n.nspname !~ '^pgsluice_(shard_|all$)'
  ORDER BY n.nspname, c.relname, a.attnum";
 
 /// The OIDs of the types of whole numbers.
 const WHOLE_NUMBERS: [u32; 3] = [20, 21, 23];
 
+/// A row of what [`columns`] asks for.
+#[derive(Debug)]
+pub struct ColumnRow {
+    /// Of the table.
+    pub schema: Box<str>,
+    /// The table, or view.
+    pub table: Box<str>,
+    /// The column.
+    pub name: Box<str>,
+    /// The OID of its type.
+    pub type_oid: u32,
+    /// As in `pg_attribute`.
+    pub typmod: i32,
+    /// Texts are equal where their characters are.
+    pub is_deterministic: bool,
+    /// See [`Table::is_table`].
+    pub is_table: bool,
+    /// See [`Column::is_bytewise`].
+    pub is_bytewise: bool,
+    /// An identity column.
+    pub is_identity: bool,
+    /// Its default's expression.
+    pub made_by: Option<Box<str>>,
+}
+
+impl ColumnRow {
+    fn read(row: &Row) -> Result<Self, LoadError> {
+        Ok(Self {
+            schema: row.try_get::<_, &str>("nspname")?.into(),
+            table: row.try_get::<_, &str>("relname")?.into(),
+            name: row.try_get::<_, &str>("attname")?.into(),
+            type_oid: row.try_get("type")?,
+            typmod: row.try_get("typmod")?,
+            is_deterministic: row.try_get("deterministic")?,
+            is_table: row.try_get("is_table")?,
+            is_bytewise: row.try_get::<_, Option<bool>>("bytewise")?.unwrap_or_default(),
+            is_identity: row.try_get("identity")?,
+            made_by: row.try_get::<_, Option<&str>>("made_by")?.map(Into::into),
+        })
+    }
+
+    fn column(self) -> (Column, Result<KeyColumn, Box<str>>) {
+        let key = match (self.is_deterministic, KeyColumn::new(self.type_oid, self.typmod)) {
+            (_, Err(unfit)) => Err(unfit.to_string().into()),
+            (false, _) => Err("its collation is not deterministic: values that differ may be equal".into()),
+            (true, Ok(key)) => Ok(key),
+        };
+        let made_by = self.made_by.as_deref();
+        let column = Column {
+            name: self.name,
+            key: key.clone().ok(),
+            is_made_up: self.is_identity || made_by.is_some_and(varies),
+            draws_keys: WHOLE_NUMBERS.contains(&self.type_oid) && made_by.is_some_and(draws_keys),
+            is_bytewise: self.is_bytewise,
+        };
+        (column, key)
+    }
+}
+
 /// A table's columns, and of each why it could not be a key's.
 type Columns = Vec<(Column, Result<KeyColumn, Box<str>>)>;
 
 /// A table or view of one schema.
 struct Found {
-    schema: String,
+    schema: Box<str>,
     columns: Columns,
     /// A table, all of whose rows anybody sees who may read it.
     is_table: bool,
+}
+
+/// The query that gives the columns of all tables with one of these names: an expression for an array of texts.
+pub fn columns(names: &str) -> String {
+    COLUMNS.replace("{names}", names)
+}
+
+/// The declared tables, by what that query has given of them.
+pub fn tables(config: &Config, rows: impl IntoIterator<Item = ColumnRow>) -> Vec<Table> {
+    let mut found: HashMap<Box<str>, Vec<Found>> = HashMap::new();
+    for row in rows {
+        let tables = found.entry(row.table.clone()).or_default();
+        if tables.last().is_none_or(|last| last.schema != row.schema) {
+            tables.push(Found { schema: row.schema.clone(), columns: Vec::new(), is_table: row.is_table });
+        }
+        if let Some(last) = tables.last_mut() {
+            last.columns.push(row.column());
+        }
+    }
+    config.tables.iter().map(|declared| table(declared, &found)).collect()
 }
 
 /// Where this database's rows are.
@@ -58,28 +137,9 @@ struct Found {
 /// The server does not answer, or the map in it is not one.
 pub async fn load(client: &Client, config: &Config) -> Result<Distribution, LoadError> {
     let names: Vec<&str> = config.tables.iter().map(|table| &*table.name.name).collect();
-    let mut found: HashMap<String, Vec<Found>> = HashMap::new();
-    for row in client.query(COLUMNS, &[&names]).await? {
-        let (schema, table): (String, String) = (row.try_get("nspname")?, row.try_get("relname")?);
-        let key = match (row.try_get("deterministic")?, KeyColumn::new(row.try_get("type")?, row.try_get("typmod")?)) {
-            (_, Err(unfit)) => Err(unfit.to_string().into()),
-            (false, _) => Err("its collation is not deterministic: values that differ may be equal".into()),
-            (true, Ok(key)) => Ok(key),
-        };
-        let made_by: Option<&str> = row.try_get("made_by")?;
-        let is_made_up = row.try_get("identity")? || made_by.is_some_and(varies);
-        let draws_keys = WHOLE_NUMBERS.contains(&row.try_get("type")?) && made_by.is_some_and(draws_keys);
-        let is_bytewise = row.try_get::<_, Option<bool>>("bytewise")?.unwrap_or_default();
-        let name = row.try_get::<_, &str>("attname")?.into();
-        let column = Column { name, key: key.clone().ok(), is_made_up, draws_keys, is_bytewise };
-        let tables = found.entry(table).or_default();
-        match tables.last_mut().filter(|last| last.schema == schema) {
-            Some(last) => last.columns.push((column, key)),
-            None => tables.push(Found { schema, columns: vec![(column, key)], is_table: row.try_get("is_table")? }),
-        }
-    }
-    let tables = config.tables.iter().map(|declared| table(declared, &found));
-    Ok(Distribution::new(tables, versions(client, UNLABELLED_PINS).await?))
+    let rows = client.query(&columns("$1"), &[&names]).await?;
+    let rows = rows.iter().map(ColumnRow::read).collect::<Result<Vec<_>, _>>()?;
+    Ok(Distribution::new(tables(config, rows), versions(client, UNLABELLED_PINS).await?))
 }
 
 /// Whether a default's value may be another one each time.
@@ -97,9 +157,9 @@ fn draws_keys(expression: &str) -> bool {
     inner.is_some_and(|sequence| !sequence.replace("''", "").contains('\''))
 }
 
-fn table(declared: &config::Table, found: &HashMap<String, Vec<Found>>) -> Table {
+fn table(declared: &config::Table, found: &HashMap<Box<str>, Vec<Found>>) -> Table {
     let is_it = |schema: &str| declared.name.schema.as_deref().is_none_or(|declared| declared == schema);
-    let named = found.get(&declared.name.name).into_iter().flatten();
+    let named = found.get(&*declared.name.name).into_iter().flatten();
     let found: Vec<&Found> = named.filter(|found| is_it(&found.schema)).collect();
     // Of a table in several schemas, what all of them have.
     let columns: Columns = match found.split_first() {

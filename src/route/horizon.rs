@@ -33,6 +33,11 @@ impl Horizons {
         });
         &mut self.0[at].1
     }
+
+    /// Whether anything was seen of the shard of this name.
+    pub fn has_seen(&self, shard: &str) -> bool {
+        self.0.iter().any(|(known, horizon)| **known == *shard && horizon.has_seen())
+    }
 }
 
 /// What one session has seen of one shard.
@@ -126,6 +131,11 @@ impl Horizon {
                 self.raise(position);
             }
         }
+    }
+
+    /// Whether there is anything that must be seen.
+    pub fn has_seen(&self) -> bool {
+        self.floor.is_some() || self.primary.is_some() || self.replica.is_some()
     }
 
     /// Whoever this is for has seen this position elsewhere.

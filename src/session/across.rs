@@ -7,10 +7,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::future::join_all;
 
 use super::hand::first_text;
+use super::made::Made;
 use super::place::Place;
 use super::understand::Understood;
 use super::{Attached, Fault, Session};
@@ -51,6 +53,10 @@ pub(super) struct Across {
     pub(super) named_shard: Option<Box<str>>,
     /// Something has run in the open transaction that may have written.
     pub(super) has_written: bool,
+    /// What its own DDL has made of the tables.
+    pub(super) made: Made,
+    /// The session's token, as it was last asked for.
+    pub(super) token: Box<str>,
     /// Transactions that are committed and not yet carried out, by shard.
     pub(super) unsettled: HashMap<Arc<str>, TransactionId>,
 }
@@ -166,8 +172,9 @@ impl Session {
         }
         let ended = join_all(others.iter_mut().map(|other| other.run_own("ROLLBACK"))).await;
         for (other, ended) in others.into_iter().zip(ended) {
-            if ended.is_ok() {
-                self.part_with(other);
+            match ended {
+                Ok(_) => self.part_with(other),
+                Err(_) => self.note_seen_on(&other),
             }
         }
         (self.across.controls, self.across.is_entangled, self.across.has_written) = (Vec::new(), false, false);
@@ -201,8 +208,19 @@ impl Session {
         self.across.controls_under_way.clear();
     }
 
+    /// What was read there must not be unseen again.
+    pub(super) fn note_seen_on(&mut self, server: &Attached) {
+        let now = Instant::now();
+        let horizon = self.horizons.of(&server.shard);
+        match server.role {
+            Role::Replica => horizon.saw_replica(&server.checkout.node, server.checkout.incarnation, now, None),
+            _ => horizon.saw_primary(now, None),
+        }
+    }
+
     /// Gives back the connection of a transaction that is over.
-    pub(super) fn part_with(&self, mut server: Attached) {
+    pub(super) fn part_with(&mut self, mut server: Attached) {
+        self.note_seen_on(&server);
         if !self.across.controls.is_empty() {
             // It may have been set there; nobody's process ID.
             server.checkout.touched_by = Some(0);

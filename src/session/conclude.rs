@@ -106,7 +106,12 @@ impl Session {
                     self.proxy.database(&Arc::from(&**database)).note_catalog_change(&shard, Instant::now());
                 }
                 self.changed_catalog = true;
+                if self.is_sharded && statement.pin.is_none() {
+                    self.across.made.change();
+                }
             }
+            Kind::Savepoint { rollback: true } => self.across.made.reconsider(),
+            Kind::Commit { .. } | Kind::Rollback { .. } => self.across.made.forget(),
             Kind::Discard(Discard::All) if !failed => {
                 self.pins.clear();
                 self.prepared_by_sql.clear();

@@ -59,18 +59,22 @@ impl Session {
             };
             json!({ "schema": table.name.schema, "name": table.name.name, "place": place, "key": key })
         });
-        let json = serde_json::Value::from(tables.collect::<Vec<_>>()).to_string();
-        let mut ascii = String::with_capacity(json.len());
-        for character in json.chars() {
-            if character.is_ascii() {
-                ascii.push(character);
-            } else {
-                let units = &mut [0; 2];
-                ascii.extend(character.encode_utf16(units).iter().map(|unit| format!("\\u{unit:04x}")));
-            }
-        }
-        ascii
+        ascii(&serde_json::Value::from(tables.collect::<Vec<_>>()).to_string())
     }
+}
+
+/// The same JSON in ASCII.
+pub(super) fn ascii(json: &str) -> String {
+    let mut ascii = String::with_capacity(json.len());
+    for character in json.chars() {
+        if character.is_ascii() {
+            ascii.push(character);
+        } else {
+            let units = &mut [0; 2];
+            ascii.extend(character.encode_utf16(units).iter().map(|unit| format!("\\u{unit:04x}")));
+        }
+    }
+    ascii
 }
 
 impl Unfit {

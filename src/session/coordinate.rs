@@ -5,6 +5,7 @@
 //! coordinator's own part of a table, and rows would be missing.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::hand::first_text;
 use super::understand::Understood;
@@ -149,6 +150,10 @@ impl Session {
         let status = self.status;
         let Some(server) = &mut self.server else { return Ok(()) };
         let Some(path) = server.views_over.take() else { return Ok(()) };
+        // Its rows may be from any shard's primary: they must not be unseen again.
+        for shard in &self.proxy.topology.load().shards {
+            self.horizons.of(&shard.name).saw_primary(Instant::now(), None);
+        }
         if status == TransactionStatus::Failed {
             // The rollback does it.
             return Ok(());

@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::bring::Brought;
 use super::exchange::{Purpose, Sent};
 use super::hand::first_text;
+use super::made::Made;
 use super::relay::Outcome;
 use super::understand::Understood;
 use super::{Attached, Audience, Fault, Session};
@@ -42,6 +43,10 @@ pub(super) struct Outdated {
 impl Session {
     /// Takes what is known of the database's rows for what comes next. An open transaction goes on by the map that it has.
     pub(super) async fn take_rows(&mut self) {
+        if let Made::Read { rows, .. } = &self.across.made {
+            self.rows = Some(Arc::clone(rows));
+            return;
+        }
         let fresh = match self.known_rows() {
             None => Box::pin(self.wait_for_rows()).await,
             known => known,
@@ -57,6 +62,7 @@ impl Session {
     pub(super) fn leave_rows(&mut self) {
         if self.status == TransactionStatus::Idle && !self.in_batch {
             self.rows = None;
+            self.across.made.forget();
         }
     }
 
@@ -182,6 +188,7 @@ impl Session {
         let has_learnt = learnt.is_some();
         if has_learnt {
             self.rows = learnt;
+            self.across.made.reconsider();
         }
         has_learnt
     }

@@ -92,12 +92,17 @@ pub(super) fn first_text(row: &[u8]) -> Option<&str> {
 
 /// The columns of a row of texts; `None` for NULL, and for what is no UTF-8.
 pub(super) fn texts(row: &[u8]) -> impl Iterator<Item = Option<&str>> {
+    values(row).map(|value| std::str::from_utf8(value?).ok())
+}
+
+/// The columns of a row; `None` for NULL.
+pub(super) fn values(row: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
     let mut rest = row.get(2..).unwrap_or_default();
     std::iter::from_fn(move || {
         let (length, tail) = rest.split_first_chunk()?;
         let length = usize::try_from(i32::from_be_bytes(*length)).ok();
-        let (text, tail) = tail.split_at_checked(length.unwrap_or(0))?;
+        let (value, tail) = tail.split_at_checked(length.unwrap_or(0))?;
         rest = tail;
-        Some(length.and_then(|_| std::str::from_utf8(text).ok()))
+        Some(length.map(|_| value))
     })
 }

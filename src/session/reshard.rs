@@ -7,6 +7,7 @@ use super::agree::Committed;
 use super::fence::outdated;
 use super::place::Place;
 use super::serve::Work;
+use super::token::asks_for_token;
 use super::understand::Understood;
 use super::{Fault, Session};
 use crate::monitor::Rows;
@@ -80,6 +81,14 @@ impl Session {
         if self.status == TransactionStatus::Failed {
             // Whatever comes, the server that has failed says so.
             return Ok(Way::Here);
+        }
+        if asks_for_token(understood) {
+            self.overhead.pause();
+            let made = Box::pin(self.make_token(understood)).await;
+            self.overhead.go_on();
+            if let Err(reply) = made {
+                return self.misplaced(work, reply).await;
+            }
         }
         self.note_writes(understood);
         if self.status == TransactionStatus::Transaction && !self.across.others.is_empty() && !self.in_batch {

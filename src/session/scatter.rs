@@ -159,7 +159,7 @@ pub(super) fn object(work: &Work, understood: &Understood, scatter: &Scatter) ->
 }
 
 /// Whether the last of the messages is answered with `ReadyForQuery`.
-fn ends_ready(messages: &[u8]) -> bool {
+pub(super) fn ends_ready(messages: &[u8]) -> bool {
     let last = Frames::new(messages).last().and_then(Result::ok);
     last.is_some_and(|frame| matches!(frame.tag, tag::QUERY | tag::SYNC))
 }

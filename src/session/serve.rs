@@ -179,6 +179,9 @@ impl Session {
         // In a box of its own: two short pieces of memory are had faster than one long one.
         let mut understood = Box::new(self.understand(work)?);
         self.overhead.start(understood.asked_at);
+        if !self.across.made.is_nothing() && !Box::pin(self.see_made(work, &mut understood)).await? {
+            return Ok(());
+        }
         if let Some(turn) = self.turn(understood.runs)
             && let Err(reply) = Box::pin(self.keep_pace(turn)).await
         {
@@ -187,6 +190,9 @@ impl Session {
         while let Way::Again = self.serve_understood(work, &mut understood).await? {
             self.undo_names();
             *understood = Understood { asked_at: understood.asked_at, ..self.understand(work)? };
+            if !self.across.made.is_nothing() && !Box::pin(self.see_made(work, &mut understood)).await? {
+                return Ok(());
+            }
         }
         Ok(())
     }
@@ -194,6 +200,9 @@ impl Session {
     /// Serves the messages, unless they are to be understood anew by what is known of the rows now.
     async fn serve_understood(&mut self, work: &Work, understood: &mut Understood) -> Result<Way, Fault> {
         self.ledger.begin(understood.asked_at);
+        if understood.hinted.is_some() {
+            self.adopt_hints(understood);
+        }
         if self.must_move(understood) {
             Box::pin(self.leave_batch()).await?;
         }

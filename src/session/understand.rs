@@ -363,11 +363,6 @@ impl Session {
             Kind::Set(Setting::Session { name, value: Some(value) } | Setting::Local { name, value: Some(value) }) => {
                 object_to_setting(name, value, &self.proxy.config.load())
             }
-            Kind::ShowOwn { name } if self.is_sharded && &**name == "session_token" => {
-                Some(ErrorReply::error("0A000", "a session token is of one shard, and there are several here").hint(
-                    "SET pgsluice.session_key to the same value in all sessions that are to see each other's writes.",
-                ))
-            }
             Kind::ShowOwn { name } => object_to_show(name),
             _ if on_replica && self.takes_advisory_lock(statement) => Some(
                 ErrorReply::error("0A000", "an advisory lock cannot be taken in this transaction")

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Session;
+use super::token::{Token, tokens};
+use super::understand::Understood;
 use crate::config::{Config, ConsistencyLevel, HINTS};
 use crate::pool::{OWN_PREFIX, SettingValue, Settings};
 use crate::route::RouteSetting;
 use crate::sql::{Analysis, Setting};
-use crate::topology::{Lsn, Position};
 use crate::wire::ErrorReply;
 
 /// Bytes of a session key.
@@ -30,16 +31,9 @@ enum Value {
     Staleness(Duration),
     Route(RouteSetting),
     Key(Box<str>),
-    Token(Token),
+    Token(Box<[Token]>),
     /// Empty: by the shard key.
     Shard(Box<str>),
-}
-
-/// What `SHOW pgsluice.session_token` gives: `shard:timeline:LSN`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Token {
-    shard: Box<str>,
-    position: Position,
 }
 
 impl Wish {
@@ -106,14 +100,20 @@ impl Session {
             Some(Value::Key(key)) => Some(self.proxy.session_keys.of(&self.identity, &key)),
             _ => None,
         };
-        if let Some(Value::Token(token)) = own(&settings, "session_token") {
-            let topology = self.proxy.topology.load();
-            let primary = topology.shards.iter().find(|shard| shard.name == token.shard.as_ref().into());
-            let layout = primary.and_then(|shard| shard.primary()?.position_at(token.position.lsn));
-            let shard = Arc::from(&*token.shard);
-            self.horizons
-                .of(&shard)
-                .must_see(Position { lsn: layout.map_or(token.position.lsn, |at| at.lsn), ..token.position });
+        if let Some(Value::Token(tokens)) = own(&settings, "session_token") {
+            self.see_tokens(&tokens);
+        }
+    }
+
+    /// The same of what stands in front of a statement: once seen it stays seen.
+    pub(super) fn adopt_hints(&mut self, understood: &Understood) {
+        if not_allowed("session_token", &self.config).is_some() {
+            return;
+        }
+        for hint in understood.analyses.iter().flat_map(|analysis| &analysis.hints) {
+            if let ("session_token", Ok(Value::Token(tokens))) = (&*hint.key, read(&hint.key, &hint.value)) {
+                self.see_tokens(&tokens);
+            }
         }
     }
 
@@ -125,6 +125,7 @@ impl Session {
             "consistency" => quote(wish.level.name()),
             "max_staleness" => quote(&format!("{}ms", wish.max_staleness.as_millis())),
             "route" => quote(wish.route.name()),
+            "session_token" if self.is_sharded => quote(&self.across.token),
             "session_token" => {
                 let topology = self.proxy.topology.load();
                 let shard = topology.shards.first();
@@ -145,12 +146,16 @@ impl Session {
         let config = self.proxy.config.load();
         analysis.hints.iter().find_map(|hint| match (&*hint.key, read(&hint.key, &hint.value)) {
             (_, Err(reply)) => Some(reply.detail("It stands in the comment in front of the statement.")),
-            ("session_key" | "session_token", Ok(_)) => Some(
+            ("session_key", Ok(_)) => Some(
                 ErrorReply::error("22023", format!("\"{}\" cannot be set for one statement", hint.key))
                     .hint(format!("SET {OWN_PREFIX}{} in the session.", hint.key)),
             ),
             (_, Ok(Value::Shard(shard))) if is_no_shard(&shard, &config) => {
                 Some(no_such_shard(&shard, &config).detail("It stands in the comment in front of the statement."))
+            }
+            (_, Ok(Value::Token(tokens))) if of_no_shard(&tokens, &config).is_some() => {
+                let stranger = of_no_shard(&tokens, &config).map(|token| &*token.shard).unwrap_or_default();
+                Some(unknown_shard(&hint.value, stranger))
             }
             (key, Ok(_)) => not_allowed(key, &config),
         })
@@ -185,6 +190,15 @@ fn no_such_shard(name: &str, config: &Config) -> ErrorReply {
     invalid("shard", name).hint(format!("The shards are: {}.", names.join(", ")))
 }
 
+/// A part of the token that is about no shard that there is.
+fn of_no_shard<'t>(tokens: &'t [Token], config: &Config) -> Option<&'t Token> {
+    tokens.iter().find(|token| is_no_shard(&token.shard, config))
+}
+
+fn unknown_shard(token: &str, shard: &str) -> ErrorReply {
+    invalid("session_token", token).detail(format!("There is no shard \"{shard}\" here."))
+}
+
 /// Whether a client may not set this: only of `pgsluice.*`.
 pub(super) fn object_to_setting(name: &str, value: &str, config: &Config) -> Option<ErrorReply> {
     let own = name.strip_prefix(OWN_PREFIX)?;
@@ -192,8 +206,9 @@ pub(super) fn object_to_setting(name: &str, value: &str, config: &Config) -> Opt
     match read(own, &constant) {
         Err(reply) => Some(reply),
         Ok(Value::Shard(shard)) if is_no_shard(&shard, config) => Some(no_such_shard(&shard, config)),
-        Ok(Value::Token(token)) if config.shards.iter().all(|shard| shard.name != *token.shard) => {
-            Some(invalid("session_token", &constant).detail(format!("There is no shard \"{}\" here.", token.shard)))
+        Ok(Value::Token(tokens)) if of_no_shard(&tokens, config).is_some() => {
+            let stranger = of_no_shard(&tokens, config).map(|token| &*token.shard).unwrap_or_default();
+            Some(unknown_shard(&constant, stranger))
         }
         Ok(_) => not_allowed(own, config),
     }
@@ -240,7 +255,7 @@ fn read(name: &str, value: &str) -> Result<Value, ErrorReply> {
         "session_key" => {
             Err(ErrorReply::error("22023", format!("\"{OWN_PREFIX}{name}\" takes at most {MAX_KEY} bytes")))
         }
-        "session_token" => token(value)
+        "session_token" => tokens(value)
             .map(Value::Token)
             .ok_or_else(|| available("It takes what SHOW pgsluice.session_token has given elsewhere.")),
         _ => Err(unknown(name)),
@@ -280,13 +295,6 @@ fn staleness(value: &str) -> Option<Duration> {
     bare.or_else(|| humantime::parse_duration(value.trim()).ok()).filter(|age| !age.is_zero())
 }
 
-fn token(value: &str) -> Option<Token> {
-    let (rest, lsn) = value.rsplit_once(':')?;
-    let (shard, timeline) = rest.rsplit_once(':')?;
-    let lsn: Lsn = lsn.parse().ok()?;
-    Some(Token { shard: shard.into(), position: Position { timeline: timeline.parse().ok()?, lsn } })
-}
-
 fn quote(text: &str) -> String {
     format!("{}::pg_catalog.text", crate::pool::quote_literal(text))
 }
@@ -295,6 +303,7 @@ fn quote(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::sql::analyse;
+    use crate::topology::{Lsn, Position};
 
     #[test]
     fn values() {
@@ -307,10 +316,10 @@ mod tests {
             (
                 "session_token",
                 "a:b:3:16/B374D848",
-                Value::Token(Token {
-                    shard: "a:b".into(),
-                    position: Position { timeline: 3, lsn: Lsn(0x16_B374_D848) },
-                }),
+                Value::Token(
+                    [Token { shard: "a:b".into(), position: Position { timeline: 3, lsn: Lsn(0x16_B374_D848) } }]
+                        .into(),
+                ),
             ),
         ];
         for (name, value, expected) in good {

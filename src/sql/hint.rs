@@ -30,18 +30,36 @@ pub(super) fn find(text: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// The text's hints, in order; a part that is no `key=value` is a key without a value.
+/// The text's hints, in order; a part that is no `key=value` is a key without a value. Commas within quotes belong to the
+/// value, and so do those of a session token, which is a list.
 pub(super) fn hints(text: &[u8]) -> Box<[Hint]> {
     let Some(inside) = find(text) else { return [].into() };
     let inside = String::from_utf8_lossy(inside);
-    let parts = inside.split(',').map(str::trim).filter(|part| !part.is_empty());
-    let hint = |part: &str| {
-        let (key, value) = part.split_once('=').unwrap_or((part, ""));
+    let (mut is_quoted, mut last) = (false, ' ');
+    let parts = inside.split(|character: char| {
+        if character == '\'' {
+            is_quoted = !is_quoted && last == '=';
+        }
+        if !character.is_whitespace() {
+            last = character;
+        }
+        character == ',' && !is_quoted
+    });
+    let mut hints: Vec<Hint> = Vec::new();
+    for part in parts.map(str::trim).filter(|part| !part.is_empty()) {
+        let (key, value) = match (part.split_once('='), hints.last_mut()) {
+            (Some(pair), _) => pair,
+            (None, Some(token)) if *token.key == *"session_token" && part.contains(':') => {
+                token.value = format!("{},{part}", token.value).into();
+                continue;
+            }
+            (None, _) => (part, ""),
+        };
         let value = value.trim();
         let unquoted = value.strip_prefix('\'').and_then(|value| value.strip_suffix('\''));
-        Hint { key: key.trim().to_ascii_lowercase().into(), value: unquoted.unwrap_or(value).into() }
-    };
-    parts.map(hint).collect()
+        hints.push(Hint { key: key.trim().to_ascii_lowercase().into(), value: unquoted.unwrap_or(value).into() });
+    }
+    hints.into()
 }
 
 #[cfg(test)]
@@ -50,7 +68,7 @@ mod tests {
 
     #[test]
     fn hints_are_taken_apart() {
-        let cases: [(&str, &[(&str, &str)]); 9] = [
+        let cases: [(&str, &[(&str, &str)]); 13] = [
             ("/* pgsluice: route=primary */ SELECT 1", &[("route", "primary")]),
             (
                 "  /*pgsluice:Consistency = Eventual,route=auto*/select 1",
@@ -58,6 +76,19 @@ mod tests {
             ),
             ("/* app */ /* pgsluice: max_staleness = '5 s' */ SELECT 1", &[("max_staleness", "5 s")]),
             ("/* pgsluice: unheard */ SELECT 1", &[("unheard", "")]),
+            (
+                "/* pgsluice: session_token='a:1:0/1,b:1:0/2', route=auto */ SELECT 1",
+                &[("session_token", "a:1:0/1,b:1:0/2"), ("route", "auto")],
+            ),
+            (
+                "/* pgsluice: session_token=a:1:0/1, b:1:0/2, route=auto */ SELECT 1",
+                &[("session_token", "a:1:0/1,b:1:0/2"), ("route", "auto")],
+            ),
+            (
+                "/* pgsluice: session_key=o'neill, route=auto */ SELECT 1",
+                &[("session_key", "o'neill"), ("route", "auto")],
+            ),
+            ("/* pgsluice: session_token=a:1:0/1, more */ SELECT 1", &[("session_token", "a:1:0/1"), ("more", "")]),
             ("/* pgsluice: , */ SELECT 1", &[]),
             ("SELECT 1 /* pgsluice: route=primary */", &[]),
             ("/* pgsluice route=primary */ SELECT 1", &[]),

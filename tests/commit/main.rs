@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test's helpers too")]
 
 mod crash;
+mod kept;
 mod killed;
 mod monitored;
 mod privileges;

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{join_all, try_join_all};
 use pgsluice::commit::{
-    ConnectError, Coordinators, Outcome, Participant, Reach, Recovery, Refusal, Round, RunError, Settings, ShardName,
-    commit, sql,
+    ConnectError, Coordinators, Lent, Outcome, Participant, Reach, Recovery, Refusal, Round, RunError, Settings,
+    ShardName, commit, sql,
 };
 use pgsluice::demo::{Cluster, ClusterOptions, Server};
 use tokio::sync::{Notify, Semaphore};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::NoTls;
 
 use crate::support::DEADLINE;
 use crate::support::raw::{Login, Message, Raw, query};
@@ -357,11 +357,11 @@ impl Reach for Direct {
         vec![self.database.clone(), "postgres".to_owned()]
     }
 
-    async fn connect(&self, shard: &ShardName, database: Option<&str>) -> Result<Client, ConnectError> {
+    async fn connect(&self, shard: &ShardName, database: Option<&str>) -> Result<Lent, ConnectError> {
         let place = self.places.iter().find(|(name, _)| name == shard).ok_or(ConnectError::NoSuchShard)?;
         let conninfo = if database == Some(self.database.as_str()) { &place.1.1 } else { &place.1.0 };
         let (client, connection) = tokio_postgres::connect(conninfo, NoTls).await?;
         tokio::spawn(connection);
-        Ok(client)
+        Ok(client.into())
     }
 }

@@ -10,7 +10,7 @@ use crate::shard::{KeyColumn, Versions};
 use crate::sql::Name;
 
 /// Of one database.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Distribution {
     tables: HashMap<Box<str>, Vec<Table>, RandomState>,
     /// Where no bucket map was stored yet, no row with a key can be placed.
@@ -75,6 +75,15 @@ impl Distribution {
             named.entry(table.name.clone()).or_default().push(table);
         }
         Self { tables: named, versions: versions.into() }
+    }
+
+    /// The same, but for these tables: all that are declared under their names.
+    #[must_use]
+    pub fn with(&self, tables: impl IntoIterator<Item = Table>) -> Self {
+        let changed = Self::new(tables, Versions::default()).tables;
+        let mut all = self.clone();
+        all.tables.extend(changed);
+        all
     }
 
     /// A table; `None` for those of the system, which are everywhere.

@@ -13,7 +13,6 @@ mod request;
 mod stream;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::everywhere::Why;
 use super::limits::timed_out;
@@ -27,7 +26,6 @@ use crate::gather::merge::Unmergeable;
 use crate::route::{Demand, Reason};
 use crate::shard::Charset;
 use crate::sql::Gathering;
-use crate::topology::Role;
 use crate::wire::ErrorReply;
 use crate::wire::backend::{self, TransactionStatus, put_ready_for_query};
 use crate::wire::frontend::put;
@@ -289,14 +287,9 @@ impl Session {
 
     /// What the rows have shown to this session, on each shard.
     fn note_seen(&mut self, left: &Left) {
-        let now = Instant::now();
         for server in left.servers.iter().chain(&left.lost) {
             self.tell_others(&server.shard, server.role);
-            let horizon = self.horizons.of(&server.shard);
-            match server.role {
-                Role::Replica => horizon.saw_replica(&server.checkout.node, server.checkout.incarnation, now, None),
-                _ => horizon.saw_primary(now, None),
-            }
+            self.note_seen_on(server);
         }
     }
 
