@@ -18,6 +18,9 @@ use tokio::sync::oneshot;
 /// A stack on which the parser can go as deep as it is allowed to, in bytes.
 pub const STACK_SIZE: usize = 8 << 20;
 
+/// Threads that each of them may have for what takes long: parsing long texts, and looking up the names of hosts.
+const MOST_BLOCKING: usize = 8;
+
 /// Which thread something is served by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WorkerId(u16);
@@ -84,7 +87,12 @@ impl Workers {
 
 impl Worker {
     fn start(number: u16) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            // Texts are parsed there too.
+            .thread_stack_size(STACK_SIZE)
+            .max_blocking_threads(MOST_BLOCKING)
+            .build()?;
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new().name(format!("worker-{number}")).stack_size(STACK_SIZE).spawn(move || {

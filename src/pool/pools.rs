@@ -387,8 +387,7 @@ impl NodePool {
     /// thread's from then on.
     pub async fn checkout(self: &Arc<Self>, now: Instant) -> Result<Checkout, CheckoutError> {
         let here = WorkerId::here();
-        let is_here = |connection: &Box<ServerConnection>| connection.home == here;
-        let granted = match self.connections.ask(is_here) {
+        let granted = match self.connections.ask(|connection| connection.home == here) {
             Answer::Granted(granted) => Some(granted),
             // In a box: seldom, and large.
             Answer::Wait(waiter) => Box::pin(self.wait(waiter)).await?,
@@ -401,7 +400,7 @@ impl NodePool {
                 place.keep();
                 return Ok(Checkout::new(connection, Arc::clone(self)));
             }
-            granted = self.connections.exchange(is_here);
+            granted = self.connections.exchange(|connection| connection.home == here);
         }
         let connection = self.manager.create().await?;
         place.keep();

@@ -407,6 +407,7 @@ impl Session {
             skipping: false,
             misplaced: None,
             part: None,
+            foreseen: Vec::new(),
             bound: Vec::new(),
             named_here: Vec::new(),
             portals: Vec::new(),

@@ -27,6 +27,7 @@ mod encrypt;
 mod everywhere;
 mod exchange;
 mod fence;
+mod foresee;
 mod gate;
 mod gather;
 mod hand;
@@ -161,6 +162,8 @@ pub struct Session {
     misplaced: Option<ErrorReply>,
     /// Where the portals of the open transaction are for.
     bound: Vec<(Box<[u8]>, place::Place)>,
+    /// What the long texts of the messages under way say.
+    foreseen: foresee::Foreseen,
     /// What stands for the text under way on this shard.
     part: Option<scatter::Part>,
     /// Names that the messages under way have given to statements.

@@ -12,6 +12,7 @@ use super::cancel::Cancelled;
 use super::clients::Activity;
 use super::cut::{note_cut, terminated};
 use super::exchange::{Audience, Purpose, Sent};
+use super::foresee::{Foreseen, LONG};
 use super::gather::Gathered;
 use super::ledger::End;
 use super::limits::Patience;
@@ -48,6 +49,13 @@ pub(super) enum Work {
     },
     /// One that is passed on while it comes.
     Long(Header),
+}
+
+impl Work {
+    /// Whether a long text may be among it.
+    fn is_long(&self) -> bool {
+        matches!(self, Self::Messages { bytes, .. } if bytes.len() > LONG)
+    }
 }
 
 /// What came of trying to serve something.
@@ -132,6 +140,9 @@ impl Session {
         }
         let served = self.serve_inside(work).await;
         self.leave_rows();
+        if !self.foreseen.is_empty() {
+            self.foreseen = Foreseen::new();
+        }
         self.leave_if_idle();
         served
     }
@@ -176,8 +187,11 @@ impl Session {
             self.take_rows().await;
             self.lot = self.lot.next_lot();
         }
+        // In a box: seldom, and large.
+        let asked_at = if work.is_long() { Box::pin(self.foresee(work)).await } else { None };
         // In a box of its own: two short pieces of memory are had faster than one long one.
         let mut understood = Box::new(self.understand(work)?);
+        understood.asked_at = asked_at.unwrap_or(understood.asked_at);
         self.overhead.start(understood.asked_at);
         if !self.across.made.is_nothing() && !Box::pin(self.see_made(work, &mut understood)).await? {
             return Ok(());

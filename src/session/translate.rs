@@ -125,7 +125,7 @@ impl Session {
 
     async fn translate_query(&mut self, frame: &Frame<'_>, known: Option<&Arc<Analysis>>) -> Result<Outcome, Fault> {
         let text = frontend::query(frame.body)?;
-        let analysis = known.map_or_else(|| self.proxy.analyses.analyse(text), Arc::clone);
+        let analysis = known.map_or_else(|| self.analysis_of(text), Arc::clone);
         self.statements.drop_unnamed();
         self.unprepare_by_sql("");
         let misplaced = self.misplaced.clone();
@@ -187,7 +187,7 @@ impl Session {
     async fn translate_parse(&mut self, frame: &Frame<'_>, known: Option<&Arc<Analysis>>) -> Result<Outcome, Fault> {
         self.in_batch = true;
         let parse = Parse::read(frame.body)?;
-        let analysis = known.map_or_else(|| self.proxy.analyses.analyse(parse.text), Arc::clone);
+        let analysis = known.map_or_else(|| self.analysis_of(parse.text), Arc::clone);
         let objection = self.objection(&analysis).or_else(|| {
             let is_taken = !parse.name.is_empty() && self.statements.get(parse.name).is_some();
             let name = String::from_utf8_lossy(parse.name);

@@ -223,7 +223,7 @@ impl Session {
     }
 
     fn understand_text(&self, text: &[u8], understood: &mut Understood) -> Arc<Analysis> {
-        let analysis = self.proxy.analyses.analyse(text);
+        let analysis = self.analysis_of(text);
         if !self.told.can_read(text) {
             understood.demand = Demand::Primary(Reason::UnreadableText);
         }

@@ -86,6 +86,12 @@ impl AnalysisCache {
         analysis
     }
 
+    /// Whether that needs no parsing.
+    pub fn knows(&self, text: &[u8]) -> bool {
+        let is_shape_known = || shape(text, &self.key).is_some_and(|shape| self.shapes.peek(&shape).is_some());
+        text.len() <= MAX_PARSED_BYTES && (self.texts.peek(text).is_some() || is_shape_known())
+    }
+
     /// Whether it has come lately; notes that it has come now.
     fn has_come_before(&self, text: &[u8]) -> bool {
         let digest = self.hasher.hash_one(text);
@@ -183,7 +189,9 @@ mod tests {
         let first = cache.analyse(b"SELECT * FROM t WHERE a = 1");
         assert!(Arc::ptr_eq(&first, &cache.analyse(b"SELECT * FROM t WHERE a = 1")));
         assert!(Arc::ptr_eq(&first, &cache.analyse(b"select * from t where a = 2")));
+        assert!(!cache.knows(b"SELECT * FROM u WHERE a = 1"));
         assert!(!Arc::ptr_eq(&first, &cache.analyse(b"SELECT * FROM u WHERE a = 1")));
+        assert!(cache.knows(b"SELECT * FROM u WHERE a = 1") && cache.knows(b"SELECT * FROM u WHERE a = 7"));
         first.note_refused_by_standby();
         assert!(cache.analyse(b"SELECT * FROM t WHERE a = 3").was_refused_by_standby());
         assert_eq!((cache.len(), cache.shapes()), (1, 2), "one of the texts has come twice");
