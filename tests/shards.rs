@@ -525,12 +525,14 @@ async fn what_cannot_be_placed_is_refused() {
         ("LOCK accounts", "0A000"),
         ("CREATE DATABASE more", "0A000"),
         ("DO $$ BEGIN END $$", "0A000"),
-        ("SELECT FROM WHERE", "0A000"),
+        ("SELECT FROM WHERE", "42601"),
         ("SET pgsluice.shard = 'x'", "22023"),
     ] {
         let messages = client.query(sql).await;
         assert_eq!(raw::sqlstates(&messages), [sqlstate], "{sql}: {messages:?}");
     }
+    // A row without columns.
+    assert_eq!(raw::tags(&client.query("SELECT").await), "TDCZ");
     // Where it is refused in a transaction, the transaction has failed.
     for (sql, expected) in [
         ("BEGIN", vec![]),

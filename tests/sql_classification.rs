@@ -588,3 +588,29 @@ fn databases_that_must_be_left() {
         assert_eq!(found, expected, "{sql}");
     }
 }
+
+/// What PostgreSQL answers, or refuses, without looking at any table.
+#[test]
+fn what_names_no_table() {
+    let tables = |sql: &str| {
+        let analysis = analyse(sql);
+        let [statement] = &*analysis.statements else { panic!("{sql}") };
+        let uses = statement.uses.as_ref().unwrap_or_else(|| panic!("{sql}: {statement:?}"));
+        (statement.primary, uses.tables.iter().map(|used| used.relation.name.to_string()).collect::<Vec<_>>())
+    };
+    for sql in ["SELECT", " select ; ", "/* x */ SELECT -- y"] {
+        assert_eq!(tables(sql), (None, vec![]), "{sql}");
+    }
+    for sql in ["SELECT FROM WHERE", "SELECT a FROM where", "SELECT * FROM t JOIN Where ON true", "DELETE FROM where"] {
+        assert_eq!(tables(sql), (Some(P::Unparsed), vec![]), "{sql}");
+    }
+    for (sql, name) in [
+        ("SELECT FROM \"where\"", "where"),
+        ("SELECT FROM s.where", "where"),
+        ("SELECT FROM t WHERE a = 1", "t"),
+        ("SELECT 1 AS from FROM t WHERE true", "t"),
+        ("SELECT a FROM t ORDER BY a FETCH FIRST ROW ONLY", "t"),
+    ] {
+        assert_eq!(tables(sql), (None, vec![name.to_owned()]), "{sql}");
+    }
+}

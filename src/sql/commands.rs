@@ -43,6 +43,8 @@ impl Commands<'_> {
             cursor.next();
         }
         let statement = match &*leading {
+            // A row without columns, which the parser does not know.
+            "select" if cursor.at_end() => Some(Statement::new(Kind::Query, None).without_tables()),
             "select" | "values" | "table" | "with" | "(" | "insert" | "update" | "delete" | "merge" => {
                 Some(self.body(part.span.clone(), &part.tokens, part.complete))
             }

@@ -107,6 +107,10 @@ fn parse(sql: &str, literals_before: usize) -> Option<Statement> {
     };
     let mut walker = Walker::default();
     let _ = tree.visit(&mut walker);
+    if walker.is_malformed {
+        let kind = if writes { Kind::Write } else { Kind::Query };
+        return Some(Statement::new(kind, Some(PrimaryCause::Unparsed)).without_tables());
+    }
     let mut statement = walker.finish(writes);
     statement.uses = Some(Box::new(relate(tree, sql, literals_before)));
     Some(statement)
@@ -129,6 +133,8 @@ struct Walker {
     into: bool,
     locks: bool,
     modifies: bool,
+    /// It names a table by a word that PostgreSQL takes for none there.
+    is_malformed: bool,
 }
 
 impl Walker {
@@ -205,6 +211,7 @@ impl Visitor for Walker {
         if self.called.take().is_some_and(|called| std::ptr::eq(called, relation)) {
             return ControlFlow::Continue(());
         }
+        self.is_malformed |= begins_clause(relation);
         if let Some(name) = name_of(relation)
             && !self.ctes.has(&name)
         {
@@ -229,6 +236,35 @@ impl Facts {
             self.set_config();
         }
         self.function(name);
+    }
+}
+
+/// Whether that is a reserved word, unquoted, that the parser has taken for a table's name where the name is missing: the
+/// server says so, and runs nothing.
+/// <https://www.postgresql.org/docs/current/sql-keywords-appendix.html>
+fn begins_clause(relation: &ObjectName) -> bool {
+    const WORDS: [&str; 15] = [
+        "where",
+        "group",
+        "having",
+        "order",
+        "limit",
+        "offset",
+        "fetch",
+        "for",
+        "window",
+        "union",
+        "except",
+        "intersect",
+        "on",
+        "using",
+        "returning",
+    ];
+    match &*relation.0 {
+        [ObjectNamePart::Identifier(Ident { value, quote_style: None, .. })] => {
+            WORDS.iter().any(|word| value.eq_ignore_ascii_case(word))
+        }
+        _ => false,
     }
 }
 

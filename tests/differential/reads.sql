@@ -848,6 +848,8 @@ SELECT id FROM ints LIMIT 'x'
 
 SELECT FROM WHERE
 
+SELECT
+
 SELECT id FROM ints WHERE id = 'x'
 
 SELECT id FROM ints WHERE id = $1
