@@ -6,7 +6,7 @@ use bytes::BytesMut;
 
 use super::Session;
 use crate::wire::frontend::tag;
-use crate::wire::{BUFFER_SIZE, FIRST_READ, FrameError, Header, header};
+use crate::wire::{BUFFER_SIZE, FrameError, Header, header};
 
 /// Bytes of a pipeline that are looked at together before it is sent on in parts.
 const MAX_BATCH: usize = 256 * 1024;
@@ -60,7 +60,8 @@ impl Session {
                 }
             }
             if self.client.input.is_empty() {
-                self.client.shrink(FIRST_READ, 0);
+                // Who is silent keeps no memory for what it may say.
+                self.client.shrink(0, 0);
             }
             if !self.listen(limit).await? {
                 return Ok(Gathered::End);

@@ -159,7 +159,7 @@ pub struct Session {
     /// An error was told without a server's help: the client's messages are ignored up to its next `Sync`.
     skipping: bool,
     /// What the messages under way are refused with, in their place, where they are for another shard than can be had.
-    misplaced: Option<ErrorReply>,
+    misplaced: Option<Box<ErrorReply>>,
     /// Where the portals of the open transaction are for.
     bound: Vec<(Box<[u8]>, place::Place)>,
     /// What the long texts of the messages under way say.

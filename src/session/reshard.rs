@@ -198,7 +198,7 @@ impl Session {
     }
 
     fn refuse_when_it_comes(&mut self, reply: ErrorReply) -> Result<Way, Fault> {
-        self.misplaced = Some(reply);
+        self.misplaced = Some(Box::new(reply));
         Ok(Way::Here)
     }
 

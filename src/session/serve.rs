@@ -113,9 +113,6 @@ impl Session {
             };
             // In a box, so that who is idle takes less memory.
             Box::pin(self.serve(&work)).await?;
-            if let Work::Messages { bytes, .. } = work {
-                self.client.reuse(bytes);
-            }
         }
     }
 

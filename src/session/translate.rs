@@ -128,7 +128,7 @@ impl Session {
         let analysis = known.map_or_else(|| self.analysis_of(text), Arc::clone);
         self.statements.drop_unnamed();
         self.unprepare_by_sql("");
-        let misplaced = self.misplaced.clone();
+        let misplaced = self.misplaced.as_deref().cloned();
         if let Some(reply) = misplaced.or_else(|| self.objection(&analysis)).or_else(|| self.claim_pin(&analysis)) {
             self.expect(Sent::Query, Audience::Refusal(reply.into()));
             self.put(|out| put_query(out, REFUSED));
@@ -260,7 +260,7 @@ impl Session {
             return Ok(outcome);
         }
         self.note_portal(bind.portal, Some(&held));
-        if let Some(reply) = self.misplaced.clone().or_else(|| self.claim_pin(&held.statement.analysis)) {
+        if let Some(reply) = self.misplaced.as_deref().cloned().or_else(|| self.claim_pin(&held.statement.analysis)) {
             self.expect(Sent::Bind, Audience::Refusal(reply.into()));
             self.put(|out| put_bind(out, Bind { statement: NO_STATEMENT, ..bind }));
             return Ok(Outcome::Done);

@@ -23,7 +23,7 @@ use super::Stream;
 pub const BUFFER_SIZE: usize = 32 * 1024;
 
 /// How much is read at first, in bytes; more, as long as what comes fills the buffer.
-pub const FIRST_READ: usize = 1000;
+const FIRST_READ: usize = 1000;
 
 /// A connection and its buffers.
 #[derive(Debug)]
@@ -260,14 +260,6 @@ impl Link {
     pub async fn close(mut self) {
         let _ = self.flush().await;
         let _ = std::future::poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx)).await;
-    }
-
-    /// Takes over the memory of a buffer that has come from here, where it has none and that is short.
-    pub fn reuse(&mut self, mut buffer: BytesMut) {
-        if self.input.capacity() == 0 && buffer.capacity() <= FIRST_READ {
-            buffer.clear();
-            self.input = buffer;
-        }
     }
 
     /// Gives back the memory of empty buffers that are larger than this, in bytes.

@@ -18,5 +18,5 @@ mod stream;
 
 pub use error::{ErrorReply, Severity};
 pub use frame::{Frame, FrameError, Frames, Header, header};
-pub use link::{BUFFER_SIZE, FIRST_READ, Link};
+pub use link::{BUFFER_SIZE, Link};
 pub use stream::Stream;
