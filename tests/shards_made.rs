@@ -298,3 +298,39 @@ async fn what_was_changed_on_one_shard_by_hand_is_not_known() {
     assert_eq!(count(&stand, "accounts", "id").await, 20);
     stand.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_its_own_ddl_a_session_goes_by_what_is_committed() {
+    let stand = stand().await;
+    let client = stand.client().await;
+    client.batch_execute("CREATE TABLE accounts (id bigint, note text)").await.unwrap();
+    client.batch_execute("CREATE TABLE entries (account text)").await.unwrap();
+    // Each time the key's type is another one, and the next statement follows at once.
+    let mut rows = 0;
+    for round in 0..12 {
+        let into = if round % 2 == 0 { "text" } else { "bigint USING id::bigint" };
+        let retype = format!("ALTER TABLE accounts ALTER COLUMN id TYPE {into}");
+        client.batch_execute("DELETE FROM accounts").await.unwrap();
+        if round % 3 == 0 {
+            for sql in ["BEGIN", &retype, "COMMIT"] {
+                client.batch_execute(sql).await.unwrap();
+            }
+        } else {
+            client.batch_execute(&retype).await.unwrap();
+        }
+        if round % 4 == 0 {
+            client.batch_execute("BEGIN").await.unwrap();
+        }
+        for id in 0..8 {
+            client.execute(&format!("INSERT INTO accounts (id, note) VALUES ('{id}', $1)"), &[&"n"]).await.unwrap();
+        }
+        if round % 4 == 0 {
+            client.batch_execute("COMMIT").await.unwrap();
+        }
+        client.batch_execute(&format!("INSERT INTO entries VALUES ('{round}')")).await.unwrap();
+        rows += 1;
+        assert_eq!(count(&stand, "accounts", "id").await, 8, "round {round}");
+    }
+    assert_eq!(count(&stand, "entries", "account").await, rows);
+    stand.stop().await;
+}

@@ -111,7 +111,13 @@ impl Session {
                 }
             }
             Kind::Savepoint { rollback: true } => self.across.made.reconsider(),
-            Kind::Commit { .. } | Kind::Rollback { .. } => self.across.made.forget(),
+            Kind::Commit { .. } | Kind::Rollback { .. } => {
+                self.across.made.end();
+                if self.changed_catalog && self.status != TransactionStatus::Idle {
+                    // AND CHAIN.
+                    self.proxy.monitor.catalog_changed(&self.identity.database);
+                }
+            }
             Kind::Discard(Discard::All) if !failed => {
                 self.pins.clear();
                 self.prepared_by_sql.clear();

@@ -62,7 +62,7 @@ impl Session {
     pub(super) fn leave_rows(&mut self) {
         if self.status == TransactionStatus::Idle && !self.in_batch {
             self.rows = None;
-            self.across.made.forget();
+            self.across.made.end();
         }
     }
 

@@ -3,15 +3,18 @@
 //! What is known of the database's rows was read from what is committed ([`crate::monitor::distribution_rows`]). Behind DDL
 //! of its own a transaction knows more, and nobody else does. So before its next statement that is placed by a table, that
 //! table is asked for over the transaction's own connections: what all of them tell alike counts, up to the transaction's
-//! end, and is asked for anew behind further DDL and behind ROLLBACK TO. A session that runs no DDL pays one comparison.
+//! end, and is asked for anew behind further DDL and behind ROLLBACK TO. Behind the end the session waits, before it places
+//! anything again, until the monitor has read what is committed. A session that runs no DDL pays one comparison.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
 
 use super::constraints::ascii;
 use super::everywhere::Why;
+use super::fence::outdated;
 use super::hand::values;
 use super::place::Place;
 use super::scatter::ends_ready;
@@ -28,21 +31,26 @@ use crate::sql::{Kind, Statement};
 use crate::wire::ErrorReply;
 use crate::wire::backend::TransactionStatus;
 
-/// What the open transaction's own DDL has made of the declared tables.
+/// How long it is waited for that the monitor has read what is committed: more than until it tries again.
+const READ_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the session's own DDL has made of the declared tables.
 #[derive(Debug, Default)]
 pub(super) enum Made {
-    /// There was none.
+    /// There was none; or everybody knows it.
     #[default]
     Nothing,
-    /// It has not been looked at since.
+    /// In the open transaction; it has not been looked at since.
     Unread,
-    /// This.
+    /// This, in the open transaction.
     Read {
         /// What counts in this transaction.
         rows: Arc<Rows>,
         /// The names of the tables that were read.
         names: Vec<Box<str>>,
     },
+    /// The transaction is over, and what everybody knows may have been read before its end.
+    Over,
 }
 
 impl Made {
@@ -53,15 +61,15 @@ impl Made {
 
     /// Some of it may be undone; or what it was read together with is not current any more.
     pub(super) fn reconsider(&mut self) {
-        if !matches!(self, Self::Nothing) {
+        if matches!(self, Self::Read { .. }) {
             *self = Self::Unread;
         }
     }
 
     /// The transaction is over.
-    pub(super) fn forget(&mut self) {
+    pub(super) fn end(&mut self) {
         if !self.is_nothing() {
-            *self = Self::Nothing;
+            *self = Self::Over;
         }
     }
 
@@ -87,10 +95,15 @@ impl Session {
     /// Has the messages understood by the tables as the open transaction sees them, where it has changed some. False where
     /// a server could not be asked, and the client was told why.
     pub(super) async fn see_made(&mut self, work: &Work, understood: &mut Understood) -> Result<bool, Fault> {
-        if self.status != TransactionStatus::Transaction {
-            return Ok(true);
-        }
-        match self.read_unread(work, understood).await? {
+        let seeing = match (&self.across.made, self.status) {
+            (_, TransactionStatus::Failed) => Ok(Seeing::AsUnderstood),
+            (Made::Over, _) => self.await_committed(work, understood).await,
+            (Made::Unread | Made::Read { .. }, TransactionStatus::Transaction) => {
+                self.read_unread(work, understood).await?
+            }
+            _ => Ok(Seeing::AsUnderstood),
+        };
+        match seeing {
             Ok(Seeing::AsUnderstood) => {}
             Ok(Seeing::Anew) => {
                 *understood = Understood { asked_at: understood.asked_at, ..self.understand(work)? };
@@ -102,6 +115,24 @@ impl Session {
             }
         }
         Ok(true)
+    }
+
+    /// What the session has committed is to be read by the monitor before anything is placed by it.
+    async fn await_committed(&mut self, work: &Work, understood: &Understood) -> Result<Seeing, Why> {
+        if !goes_on(work) && self.tables_of(understood).is_empty() {
+            return Ok(Seeing::AsUnderstood);
+        }
+        if !self.await_ddl(READ_LIMIT).await && self.proxy.catalogs().is_behind(&self.identity.database) {
+            return Err(Why::Told(not_read()));
+        }
+        self.take_rows().await;
+        // An open transaction has kept what it had where the bucket map has changed since.
+        let known = self.known_rows().map(|rows| rows.versions().known);
+        if known.is_some_and(|known| known != self.known_version()) {
+            return Err(Why::Told(outdated()));
+        }
+        self.across.made = Made::Nothing;
+        Ok(Seeing::Anew)
     }
 
     async fn read_unread(&mut self, work: &Work, understood: &Understood) -> Result<Result<Seeing, Why>, Fault> {
@@ -268,6 +299,12 @@ fn uncertain() -> ErrorReply {
     ErrorReply::error("0A000", "what this transaction has made of its tables is not known here")
         .detail("It has changed tables, and this came in one message or pipeline with ROLLBACK TO, or with its end.")
         .hint("Send ROLLBACK TO SAVEPOINT, COMMIT and the like in messages of their own.")
+}
+
+fn not_read() -> ErrorReply {
+    ErrorReply::error("57P03", "what this session has made of its tables has not been read yet")
+        .detail("Behind DDL pgsluice reads the tables anew, and goes by nothing older. The server did not let it, or not in time.")
+        .hint("Try again in a moment.")
 }
 
 fn differs(table: &str) -> ErrorReply {

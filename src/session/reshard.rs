@@ -56,7 +56,7 @@ impl Session {
 
     /// What cannot be placed may be about something that a client of this process has made, or changed, just now: waits until
     /// that was read. False where nothing has, or it takes too long.
-    async fn await_ddl(&mut self) -> bool {
+    pub(super) async fn await_ddl(&mut self, limit: Duration) -> bool {
         let catalogs = Arc::clone(self.proxy.catalogs());
         let database = &self.identity.database;
         if !catalogs.is_behind(database) {
@@ -67,7 +67,7 @@ impl Session {
                 tokio::time::sleep(LOOK).await;
             }
         };
-        let was_read = self.registration.unless_cancelled(tokio::time::timeout(DDL_LIMIT, read)).await;
+        let was_read = self.registration.unless_cancelled(tokio::time::timeout(limit, read)).await;
         let was_read = was_read.is_ok_and(|in_time| in_time.is_ok());
         if was_read {
             self.take_rows().await;
@@ -109,7 +109,7 @@ impl Session {
         let shard = match understood.place.clone() {
             Place::Any => return Ok(Way::Here),
             Place::One(shard) => shard,
-            Place::Refused(_) if self.await_ddl().await => return Ok(Way::Again),
+            Place::Refused(_) if self.await_ddl(DDL_LIMIT).await => return Ok(Way::Again),
             Place::Refused(reply) => return self.misplaced(work, *reply).await,
             Place::Moving(_) if self.await_move().await => return Ok(Way::Again),
             Place::Moving(reply) => return self.misplaced(work, *reply).await,
@@ -119,7 +119,7 @@ impl Session {
             Place::Together(views) => {
                 return match self.go_to_coordinator(&views, understood).await? {
                     Ok(()) => Ok(Way::Here),
-                    Err(_) if self.knows_more().await || self.await_ddl().await => Ok(Way::Again),
+                    Err(_) if self.knows_more().await || self.await_ddl(DDL_LIMIT).await => Ok(Way::Again),
                     Err(reply) => {
                         self.release_if_free().await;
                         self.misplaced(work, reply).await
