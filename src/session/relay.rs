@@ -164,7 +164,7 @@ impl Session {
         if server.holding && (is_all_here || self.client.output.len() + link.ready > server.hold_limit) {
             server.holding = false;
         }
-        let is_sent = link.output.is_empty() && self.client.ready == 0 && self.client.unread == 0;
+        let is_sent = link.is_flushed() && self.client.ready == 0 && self.client.unread == 0;
         let is_delivered = link.ready == 0 && link.unread == 0 && self.client.is_flushed();
         let is_done = match until {
             Until::Sent => is_sent,
@@ -199,7 +199,7 @@ impl Session {
         let Some(server) = &mut self.server else { return Poll::Ready(true) };
         let link = &mut server.checkout.link;
         let mut moved = false;
-        if !link.output.is_empty() || self.client.ready > 0 {
+        if !link.is_flushed() || self.client.ready > 0 {
             match link.poll_write_from(&mut self.client, cx) {
                 Poll::Ready(Ok(())) => {
                     self.overhead.pause();
@@ -207,7 +207,7 @@ impl Session {
                 }
                 Poll::Ready(Err(_)) => {
                     // It takes nothing more, but may still have something to say: reading will tell.
-                    link.output = BytesMut::new();
+                    link.drop_output();
                     self.client.input.advance(self.client.ready);
                     self.client.ready = 0;
                     moved = true;

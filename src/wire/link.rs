@@ -216,11 +216,16 @@ impl Link {
         match self.poll_write_output(cx) {
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(_)) => {
-                self.output = BytesMut::new();
+                self.drop_output();
                 true
             }
             Poll::Pending => false,
         }
+    }
+
+    /// Drops what the peer has not taken, and will not take.
+    pub fn drop_output(&mut self) {
+        (self.output, self.needs_flush) = (BytesMut::new(), false);
     }
 
     /// Writes all that `from` has marked for this peer, after `output`.
