@@ -7,10 +7,6 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use pgsluice::cli;
 
-/// Each statement asks for memory some ten times, in threads that share none of it.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// A PostgreSQL proxy: writes go to the primary, reads to replicas that are fresh enough.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]

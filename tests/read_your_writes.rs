@@ -43,7 +43,8 @@ async fn with_replay_paused_everywhere() {
     let eventual = stand.client().await;
     eventual.batch_execute("SET pgsluice.consistency = 'eventual'").await.unwrap();
     assert_eq!(read_simple(&eventual, 1).await, 0, "a replica's answer");
-    assert!(stand.proxy.statements(ON_REPLICAS).await > after);
+    // It is counted a moment after its answer was sent.
+    stand.proxy.wait_for_metric("pgsluice_statements_total", ON_REPLICAS, |count| count > after).await;
     stand.stop().await;
 }
 

@@ -440,6 +440,8 @@ async fn the_catalog_is_followed() {
     let other = stand.client().await;
     let redefined = "CREATE OR REPLACE FUNCTION f_stable() RETURNS int LANGUAGE sql VOLATILE
                      AS 'INSERT INTO journal VALUES (42) RETURNING a'";
+    let ddl = ["reason=\"ddl\""];
+    let before = stand.proxy.statements(&ddl).await;
     other.batch_execute(redefined).await.unwrap();
     let (_, _, messages) = witness.simple(&mut client, "SELECT f_stable()").await;
     assert!(no_error(&messages), "{messages:?}");
@@ -448,6 +450,8 @@ async fn the_catalog_is_followed() {
     assert_eq!(rows[0][0].as_deref(), Some("1"));
     // A new function is unknown until the catalog has been read again.
     other.batch_execute("CREATE FUNCTION f_new() RETURNS int LANGUAGE sql STABLE AS 'SELECT 1'").await.unwrap();
+    // Counted a moment after the client was told: what is counted from here on is the other client's.
+    stand.proxy.wait_for_metric("pgsluice_statements_total", &ddl, |count| count >= before + 2.0).await;
     let start = Instant::now();
     loop {
         let (place, counted, messages) = witness.simple(&mut client, "SELECT f_new()").await;
