@@ -22,7 +22,7 @@ use crate::sql::AnalysisCache;
 use crate::statistics::StatementTable;
 use crate::telemetry::metrics::{ClientState, PoolMetrics, ProxyMetrics, ReloadOutcome, ServerState, ShardMetrics};
 use crate::topology::{Role, Shard, SharedTopology};
-use crate::workers::{Seat, Workers};
+use crate::workers::Workers;
 
 /// Greetings that are remembered for one database.
 const MAX_GREETINGS: usize = 1024;
@@ -216,7 +216,7 @@ impl Proxy {
         tracing::debug!(%peer, "connected");
         let Some(seat) = self.workers.seat() else { return };
         let handle = seat.handle.clone();
-        sessions.spawn_on(serve_client(Arc::clone(self), seat, stream, peer), &handle);
+        sessions.spawn_on(accept(Arc::clone(self), seat, stream, peer), &handle);
     }
 
     /// Serves those who are there until they leave of themselves, or long enough; and stays for as long as the process
@@ -475,14 +475,6 @@ async fn recover(
     tokio::select! {
         () = work => {}
         () = shutdown.wait() => {}
-    }
-}
-
-async fn serve_client(proxy: Arc<Proxy>, seat: Seat, stream: std::net::TcpStream, peer: SocketAddr) {
-    let _seat = seat;
-    match TcpStream::from_std(stream) {
-        Ok(stream) => accept(proxy, stream, peer).await,
-        Err(error) => tracing::warn!(%peer, %error, "a connection cannot be served"),
     }
 }
 

@@ -70,6 +70,8 @@ pub(super) struct Answer {
 pub(super) fn explain(mut config: Config, database: &str, user: &str, sql: &str) -> anyhow::Result<Answer> {
     // Nothing is to be written.
     config.audit.file = None;
+    // Nobody is served.
+    config.listen.workers = 1;
     // On this runtime nothing runs but the block below, which does not wait: what a proxy spawns to watch its servers
     // never begins.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

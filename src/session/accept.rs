@@ -12,6 +12,7 @@ use pgwire::messages::Message;
 use pgwire::messages::startup::{Authentication, BackendKeyData, NegotiateProtocolVersion, SecretKey};
 use tokio::net::TcpStream;
 
+use super::across::MaybeAcross;
 use super::attempt::Attempt;
 use super::auth::{self, Rejection};
 use super::clients::Who;
@@ -43,6 +44,7 @@ use crate::topology::Role;
 use crate::wire::backend::{TransactionStatus, put_parameter_status, put_ready_for_query};
 use crate::wire::startup::{self, Packet, PacketError, Request};
 use crate::wire::{ErrorReply, Link, Stream};
+use crate::workers::Seat;
 
 const MAJOR: i32 = 3;
 
@@ -55,8 +57,8 @@ const MAX_PACKETS: usize = 3;
 /// Room for a first packet of the usual size, in bytes.
 const FIRST_READ: usize = 512;
 
-/// Serves one connection from its first byte to its last.
-pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream, peer: SocketAddr) {
+/// Serves one connection from its first byte to its last, on the runtime of the thread that has the seat for it.
+pub async fn accept(proxy: Arc<Proxy>, _seat: Seat, stream: std::net::TcpStream, peer: SocketAddr) {
     // In boxes, one after the other: who has logged in does not keep the memory that a login needs, and who has not yet
     // takes no more than that.
     let Some((admitted, link)) = Box::pin(let_in(&proxy, stream, peer)).await else { return };
@@ -71,7 +73,10 @@ pub async fn accept(proxy: Arc<Proxy>, stream: TcpStream, peer: SocketAddr) {
 }
 
 /// Has the client log in; `None` where it goes away, or is sent away.
-async fn let_in(proxy: &Arc<Proxy>, stream: TcpStream, peer: SocketAddr) -> Option<(Admitted, Link)> {
+async fn let_in(proxy: &Arc<Proxy>, stream: std::net::TcpStream, peer: SocketAddr) -> Option<(Admitted, Link)> {
+    let stream = TcpStream::from_std(stream)
+        .inspect_err(|error| tracing::warn!(%peer, %error, "a connection cannot be served"))
+        .ok()?;
     let config = proxy.config.load_full();
     let mut place = proxy.logins.enter(config.listen.max_logins);
     let mut attempt = Attempt::from(peer);
@@ -393,8 +398,7 @@ impl Session {
             server: None,
             rows: None,
             outdated: None,
-            across: Box::default(),
-            spare_exchange: None,
+            across: MaybeAcross::default(),
             last_pools: Vec::new(),
             parked: None,
             may_have_sequences: false,
@@ -429,7 +433,7 @@ impl Session {
 mod tests {
     use super::*;
 
-    fn size_of_future<F: Future>(_: fn(Arc<Proxy>, TcpStream, SocketAddr) -> F) -> usize {
+    fn size_of_future<F: Future>(_: fn(Arc<Proxy>, Seat, std::net::TcpStream, SocketAddr) -> F) -> usize {
         size_of::<F>()
     }
 
@@ -437,6 +441,6 @@ mod tests {
     #[test]
     fn a_connection_takes_little() {
         let size = size_of_future(accept);
-        assert!(size <= 2048, "{size}");
+        assert!(size <= 160, "{size}");
     }
 }

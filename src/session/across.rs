@@ -5,7 +5,8 @@
 //! there as it stands here: with the same modes, the same savepoints and settings. Whatever speaks of the
 //! transaction itself (SAVEPOINT, SET) is repeated on all. How it ends is agreed upon in [`super::agree`].
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -56,9 +57,48 @@ pub(super) struct Across {
     /// What its own DDL has made of the tables.
     pub(super) made: Made,
     /// The session's token, as it was last asked for.
-    pub(super) token: Box<str>,
+    pub(super) token: String,
     /// Transactions that are committed and not yet carried out, by shard.
-    pub(super) unsettled: HashMap<Arc<str>, TransactionId>,
+    pub(super) unsettled: BTreeMap<Arc<str>, TransactionId>,
+}
+
+impl Across {
+    const NOTHING: &Self = &Self {
+        others: Vec::new(),
+        controls: Vec::new(),
+        controls_under_way: Vec::new(),
+        is_entangled: false,
+        named_shard: None,
+        has_written: false,
+        made: Made::Nothing,
+        token: String::new(),
+        unsettled: BTreeMap::new(),
+    };
+}
+
+/// An [`Across`] that takes no memory until something is put into it: with one shard nothing ever is.
+#[derive(Debug, Default)]
+pub(super) struct MaybeAcross(Option<Box<Across>>);
+
+impl MaybeAcross {
+    /// To change what there is, if there is anything.
+    pub(super) fn existing(&mut self) -> Option<&mut Across> {
+        self.0.as_deref_mut()
+    }
+}
+
+impl Deref for MaybeAcross {
+    type Target = Across;
+
+    fn deref(&self) -> &Across {
+        self.0.as_deref().unwrap_or(Across::NOTHING)
+    }
+}
+
+impl DerefMut for MaybeAcross {
+    fn deref_mut(&mut self) -> &mut Across {
+        self.0.get_or_insert_default()
+    }
 }
 
 /// What a text says of the transaction itself.
@@ -177,8 +217,10 @@ impl Session {
                 Err(_) => self.note_seen_on(&other),
             }
         }
-        (self.across.controls, self.across.is_entangled, self.across.has_written) = (Vec::new(), false, false);
-        self.across.named_shard = None;
+        if let Some(across) = self.across.existing() {
+            (across.controls, across.is_entangled, across.has_written) = (Vec::new(), false, false);
+            across.named_shard = None;
+        }
         self.bound.clear();
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::cancel::Cancelled;
 use super::coordinate::Views;
-use super::exchange::{Purpose, Sent};
+use super::exchange::{Exchange, Purpose, Sent};
 use super::place::Place;
 use super::relay::{HOLD_LIMIT, Outcome, Until};
 use super::understand::Understood;
@@ -121,7 +121,7 @@ impl Session {
         self.server = Some(Attached {
             types: self.types_of(&shard),
             shard,
-            exchange: self.spare_exchange.take().unwrap_or_default(),
+            exchange: Exchange::at_hand(),
             role: plan.role,
             reason: plan.reason,
             proof: plan.proof,

@@ -110,9 +110,15 @@ impl Session {
                     self.across.made.change();
                 }
             }
-            Kind::Savepoint { rollback: true } => self.across.made.reconsider(),
+            Kind::Savepoint { rollback: true } => {
+                if let Some(across) = self.across.existing() {
+                    across.made.reconsider();
+                }
+            }
             Kind::Commit { .. } | Kind::Rollback { .. } => {
-                self.across.made.end();
+                if let Some(across) = self.across.existing() {
+                    across.made.end();
+                }
                 if self.changed_catalog && self.status != TransactionStatus::Idle {
                     // AND CHAIN.
                     self.proxy.monitor.catalog_changed(&self.identity.database);

@@ -94,7 +94,7 @@ impl Session {
             if let Err(reply) = self.go_on(shard).await? {
                 return Ok(Err(Why::Told(reply)));
             }
-            self.part = part;
+            self.part = part.map(Box::new);
             // What it has made is the same on the others.
             let run = match number == 0 && has_ddl(understood) {
                 true => self.run_checked(bytes, scatter, returned).await?,
@@ -112,7 +112,7 @@ impl Session {
         if let Err(reply) = self.go_on(last).await? {
             return Ok(Err(Why::Told(reply)));
         }
-        self.part = part;
+        self.part = part.map(Box::new);
         if let Some(server) = &mut self.server {
             returned.begin(last);
             server.exchange.keep_rows(returned);

@@ -6,6 +6,7 @@
 //!
 //! <https://www.postgresql.org/docs/current/protocol-flow.html>
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher};
 
@@ -157,6 +158,18 @@ pub struct Exchange {
     returned: Option<Box<Returned>>,
 }
 
+/// What a long pipeline has needed is not kept: messages, and what they have brought.
+const LARGE: usize = 128;
+
+/// Exchanges that a thread keeps for the next statements: more are not under way at once, mostly.
+const MOST_SPARE: usize = 64;
+
+thread_local! {
+    /// Empty ones. Whoever is silent keeps none for himself.
+    #[expect(clippy::vec_box, reason = "they come and go as they are")]
+    static SPARE: RefCell<Vec<Box<Exchange>>> = const { RefCell::new(Vec::new()) };
+}
+
 type FoldingDigest = foldhash::fast::FoldHasher<'static>;
 
 impl std::fmt::Debug for Exchange {
@@ -264,13 +277,24 @@ impl Exchange {
         }
     }
 
-    /// As if it were new, but for the memory that it keeps.
-    pub fn empty(&mut self) {
-        let Self { expected, events, skipping, copying_in, awaiting_sync, description, returned } = self;
+    /// An empty one.
+    pub fn at_hand() -> Box<Self> {
+        SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
+    }
+
+    /// For the thread's next statement: as if it were new, but for the memory that it keeps.
+    pub fn lay_aside(mut self: Box<Self>) {
+        let Self { expected, events, skipping, copying_in, awaiting_sync, description, returned } = &mut *self;
         expected.clear();
         events.clear();
         (*skipping, *copying_in, *awaiting_sync) = (false, false, false);
         (*description, *returned) = (None, None);
+        let is_large = expected.capacity() > LARGE || events.capacity() > LARGE;
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < MOST_SPARE && !is_large {
+                spare.push(self);
+            }
+        });
     }
 
     /// A whole message from the server, or for rows and copied data (`DataRow`, `CopyData`) that the

@@ -69,11 +69,10 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    /// Returns when it is over; never, where there is no limit.
-    pub(super) async fn end(patience: Option<Self>) -> (CutCause, ErrorReply) {
-        let Some(Self { limit, cause, sqlstate, message }) = patience else { return std::future::pending().await };
-        tokio::time::sleep(limit).await;
-        (cause, ErrorReply::fatal(sqlstate, message))
+    /// Returns when it is over.
+    pub(super) async fn end(self) -> (CutCause, ErrorReply) {
+        tokio::time::sleep(self.limit).await;
+        (self.cause, ErrorReply::fatal(self.sqlstate, self.message))
     }
 }
 

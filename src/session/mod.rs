@@ -122,8 +122,6 @@ pub struct Session {
     /// What it has seen, on each shard.
     horizons: Horizons,
     server: Option<Attached>,
-    /// For the next connection.
-    spare_exchange: Option<Box<Exchange>>,
     /// Where its last connections were from.
     last_pools: Vec<Arc<NodePool>>,
     /// There is more than one shard to choose from.
@@ -135,7 +133,7 @@ pub struct Session {
     /// Why the messages under way are to be routed anew, or refused.
     outdated: Option<fence::Outdated>,
     /// The open transaction, on its other shards.
-    across: Box<across::Across>,
+    across: across::MaybeAcross,
     /// A connection that is not in use, and kept for as long as nobody else wants it.
     parked: Option<Parked>,
     /// The open transaction may have called `nextval`.
@@ -165,7 +163,7 @@ pub struct Session {
     /// What the long texts of the messages under way say.
     foreseen: foresee::Foreseen,
     /// What stands for the text under way on this shard.
-    part: Option<scatter::Part>,
+    part: Option<Box<scatter::Part>>,
     /// Names that the messages under way have given to statements.
     named_here: Vec<Box<[u8]>>,
     /// Portals of the messages under way, and of the transaction.
@@ -176,9 +174,9 @@ pub struct Session {
     tally: Tally,
     overhead: Overhead,
     /// What has to be set again when the messages under way are done; see [`Tracked::tail`].
-    tail: Option<Settings>,
+    tail: Option<Box<Settings>>,
     /// What was sent of it.
-    tail_sent: Option<Settings>,
+    tail_sent: Option<Box<Settings>>,
     /// How the open transaction was begun.
     opening: relocate::Opening,
     /// The open transaction has read or written rows.

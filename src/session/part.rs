@@ -48,9 +48,8 @@ impl Session {
     /// Gives the connection back, clean.
     pub(super) async fn release(&mut self) {
         self.registration.clear().await;
-        if let Some(Attached { mut exchange, checkout, .. }) = self.server.take() {
-            exchange.empty();
-            self.spare_exchange = Some(exchange);
+        if let Some(Attached { exchange, checkout, .. }) = self.server.take() {
+            exchange.lay_aside();
             checkout.give_back();
         }
     }

@@ -284,14 +284,17 @@ impl Session {
         });
         let came = match kept {
             None => came.await,
-            Some((pool, registered)) => tokio::select! {
-                biased;
-                came = &mut came => came,
-                () = pool.news(registered) => {
-                    Box::pin(self.catch_up()).await?;
-                    return Ok(true);
+            Some((pool, registered)) => {
+                let mut news = Box::pin(async move { pool.news(registered).await });
+                tokio::select! {
+                    biased;
+                    came = &mut came => came,
+                    () = &mut news => {
+                        Box::pin(self.catch_up()).await?;
+                        return Ok(true);
+                    }
                 }
-            },
+            }
         };
         if let Some(is_there) = came {
             return Ok(is_there);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use futures_util::future::OptionFuture;
 
 use super::attach::cancelled;
 use super::bring::Brought;
@@ -15,7 +16,6 @@ use super::exchange::{Audience, Purpose, Sent};
 use super::foresee::{Foreseen, LONG};
 use super::gather::Gathered;
 use super::ledger::End;
-use super::limits::Patience;
 use super::relay::{Failure, Outcome, Until};
 use super::reshard::Way;
 use super::seldom::Seldom;
@@ -75,19 +75,25 @@ impl Session {
     pub async fn run(mut self: Box<Self>) {
         let killed = self.registration.killed();
         let killed = pin!(killed.cancelled());
-        let ended = tokio::select! {
+        let end = tokio::select! {
             biased;
             end = self.serve_all() => Some(end),
             () = Seldom::new(killed) => None,
         };
-        let end = match ended {
+        // In a box, so that nothing is kept for it until then.
+        Box::pin(self.end(end)).await;
+    }
+
+    /// The client has gone, or is to go; none: an operator has ended it, wherever it stands.
+    async fn end(mut self: Box<Self>, end: Option<Result<(), Fault>>) {
+        let end = match end {
             Some(end) => end,
-            None => Err(Box::pin(self.die()).await),
+            None => Err(self.die().await),
         };
         if let Err(fault) = &end {
             tracing::debug!(user = %self.identity.user, database = %self.identity.database, %fault, "session ended");
         }
-        Box::pin(self.finish(end)).await;
+        self.finish(end).await;
     }
 
     async fn serve_all(&mut self) -> Result<(), Fault> {
@@ -98,11 +104,12 @@ impl Session {
         loop {
             self.refresh_limits();
             let is_idle = self.status == TransactionStatus::Idle && !self.in_batch;
-            let patience = self.patience();
+            // In a box, as it mostly has no end.
+            let mut impatience = OptionFuture::from(self.patience().map(|patience| Box::pin(patience.end())));
             let gathered = tokio::select! {
                 biased;
                 gathered = self.gather() => gathered?,
-                (cause, reply) = Patience::end(patience) => return Err(self.cut(cause, reply)),
+                Some((cause, reply)) = &mut impatience => return Err(self.cut(cause, reply)),
                 () = &mut shutdown, if is_idle => return Err(self.cut(CutCause::Shutdown, terminated())),
             };
             let work = match gathered {
@@ -116,7 +123,6 @@ impl Session {
         }
     }
 
-    /// An operator has ended this session, wherever it stands.
     async fn die(&mut self) -> Fault {
         self.registration.cancel_running().await;
         let fault = self.cut(CutCause::Killed, terminated());
@@ -190,22 +196,19 @@ impl Session {
         let mut understood = Box::new(self.understand(work)?);
         understood.asked_at = asked_at.unwrap_or(understood.asked_at);
         self.overhead.start(understood.asked_at);
-        if !self.across.made.is_nothing() && !Box::pin(self.see_made(work, &mut understood)).await? {
-            return Ok(());
-        }
         if let Some(turn) = self.turn(understood.runs)
             && let Err(reply) = Box::pin(self.keep_pace(turn)).await
         {
             return Box::pin(self.refuse(work, &reply)).await;
         }
-        while let Way::Again = self.serve_understood(work, &mut understood).await? {
-            self.undo_names();
-            *understood = Understood { asked_at: understood.asked_at, ..self.understand(work)? };
+        loop {
             if !self.across.made.is_nothing() && !Box::pin(self.see_made(work, &mut understood)).await? {
                 return Ok(());
             }
+            let Way::Again = self.serve_understood(work, &mut understood).await? else { return Ok(()) };
+            self.undo_names();
+            *understood = Understood { asked_at: understood.asked_at, ..self.understand(work)? };
         }
-        Ok(())
     }
 
     /// Serves the messages, unless they are to be understood anew by what is known of the rows now.
@@ -513,7 +516,6 @@ impl Session {
     }
 }
 
-/// Returns when it is, or when its sender is gone.
 /// What a client is told when the node that ran its statement is lost.
 fn lost(node: &Node, role: Role, understood: &Understood, in_transaction: bool, words: Option<&[u8]>) -> ErrorReply {
     let name = &node.name;

@@ -83,7 +83,7 @@ impl Session {
             Ok::<_, ErrorReply>(format!("{shard}:{timeline}:{lsn}"))
         }));
         let parts = this.registration.unless_cancelled(asked).await.map_err(super::attach::cancelled)??;
-        self.across.token = parts.join(",").into();
+        self.across.token = parts.join(",");
         Ok(())
     }
 

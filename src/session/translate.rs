@@ -402,10 +402,10 @@ impl Session {
     /// Sets again what the client's RESET must not take back, before it is told that it is done.
     fn add_tail(&mut self, analysis: &Analysis) {
         if let Some(tail) = self.tracked.tail(analysis) {
-            self.tail = Some(match self.tail.take() {
+            self.tail = Some(Box::new(match self.tail.take() {
                 Some(before) => tail.over(&before),
                 None => tail,
-            });
+            }));
         }
     }
 

@@ -48,7 +48,7 @@ impl Session {
                     let text = frontend::query(frame.body)?;
                     self.statements.drop_unnamed();
                     self.unprepare_by_sql("");
-                    let analysis = self.proxy.analyses.analyse(text);
+                    let analysis = self.analysis_of(text);
                     return Ok(Ok(Request { text: text.into(), analysis, prepared: None, answers }));
                 }
                 tag::PARSE if bound.is_none() => {
@@ -88,7 +88,7 @@ impl Session {
             let name = String::from_utf8_lossy(parse.name);
             return Err(ErrorReply::error("42P05", format!("prepared statement \"{name}\" already exists")));
         }
-        let analysis = self.proxy.analyses.analyse(parse.text);
+        let analysis = self.analysis_of(parse.text);
         let statements = &self.proxy.statements;
         let statement = if parse.name.is_empty() {
             statements.unnamed(parse, analysis, None)

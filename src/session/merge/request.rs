@@ -69,7 +69,7 @@ impl Session {
             Some(parse) if parse.name != bind.statement => return Ok(None),
             // Its error is told elsewhere.
             Some(parse) if !parse.name.is_empty() && self.statements.get(parse.name).is_some() => return Ok(None),
-            Some(parse) if self.objection(&self.proxy.analyses.analyse(parse.text)).is_some() => return Ok(None),
+            Some(parse) if self.objection(&self.analysis_of(parse.text)).is_some() => return Ok(None),
             Some(parse) if self.parse_here(parse).is_err() => return Ok(None),
             Some(_) | None => {}
         }
@@ -99,7 +99,7 @@ impl Session {
     }
 
     fn read_merged_query(&mut self, text: &[u8], limit: Count, offset: Count) -> Result<Option<Request>, Fault> {
-        let analysis = self.proxy.analyses.analyse(text);
+        let analysis = self.analysis_of(text);
         let number = |count| match count {
             Count::Unsaid => Some(None),
             Count::Number(number) => Some(Some(number)),
