@@ -33,6 +33,11 @@ impl WorkerId {
     pub fn here() -> Self {
         HERE.get()
     }
+
+    /// Which of so many things of a kind it uses, so that others mostly use others.
+    pub fn one_of(self, count: usize) -> usize {
+        usize::from(self.0) % count
+    }
 }
 
 thread_local! {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::{SinkExt, pin_mut};
 use support::raw::{self, Raw, frame};
-use support::shards::Shards;
+use support::shards::{Shards, code};
 use tokio_postgres::Client;
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::Type;
@@ -55,23 +55,6 @@ async fn copy_in(client: &Client, sql: &str, data: &[u8], piece: usize) -> Resul
     sink.finish().await
 }
 
-fn code(error: &tokio_postgres::Error) -> String {
-    error.code().map(|code| code.code().to_owned()).unwrap_or_default()
-}
-
-/// How many rows a table has on all shards together. Each lies where PostgreSQL's own functions say.
-async fn count(stand: &Shards, table: &str, key: &str) -> i64 {
-    for (shard, name) in ["a", "b", "c"].into_iter().enumerate() {
-        let sql =
-            format!("SELECT count(*) FROM {table} WHERE pgsluice.shard_of_key(pgsluice.shard_key({key})) <> '{name}'");
-        let wrong: i64 = stand.direct(shard).await.query_one(&sql, &[]).await.unwrap().get(0);
-        assert_eq!(wrong, 0, "{table} on {name}");
-    }
-    assert_eq!(stand.on_each("SELECT count(*) FROM pg_prepared_xacts").await, ["0", "0", "0"]);
-    let each = stand.on_each(&format!("SELECT count(*) FROM {table}")).await;
-    each.iter().map(|count| count.parse::<i64>().unwrap()).sum()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_all_formats_lie_where_their_keys_say() {
     let stand = stand().await;
@@ -79,7 +62,7 @@ async fn rows_of_all_formats_lie_where_their_keys_say() {
     let text: String = (0..1000).map(|id| format!("{id}\t{}.5\tnote\\t{id}\\n\n", id * 2)).collect();
     for piece in [1000, 7] {
         assert_eq!(copy_in(&client, "COPY accounts FROM STDIN", text.as_bytes(), piece).await.unwrap(), 1000);
-        assert_eq!(count(&stand, "accounts", "id").await, 1000);
+        assert_eq!(stand.count("accounts", "id").await, 1000);
         let row = client.query_one("SELECT balance::float8, note FROM accounts WHERE id = 7", &[]).await.unwrap();
         assert_eq!((row.get::<_, f64>(0), row.get::<_, String>(1)), (14.5, "note\t7\n".to_owned()));
         client.batch_execute("TRUNCATE accounts").await.unwrap();
@@ -88,7 +71,7 @@ async fn rows_of_all_formats_lie_where_their_keys_say() {
     let sql = "COPY names (name, born) FROM STDIN WITH (FORMAT csv, HEADER)";
     let csv = format!("name,born\r\n{csv}");
     assert_eq!(copy_in(&client, sql, csv.as_bytes(), 100).await.unwrap(), 500);
-    assert_eq!(count(&stand, "names", "name").await, 500);
+    assert_eq!(stand.count("names", "name").await, 500);
     let named = client.query("SELECT born FROM names WHERE name = $1", &[&"name\n\"7\""]).await.unwrap();
     assert_eq!(named.len(), 1);
     let sink = client.copy_in("COPY accounts (note, id) FROM STDIN BINARY").await.unwrap();
@@ -98,7 +81,7 @@ async fn rows_of_all_formats_lie_where_their_keys_say() {
         writer.as_mut().write(&[&format!("n{id}"), &id]).await.unwrap();
     }
     assert_eq!(writer.finish().await.unwrap(), 500);
-    assert_eq!(count(&stand, "accounts", "id").await, 500);
+    assert_eq!(stand.count("accounts", "id").await, 500);
     // No rows at all, and a generated column that is in no data.
     assert_eq!(copy_in(&client, "COPY accounts FROM STDIN", b"", 1).await.unwrap(), 0);
     let messages = stand.raw().await.query("COPY names FROM STDIN").await;
@@ -129,7 +112,7 @@ async fn many_rows_pass_in_bounded_memory() {
     println!("pgsluice's peak of resident memory:   {:.1} MiB, {:.1} MiB before", mib(peak), mib(before));
     let grown = peak.saturating_sub(before);
     assert!(grown < 8 << 20, "{grown} bytes for {} bytes of data", data.len());
-    assert_eq!(u64::try_from(count(&stand, "accounts", "id").await).unwrap(), rows);
+    assert_eq!(u64::try_from(stand.count("accounts", "id").await).unwrap(), rows);
     stand.stop().await;
 }
 
@@ -156,7 +139,7 @@ async fn what_fails_leaves_nothing_anywhere() {
         let data = format!("{good}{last}{}", rows(1000..5000));
         let error = copy_in(&client, "COPY accounts FROM STDIN", data.as_bytes(), 50).await.unwrap_err();
         assert_eq!(code(&error), expected, "{last:?}: {error:?}");
-        assert_eq!(count(&stand, "accounts", "id").await, 1, "{last:?}");
+        assert_eq!(stand.count("accounts", "id").await, 1, "{last:?}");
     }
     let error = copy_in(&client, "COPY accounts FROM STDIN", b"1\t1\tx\n\\N\t1\tx\n", 5).await.unwrap_err();
     let error = error.as_db_error().unwrap();
@@ -182,9 +165,9 @@ async fn what_fails_leaves_nothing_anywhere() {
         pin_mut!(sink);
         sink.send(Bytes::copy_from_slice(good.as_bytes())).await.unwrap();
     }
-    assert_eq!(count(&stand, "accounts", "id").await, 1);
+    assert_eq!(stand.count("accounts", "id").await, 1);
     assert_eq!(copy_in(&client, "COPY accounts FROM STDIN", good.as_bytes(), 50).await.unwrap(), 40);
-    assert_eq!(count(&stand, "accounts", "id").await, 41);
+    assert_eq!(stand.count("accounts", "id").await, 41);
     stand.stop().await;
 }
 
@@ -203,9 +186,9 @@ async fn in_a_transaction_block() {
     }
     let row = transaction.query_one("SELECT note FROM accounts WHERE id = 101", &[]).await.unwrap();
     assert_eq!(row.get::<_, String>(0), "x");
-    assert_eq!(count(&stand, "accounts", "id").await, 0);
+    assert_eq!(stand.count("accounts", "id").await, 0);
     transaction.commit().await.unwrap();
-    assert_eq!(count(&stand, "accounts", "id").await, 61);
+    assert_eq!(stand.count("accounts", "id").await, 61);
     let transaction = client.transaction().await.unwrap();
     let sink = transaction.copy_in::<_, Bytes>("COPY accounts FROM STDIN").await.unwrap();
     {
@@ -215,7 +198,7 @@ async fn in_a_transaction_block() {
     }
     assert_eq!(code(&transaction.execute("SELECT 1", &[]).await.unwrap_err()), "25P02");
     transaction.rollback().await.unwrap();
-    assert_eq!(count(&stand, "accounts", "id").await, 61);
+    assert_eq!(stand.count("accounts", "id").await, 61);
     // To a savepoint it goes back on all shards.
     client.batch_execute("BEGIN").await.unwrap();
     client.batch_execute("SAVEPOINT s").await.unwrap();
@@ -224,7 +207,7 @@ async fn in_a_transaction_block() {
     client.batch_execute("ROLLBACK TO s").await.unwrap();
     assert_eq!(copy_in(&client, "COPY accounts FROM STDIN", rows(300).as_bytes(), 9).await.unwrap(), 30);
     client.batch_execute("COMMIT").await.unwrap();
-    assert_eq!(count(&stand, "accounts", "id").await, 91);
+    assert_eq!(stand.count("accounts", "id").await, 91);
     stand.stop().await;
 }
 
@@ -270,7 +253,7 @@ async fn by_the_simple_protocol() {
     let said = answers(&mut client).await;
     assert_eq!(raw::tags(&said), "CZ", "{said:?}");
     assert_eq!(said[0].body, b"COPY 3\0");
-    assert_eq!(count(&stand, "accounts", "id").await, 3);
+    assert_eq!(stand.count("accounts", "id").await, 3);
     // It gives up, in its own words; an error, behind which its data is nothing; a message that has no place there.
     let fail = frame(b'f', b"had enough\0");
     for (messages, sqlstate) in [
@@ -289,7 +272,7 @@ async fn by_the_simple_protocol() {
             assert!(said[0].field(b'M').unwrap().contains("had enough"), "{said:?}");
         }
         assert_eq!(raw::sqlstates(&client.query("SELECT 1").await), Vec::<String>::new());
-        assert_eq!(count(&stand, "accounts", "id").await, 3);
+        assert_eq!(stand.count("accounts", "id").await, 3);
     }
     // A client that vanishes leaves nothing.
     client.send(&[copy, data(b"7\t1\tx\n8\t1\tx\n9\t1\tx\n")].concat()).await;
@@ -297,7 +280,7 @@ async fn by_the_simple_protocol() {
     drop(client);
     let client = stand.client().await;
     assert_eq!(copy_in(&client, "COPY accounts FROM STDIN", b"7\t1\tx\n8\t1\tx\n9\t1\tx\n", 9).await.unwrap(), 3);
-    assert_eq!(count(&stand, "accounts", "id").await, 6);
+    assert_eq!(stand.count("accounts", "id").await, 6);
     stand.stop().await;
 }
 
@@ -317,11 +300,11 @@ async fn psql_copies() {
         (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
     };
     assert_eq!(psql(&copy).await, (true, "COPY 3\n".to_owned()));
-    assert_eq!(count(&stand, "names", "name").await, 3);
+    assert_eq!(stand.count("names", "name").await, 3);
     let names = "SELECT coalesce(string_agg(name, ','), '') FROM names WHERE name = E'one\\ntwo'";
     assert_eq!(stand.on_each(names).await.concat(), "one\ntwo");
     let (is_done, said) = psql(&copy).await;
     assert!(!is_done && said.contains("duplicate key"), "{said}");
-    assert_eq!(count(&stand, "names", "name").await, 3);
+    assert_eq!(stand.count("names", "name").await, 3);
     stand.stop().await;
 }

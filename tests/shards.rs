@@ -4,7 +4,7 @@
 mod support;
 
 use support::raw::{self, *};
-use support::shards::Shards;
+use support::shards::{Shards, code};
 use tokio_postgres::error::SqlState;
 
 const TABLES: &str = "
@@ -64,10 +64,6 @@ async fn eventually_placed(client: &tokio_postgres::Client) {
 }
 
 type Parameter<'a> = [&'a (dyn tokio_postgres::types::ToSql + Sync); 1];
-
-fn code(error: &tokio_postgres::Error) -> String {
-    error.code().map(|code| code.code().to_owned()).unwrap_or_default()
-}
 
 /// Nothing is prepared any more, and each row lies where PostgreSQL's own functions say.
 async fn assert_in_order(stand: &Shards) {

@@ -4,7 +4,7 @@
 mod support;
 
 use support::raw::{self, *};
-use support::shards::Shards;
+use support::shards::{Shards, code};
 use tokio_postgres::SimpleQueryMessage;
 
 const TABLES: &str = "
@@ -52,10 +52,6 @@ async fn stand() -> Shards {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     stand
-}
-
-fn code(error: &tokio_postgres::Error) -> String {
-    error.code().map(|code| code.code().to_owned()).unwrap_or_default()
 }
 
 /// What the last message says of the transaction.

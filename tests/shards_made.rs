@@ -5,7 +5,7 @@ mod support;
 use bytes::Bytes;
 use futures_util::{SinkExt, pin_mut};
 use support::raw::{self, *};
-use support::shards::Shards;
+use support::shards::{Shards, code};
 use tokio_postgres::Client;
 
 const TABLES: &str = "
@@ -30,27 +30,10 @@ async fn stand() -> Shards {
     Shards::start(3, TABLES).await
 }
 
-fn code(error: &tokio_postgres::Error) -> String {
-    error.code().map(|code| code.code().to_owned()).unwrap_or_default()
-}
-
 async fn refused(client: &Client, sql: &str, words: &str) {
     let error = client.batch_execute(sql).await.expect_err(sql);
     let told = error.as_db_error().map(|error| error.message().to_owned()).unwrap_or_default();
     assert!(code(&error) == "0A000" && told.contains(words), "{sql}: {error:?}");
-}
-
-/// How many rows a table has on all shards together. Each lies where PostgreSQL's own functions say.
-async fn count(stand: &Shards, table: &str, key: &str) -> i64 {
-    for (shard, name) in ["a", "b", "c"].into_iter().enumerate() {
-        let sql =
-            format!("SELECT count(*) FROM {table} WHERE pgsluice.shard_of_key(pgsluice.shard_key({key})) <> '{name}'");
-        let wrong: i64 = stand.direct(shard).await.query_one(&sql, &[]).await.unwrap().get(0);
-        assert_eq!(wrong, 0, "{table} on {name}");
-    }
-    assert_eq!(stand.on_each("SELECT count(*) FROM pg_prepared_xacts").await, ["0", "0", "0"]);
-    let each = stand.on_each(&format!("SELECT count(*) FROM {table}")).await;
-    each.iter().map(|count| count.parse::<i64>().unwrap()).sum()
 }
 
 async fn copy_in(client: &Client, sql: &str, data: &str) -> u64 {
@@ -135,7 +118,7 @@ async fn a_migration_uses_what_it_makes() {
     assert_eq!(copy_in(&client, "COPY currencies FROM STDIN", "CHF\nEUR\n").await, 2);
     client.batch_execute("INSERT INTO accounts VALUES ('by place', 300), ('in the text', 301)").await.unwrap();
     client.batch_execute("COMMIT").await.unwrap();
-    assert_eq!(count(&stand, "accounts", "id").await, 302);
+    assert_eq!(stand.count("accounts", "id").await, 302);
     assert_eq!(stand.on_each("SELECT count(*) FROM currencies").await, ["2"; 3]);
     assert_eq!(stand.on_each("SELECT count(*) FROM logs").await, ["0", "1", "0"]);
     stand.stop().await;
@@ -152,7 +135,7 @@ async fn keys_of_a_sequence_are_where_they_belong() {
     }
     client.batch_execute("INSERT INTO events (what) VALUES ('x'), ('y'), ('z')").await.unwrap();
     client.batch_execute("COMMIT").await.unwrap();
-    assert_eq!(count(&stand, "events", "id").await, 23);
+    assert_eq!(stand.count("events", "id").await, 23);
     stand.stop().await;
 }
 
@@ -183,7 +166,7 @@ async fn nobody_else_goes_by_it_and_nobody_does_when_it_is_undone() {
     client.batch_execute("ROLLBACK TO s").await.unwrap();
     client.batch_execute("INSERT INTO entries VALUES (1), (2), (3), (4), (5)").await.unwrap();
     client.batch_execute("COMMIT").await.unwrap();
-    assert_eq!(count(&stand, "entries", "account").await, 5);
+    assert_eq!(stand.count("entries", "account").await, 5);
     assert_eq!(stand.on_each("SELECT count(*) FROM pg_class WHERE relname = 'accounts'").await, ["0"; 3]);
     stand.stop().await;
 }
@@ -214,7 +197,7 @@ async fn a_key_of_another_type_is_placed_as_it_is_now() {
         client.batch_execute(&format!("INSERT INTO accounts VALUES ('{id}')")).await.unwrap();
     }
     client.batch_execute("COMMIT").await.unwrap();
-    assert_eq!(count(&stand, "accounts", "id").await, 20);
+    assert_eq!(stand.count("accounts", "id").await, 20);
     // And committed so.
     client.batch_execute("BEGIN").await.unwrap();
     client.batch_execute("TRUNCATE accounts").await.unwrap();
@@ -223,7 +206,7 @@ async fn a_key_of_another_type_is_placed_as_it_is_now() {
         client.batch_execute(&format!("INSERT INTO accounts VALUES ('{id}')")).await.unwrap();
     }
     client.batch_execute("COMMIT").await.unwrap();
-    assert_eq!(count(&stand, "accounts", "id").await, 20);
+    assert_eq!(stand.count("accounts", "id").await, 20);
     stand.stop().await;
 }
 
@@ -251,8 +234,8 @@ async fn pipelines_go_by_what_was_made_before_them() {
     assert!(errors.is_empty() || errors == ["0A000"], "{messages:?}");
     if errors.is_empty() {
         client.query("COMMIT").await;
-        assert_eq!(count(&stand, "accounts", "id").await, 12);
-        assert_eq!(count(&stand, "entries", "account").await, 1);
+        assert_eq!(stand.count("accounts", "id").await, 12);
+        assert_eq!(stand.count("entries", "account").await, 1);
     } else {
         let words = messages.iter().find_map(|message| message.field(b'M').filter(|_| message.tag == b'E')).unwrap();
         assert_eq!(words, "one pipeline cannot be for several shards");
@@ -295,7 +278,7 @@ async fn what_was_changed_on_one_shard_by_hand_is_not_known() {
         client.batch_execute(&format!("INSERT INTO accounts VALUES ('{id}')")).await.unwrap();
     }
     client.batch_execute("COMMIT").await.unwrap();
-    assert_eq!(count(&stand, "accounts", "id").await, 20);
+    assert_eq!(stand.count("accounts", "id").await, 20);
     stand.stop().await;
 }
 
@@ -329,8 +312,8 @@ async fn behind_its_own_ddl_a_session_goes_by_what_is_committed() {
         }
         client.batch_execute(&format!("INSERT INTO entries VALUES ('{round}')")).await.unwrap();
         rows += 1;
-        assert_eq!(count(&stand, "accounts", "id").await, 8, "round {round}");
+        assert_eq!(stand.count("accounts", "id").await, 8, "round {round}");
     }
-    assert_eq!(count(&stand, "entries", "account").await, rows);
+    assert_eq!(stand.count("entries", "account").await, rows);
     stand.stop().await;
 }

@@ -36,12 +36,19 @@ pub struct Settings {
     /// Those that were set under the present role: perhaps by its rights, and not by those of the user behind it.
     by_role: BTreeSet<Box<str>>,
     has_own: bool,
+    has_transaction_defaults: bool,
     digest: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { values: BTreeMap::new(), by_role: BTreeSet::new(), has_own: false, digest: *EMPTY_DIGEST }
+        Self {
+            values: BTreeMap::new(),
+            by_role: BTreeSet::new(),
+            has_own: false,
+            has_transaction_defaults: false,
+            digest: *EMPTY_DIGEST,
+        }
     }
 }
 
@@ -66,7 +73,8 @@ impl Settings {
         let values: BTreeMap<_, _> = values.into_iter().collect();
         let digest = FixedState::default().hash_one(&values);
         let has_own = values.keys().any(|name| name.starts_with(OWN_PREFIX));
-        Self { values, by_role: BTreeSet::new(), has_own, digest }
+        let has_transaction_defaults = values.keys().any(|name| name.starts_with("default_transaction_"));
+        Self { values, by_role: BTreeSet::new(), has_own, has_transaction_defaults, digest }
     }
 
     /// With a change made.
@@ -125,6 +133,11 @@ impl Settings {
     /// Whether one of them is pgsluice's own.
     pub fn has_own(&self) -> bool {
         self.has_own
+    }
+
+    /// Whether one of them says how transactions begin.
+    pub fn has_transaction_defaults(&self) -> bool {
+        self.has_transaction_defaults
     }
 
     /// Names and values, in the names' order.

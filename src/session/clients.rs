@@ -92,6 +92,8 @@ pub struct ClientView {
 pub struct Registration {
     clients: Arc<Clients>,
     pub(super) client: Arc<Client>,
+    /// Whether any are noted.
+    has_pins: bool,
 }
 
 impl Activity {
@@ -133,7 +135,7 @@ impl Clients {
             settled: Notify::new(),
         });
         by_pid.insert(pid, Arc::clone(&client));
-        Registration { clients: Arc::clone(self), client }
+        Registration { clients: Arc::clone(self), client, has_pins: false }
     }
 
     pub(super) fn get(&self, pid: i32) -> Option<Arc<Client>> {
@@ -241,7 +243,11 @@ impl Registration {
     }
 
     /// What keeps it on its connection.
-    pub fn note_pins(&self, pins: &[Pin]) {
+    pub fn note_pins(&mut self, pins: &[Pin]) {
+        if pins.is_empty() && !self.has_pins {
+            return;
+        }
+        self.has_pins = !pins.is_empty();
         let mut known = lock(&self.client.pins);
         if *known != pins {
             *known = pins.to_vec();

@@ -4,14 +4,17 @@
 //! Whoever is inside when the gate closes finishes; whoever comes then waits, and notices nothing but that.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, watch};
 
 /// See the module. Open at first.
 #[derive(Debug)]
 pub struct Gate {
-    is_closed: watch::Sender<bool>,
+    /// To wait for a change of it.
+    state: watch::Sender<bool>,
+    /// The same, for those who only look: changed with it, under its lock.
+    is_closed: AtomicBool,
     inside: AtomicUsize,
     waiting: AtomicUsize,
     left: Notify,
@@ -28,7 +31,8 @@ pub struct Reopened;
 impl Default for Gate {
     fn default() -> Self {
         Self {
-            is_closed: watch::Sender::new(false),
+            state: watch::Sender::new(false),
+            is_closed: AtomicBool::new(false),
             inside: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             left: Notify::new(),
@@ -53,7 +57,7 @@ impl Gate {
             }
             let _waiting = Waiting::new(&self.waiting);
             // The sender lives as long as the gate.
-            let _ = self.is_closed.subscribe().wait_for(|is_closed| !is_closed).await;
+            let _ = self.state.subscribe().wait_for(|is_closed| !is_closed).await;
         }
     }
 
@@ -62,11 +66,11 @@ impl Gate {
     /// # Errors
     /// It was opened before that; also when it is opened by somebody else.
     pub async fn close(&self) -> Result<(), Reopened> {
-        self.is_closed.send_replace(true);
-        let mut state = self.is_closed.subscribe();
+        self.set(true);
+        let mut state = self.state.subscribe();
         loop {
             let left = self.left.notified();
-            if !*self.is_closed.borrow() {
+            if !self.is_closed() {
                 return Err(Reopened);
             }
             if self.inside() == 0 {
@@ -81,12 +85,22 @@ impl Gate {
 
     /// Opens it; false when it was open.
     pub fn open(&self) -> bool {
-        self.is_closed.send_replace(false)
+        self.set(false)
+    }
+
+    /// What it was before.
+    fn set(&self, is_closed: bool) -> bool {
+        let mut before = is_closed;
+        self.state.send_modify(|state| {
+            before = std::mem::replace(state, is_closed);
+            self.is_closed.store(is_closed, Ordering::SeqCst);
+        });
+        before
     }
 
     /// Whether it is closed.
     pub fn is_closed(&self) -> bool {
-        *self.is_closed.borrow()
+        self.is_closed.load(Ordering::SeqCst)
     }
 
     /// How many are inside.

@@ -106,6 +106,8 @@ impl Session {
     /// Reads what the messages are about. Sends nothing and changes nothing.
     pub(super) fn understand(&self, work: &Work) -> Result<Understood, Fault> {
         let mut understood = Understood::nothing(Demand::Replica(Reason::FreshReplica));
+        // Mostly one.
+        understood.analyses = Vec::with_capacity(1);
         understood.version = self.known_version();
         understood.is_repeatable = !self.in_batch && self.status == TransactionStatus::Idle;
         match work {
@@ -343,8 +345,10 @@ impl Session {
     }
 
     pub(super) fn is_serializable_by_default(&self) -> bool {
-        constant(self.tracked.current(), "default_transaction_isolation")
-            .is_some_and(|level| level.eq_ignore_ascii_case("serializable"))
+        let settings = self.tracked.current();
+        settings.has_transaction_defaults()
+            && constant(settings, "default_transaction_isolation")
+                .is_some_and(|level| level.eq_ignore_ascii_case("serializable"))
     }
 
     /// A boolean setting: by what the client set, or else by what the server reported.

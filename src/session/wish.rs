@@ -92,6 +92,9 @@ impl Session {
     /// Takes over what of the client's settings is no wish but a fact: whose reads it shares, and what
     /// others have seen.
     pub(super) fn adopt_own_settings(&mut self) {
+        if Arc::ptr_eq(&self.adopted, self.tracked.current()) {
+            return;
+        }
         let settings = Arc::clone(self.tracked.current());
         if std::mem::replace(&mut self.adopted, Arc::clone(&settings)).same(&settings) {
             return;

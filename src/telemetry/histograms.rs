@@ -13,7 +13,12 @@ use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Sh
 use metrics_exporter_prometheus::formatting::{sanitize_label_value, write_help_line, write_type_line};
 use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 
+use crate::workers::WorkerId;
+
 const NANOSECONDS: f64 = 1e9;
+
+/// More threads than these share some: a power of two.
+const PARTS: usize = 8;
 
 /// The exporter's recorder for all but histograms.
 pub(crate) struct Recorder {
@@ -43,6 +48,12 @@ struct Family {
 /// One histogram of seconds.
 struct Buckets {
     bounds: &'static [f64],
+    /// What there is, is the sum of these: threads that serve clients do not write to the same memory.
+    parts: [Part; PARTS],
+}
+
+/// What some threads have counted.
+struct Part {
     /// One for each bound, and one for what is beyond.
     counts: Box<[AtomicU64]>,
     nanoseconds: AtomicU64,
@@ -130,8 +141,8 @@ impl Family {
             let comma = if labels.is_empty() { "" } else { "," };
             let mut count = 0;
             let bounds = self.bounds.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
-            for (bound, bucket) in bounds.zip(&buckets.counts) {
-                count += bucket.load(Ordering::Relaxed);
+            for (bucket, bound) in bounds.enumerate() {
+                count += buckets.count(bucket);
                 let _ = writeln!(text, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {count}");
             }
             let in_braces = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
@@ -150,13 +161,20 @@ fn labels(key: &Key) -> String {
 
 impl Buckets {
     fn new(bounds: &'static [f64]) -> Self {
-        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Self { bounds, counts, nanoseconds: AtomicU64::new(0) }
+        let part = |_| Part {
+            counts: (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect(),
+            nanoseconds: AtomicU64::new(0),
+        };
+        Self { bounds, parts: std::array::from_fn(part) }
+    }
+
+    fn count(&self, bucket: usize) -> u64 {
+        self.parts.iter().map(|part| part.counts[bucket].load(Ordering::Relaxed)).sum()
     }
 
     #[expect(clippy::cast_precision_loss, reason = "nanoseconds beyond 2^53 are 104 days")]
     fn seconds(&self) -> f64 {
-        self.nanoseconds.load(Ordering::Relaxed) as f64 / NANOSECONDS
+        self.parts.iter().map(|part| part.nanoseconds.load(Ordering::Relaxed)).sum::<u64>() as f64 / NANOSECONDS
     }
 }
 
@@ -168,8 +186,9 @@ impl HistogramFn for Buckets {
     )]
     fn record(&self, seconds: f64) {
         let bucket = self.bounds.iter().position(|bound| seconds <= *bound).unwrap_or(self.bounds.len());
-        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
-        self.nanoseconds.fetch_add((seconds * NANOSECONDS) as u64, Ordering::Relaxed);
+        let part = &self.parts[WorkerId::here().one_of(PARTS)];
+        part.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        part.nanoseconds.fetch_add((seconds * NANOSECONDS) as u64, Ordering::Relaxed);
     }
 }
 

@@ -128,7 +128,9 @@ pub struct Node {
     probation_reads: AtomicU32,
     outstanding: AtomicU32,
     connection_errors: AtomicU32,
-    incarnation: watch::Sender<u64>,
+    incarnation: AtomicU64,
+    /// The same, to wait for its end.
+    life: watch::Sender<u64>,
     reachable: AtomicBool,
     drained: AtomicBool,
 }
@@ -150,7 +152,8 @@ impl Node {
             probation_reads: AtomicU32::new(0),
             outstanding: AtomicU32::new(0),
             connection_errors: AtomicU32::new(0),
-            incarnation: watch::Sender::new(0),
+            incarnation: AtomicU64::new(0),
+            life: watch::Sender::new(0),
             reachable: AtomicBool::new(false),
             drained: AtomicBool::new(false),
         }
@@ -299,17 +302,21 @@ impl Node {
     /// changed its role. What was true of an earlier one (that it had replayed this far, that a
     /// statement is still running there) need not be true now.
     pub fn incarnation(&self) -> u64 {
-        *self.incarnation.borrow()
+        self.incarnation.load(Ordering::Acquire)
     }
 
     /// Ends the known life; wakes whoever waits for an answer from it.
     pub fn end_incarnation(&self) {
-        self.incarnation.send_modify(|number| *number += 1);
+        self.life.send_modify(|number| {
+            *number += 1;
+            // Before anybody is woken, and by one at a time.
+            self.incarnation.store(*number, Ordering::Release);
+        });
     }
 
     /// To wait for the end of the known life.
     pub fn watch_incarnation(&self) -> watch::Receiver<u64> {
-        self.incarnation.subscribe()
+        self.life.subscribe()
     }
 
     /// Whether it has replayed up to `floor`, as far as is known (a cached position is a lower bound).

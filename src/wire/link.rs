@@ -174,7 +174,12 @@ impl Link {
             // There is no room for what has not come.
             ready!(self.stream.poll_heard(cx))?;
             // Most messages are short, and an allocator has short pieces at hand.
-            self.input.reserve(room.min(self.next_read));
+            let more = room.min(self.next_read);
+            if self.input.capacity() == 0 {
+                self.input = BytesMut::with_capacity(more);
+            } else {
+                self.input.reserve(more);
+            }
         }
         let have = self.input.len();
         let mut buffer = (&mut self.input).limit(room);

@@ -126,10 +126,30 @@ impl Shards {
         all
     }
 
+    /// How many rows a table has on all of them together. Each lies where PostgreSQL's own functions say, and nothing is
+    /// prepared any more.
+    pub async fn count(&self, table: &str, key: &str) -> i64 {
+        for (shard, name) in NAMES.into_iter().enumerate().take(self.clusters.len()) {
+            let place = format!("pgsluice.shard_of_key(pgsluice.shard_key({key}))");
+            let sql = format!("SELECT count(*) FROM {table} WHERE {place} <> '{name}'");
+            let wrong: i64 = self.direct(shard).await.query_one(&sql, &[]).await.unwrap().get(0);
+            assert_eq!(wrong, 0, "{table} on {name}");
+        }
+        let prepared = self.on_each("SELECT count(*) FROM pg_prepared_xacts").await;
+        assert!(prepared.iter().all(|count| count == "0"), "{prepared:?}");
+        let each = self.on_each(&format!("SELECT count(*) FROM {table}")).await;
+        each.iter().map(|count| count.parse::<i64>().unwrap()).sum()
+    }
+
     pub async fn stop(self) {
         self.proxy.stop().await;
         for cluster in self.clusters {
             cluster.shutdown().await.expect("the cluster stops");
         }
     }
+}
+
+/// The SQLSTATE; empty where the server did not say one.
+pub fn code(error: &tokio_postgres::Error) -> String {
+    error.code().map(|code| code.code().to_owned()).unwrap_or_default()
 }
