@@ -7,6 +7,12 @@
 # What src/demo/binaries.rs needs in one folder; the two look in the same places.
 PG_PROGRAMS=(initdb postgres)
 
+# Asked for help, each says what the comment at its start says; `scripts/demo --help` is that of `pgsluice demo`.
+if [[ ${1:-} =~ ^(-h|--help)$ && $(basename "$0") != demo ]]; then
+    sed -n '2,/^[^#]/s/^#[ ]\{0,1\}//p' "$(dirname "${BASH_SOURCE[0]}")/$(basename "$0")"
+    exit 0
+fi
+
 say() {
     printf '== %s\n' "$*"
 }
@@ -14,6 +20,17 @@ say() {
 fail() {
     printf '%s: %s\n' "$(basename "$0")" "$*" >&2
     exit 1
+}
+
+# All arguments have to be numbers.
+need_numbers() {
+    local argument
+    for argument in "$@"; do
+        [[ $argument =~ ^[0-9]+$ ]] || {
+            printf '%s: %s is not a number (--help says what is expected)\n' "$(basename "$0")" "$argument" >&2
+            exit 2
+        }
+    done
 }
 
 have() {

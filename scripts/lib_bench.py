@@ -373,9 +373,9 @@ def run_pgbouncer(
 # ---------------------------------------------------------------------------------------------
 
 
-def install_missing(skip: set[str], names: tuple[str, ...] = ("pgbouncer", "haproxy")) -> None:
-    """Programs from apt, but for those to skip; the services that Debian starts with some of them are stopped."""
-    missing = [name for name in names if name not in skip and not shutil.which(name)]
+def install_missing(programs: dict[str, str]) -> None:
+    """Programs by the packages that they are in; the services that Debian starts with some of them are stopped."""
+    missing = [package for program, package in programs.items() if not shutil.which(program)]
     if not missing:
         return
     if not shutil.which("apt-get"):
