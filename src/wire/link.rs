@@ -170,7 +170,9 @@ impl Link {
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<io::Result<usize>> {
         debug_assert!(self.input.len() < limit, "asked to read into a full buffer");
         let room = limit - self.input.len();
-        if self.input.capacity() == self.input.len() {
+        // One that is emptied each time is never seen full, and has to grow all the same.
+        let is_outgrown = self.input.is_empty() && self.input.capacity() < self.next_read.min(room);
+        if self.input.capacity() == self.input.len() || is_outgrown {
             // There is no room for what has not come.
             ready!(self.stream.poll_heard(cx))?;
             // Most messages are short, and an allocator has short pieces at hand.
@@ -289,5 +291,33 @@ fn take_off(buffer: &mut BytesMut, count: usize) {
         buffer.clear();
     } else {
         buffer.advance(count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_buffer_that_is_emptied_each_time_grows() {
+        const SENT: usize = 64 * 1024;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut sender = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let sending = tokio::spawn(async move { sender.write_all(&[7; SENT]).await });
+        let mut link = Link::new(Stream::Plain(stream), BytesMut::new());
+        let (mut come, mut largest) = (0, 0);
+        while come < SENT {
+            assert!(link.fill(BUFFER_SIZE).await.unwrap());
+            come += link.input.len();
+            largest = largest.max(link.input.len());
+            // As it is when all of it was passed on.
+            link.input.clear();
+        }
+        sending.await.unwrap().unwrap();
+        assert!(largest > 4 * FIRST_READ, "{largest} bytes at once, at most");
     }
 }
