@@ -36,9 +36,6 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How long recovery lets the monitor look for the shards' primaries before it tells that it misses one.
 const FIND_PRIMARIES: Duration = Duration::from_secs(5);
 
-/// How often it looks.
-const LOOK: Duration = Duration::from_millis(50);
-
 /// What all sessions share. Handed to each; there is no other global state.
 pub struct Proxy {
     /// What is in force now.
@@ -172,7 +169,6 @@ impl Proxy {
         tokio::spawn(Arc::clone(&proxy).keep_house());
         tokio::spawn(recover(
             Arc::clone(&proxy.config),
-            Arc::clone(&proxy.topology),
             proxy.primaries.clone(),
             Arc::clone(&proxy.coordinators),
             proxy.shutdown_signal(),
@@ -468,7 +464,6 @@ fn shard_metrics(config: &Config, known: &[(Arc<str>, ShardMetrics)]) -> Vec<(Ar
 /// Settles what transactions over several shards have left, until the proxy is gone.
 async fn recover(
     config: Arc<ArcSwap<Config>>,
-    topology: SharedTopology,
     primaries: Primaries,
     coordinators: Arc<Coordinators>,
     mut shutdown: ShutdownSignal,
@@ -478,16 +473,7 @@ async fn recover(
         while config.load().shards.len() < 2 {
             tokio::time::sleep(HOUSEKEEPING).await;
         }
-        let has_found_primaries = || {
-            let shards = &topology.load().shards;
-            shards.len() == config.load().shards.len() && shards.iter().all(|shard| shard.primary().is_some())
-        };
-        let found = async {
-            while !has_found_primaries() {
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        let _ = tokio::time::timeout(FIND_PRIMARIES, found).await;
+        let _ = tokio::time::timeout(FIND_PRIMARIES, primaries.all_found()).await;
         Recovery::new(primaries, coordinators, commit::Settings::default()).run(|_| {}).await;
     };
     tokio::select! {

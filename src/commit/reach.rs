@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
@@ -11,6 +12,9 @@ use crate::config::Config;
 use crate::monitor::driver;
 use crate::monitor::poll::Login;
 use crate::topology::SharedTopology;
+
+/// How often it is looked whether the monitor has found the primaries.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// The shards, and connections to their primaries.
 pub trait Reach: Send + Sync {
@@ -55,6 +59,17 @@ impl Primaries {
     /// Of the config that is in force at each look.
     pub fn new(config: Arc<ArcSwap<Config>>, topology: SharedTopology) -> Self {
         Self { config, topology, kept: Arc::default() }
+    }
+
+    /// Returns when the monitor has found one for each shard.
+    pub async fn all_found(&self) {
+        let are_found = || {
+            let shards = &self.topology.load().shards;
+            shards.len() == self.config.load().shards.len() && shards.iter().all(|shard| shard.primary().is_some())
+        };
+        while !are_found() {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Leaves a database that somebody wants for himself.

@@ -170,14 +170,15 @@ impl Link {
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<io::Result<usize>> {
         debug_assert!(self.input.len() < limit, "asked to read into a full buffer");
         let room = limit - self.input.len();
+        // Most messages are short, and an allocator has short pieces at hand.
+        let more = room.min(self.next_read);
         // One that is emptied each time is never seen full, and has to grow all the same.
-        let is_outgrown = self.input.is_empty() && self.input.capacity() < self.next_read.min(room);
-        if self.input.capacity() == self.input.len() || is_outgrown {
+        let (is_empty, capacity) = (self.input.is_empty(), self.input.capacity());
+        let is_too_small = if is_empty { capacity < more } else { capacity == self.input.len() };
+        if is_too_small {
             // There is no room for what has not come.
             ready!(self.stream.poll_heard(cx))?;
-            // Most messages are short, and an allocator has short pieces at hand.
-            let more = room.min(self.next_read);
-            if self.input.capacity() == 0 {
+            if is_empty {
                 self.input = BytesMut::with_capacity(more);
             } else {
                 self.input.reserve(more);
