@@ -306,7 +306,7 @@ async fn catalogs_are_loaded_and_follow_changes() {
     let watched = Watched::start(ClusterOptions::with_replicas(1)).await;
     let primary = watched.cluster.primary();
     let catalogs = Arc::clone(watched.monitor.catalogs());
-    let functions = || catalogs.get("postgres").map(|catalog| catalog.len().0);
+    let functions = || catalogs.get("postgres").as_deref().map(|catalog| catalog.len().0);
     watched.until("the catalog is there", |_| functions().is_some()).await;
     let before = functions().unwrap();
     assert!(before > 1000, "{before} functions");

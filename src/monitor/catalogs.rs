@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
@@ -112,9 +112,10 @@ impl Entry {
 }
 
 impl Catalogs {
-    /// The database's catalog as last loaded; `None` until it is. The first call makes it wanted.
-    pub fn get(&self, database: &str) -> Option<Arc<Catalog>> {
-        self.read(database, |entry| entry.catalog.load_full())
+    /// The database's catalog as last loaded; `None` until it is. The first call makes it wanted. To be held for a moment:
+    /// who looks at it counts nothing, so that threads do not write to the same memory.
+    pub fn get(&self, database: &str) -> Guard<Option<Arc<Catalog>>> {
+        self.read(database, |entry| Some(entry.catalog.load())).unwrap_or_else(|| Guard::from_inner(None))
     }
 
     /// It, and where the database's rows are, by one lookup; `None` until both are read, and always where there is only one

@@ -93,7 +93,7 @@ impl Session {
         let touches = statement.changes_settings
             || on_primary && !statement.functions.is_empty() && {
                 let catalog = self.proxy.catalogs().get(&self.identity.database);
-                catalog.is_none_or(|catalog| catalog.calls_volatile(statement))
+                catalog.as_deref().is_none_or(|catalog| catalog.calls_volatile(statement))
             };
         if touches && let Some(server) = &mut self.server {
             server.checkout.touched_by = Some(self.registration.key().pid);
