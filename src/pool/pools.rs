@@ -385,7 +385,7 @@ impl NodePool {
 
     /// Takes a connection out at this moment: an idle one, or a new one, or the next that is given back. It is this
     /// thread's from then on.
-    pub async fn checkout(self: &Arc<Self>, now: Instant) -> Result<Checkout, CheckoutError> {
+    pub async fn checkout(self: Arc<Self>, now: Instant) -> Result<Checkout, CheckoutError> {
         let here = WorkerId::here();
         let granted = match self.connections.ask(|connection| connection.home == here) {
             Answer::Granted(granted) => Some(granted),
@@ -394,17 +394,17 @@ impl NodePool {
             Answer::Closed => None,
         };
         let mut granted = granted.ok_or_else(|| CheckoutError::Closed { node: Arc::clone(&self.node().name) })?;
-        let place = Place(Some(self));
+        let place = Place(Some(&self));
         while let Grant::Thing(mut connection) = granted {
             if connection.come_to(here).is_ok() && self.manager.recycle(&mut connection, now).await.is_ok() {
                 place.keep();
-                return Ok(Checkout::new(connection, Arc::clone(self)));
+                return Ok(Checkout::new(connection, self));
             }
             granted = self.connections.exchange(|connection| connection.home == here);
         }
         let connection = self.manager.create().await?;
         place.keep();
-        Ok(Checkout::new(connection, Arc::clone(self)))
+        Ok(Checkout::new(connection, self))
     }
 
     async fn wait(

@@ -175,7 +175,7 @@ fn a_node_that_failed_is_not_asked_again() {
 #[test]
 fn the_less_loaded_of_two_is_taken() {
     let shard = shard(&[(Admission::Admitted, 1), (Admission::Admitted, 1), (Admission::Admitted, 1)]);
-    let busy = shard.nodes[1].node.begin_statement();
+    let busy = Arc::clone(&shard.nodes[1].node).begin_statement();
     assert_eq!(read(&shard, &[], |_| 0), Ok(3));
     drop(busy);
     assert_eq!(read(&shard, &[], |_| 0), Ok(2));
@@ -188,7 +188,7 @@ fn weights_share_out_reads() {
     let outstanding: Vec<_> = (0..400)
         .map(|turn| {
             let port = read(&shard, &[], |sides| turn % sides).unwrap();
-            (port, shard.nodes[usize::from(port) - 1].node.begin_statement())
+            (port, Arc::clone(&shard.nodes[usize::from(port) - 1].node).begin_statement())
         })
         .collect();
     let first = outstanding.iter().filter(|(port, _)| *port == 2).count();

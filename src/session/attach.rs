@@ -55,7 +55,7 @@ impl Session {
                 return Ok(());
             }
             let pool = self.pool_of(&plan.node);
-            match self.check_out(&pool, understood.asked_at).await.map_err(cancelled)? {
+            match self.check_out(pool, understood.asked_at).await.map_err(cancelled)? {
                 Ok(checkout) => {
                     self.take(shard, checkout, plan, true);
                     return Ok(());
@@ -77,7 +77,7 @@ impl Session {
     /// A connection of the pool: mostly there is one, and nobody has to wait.
     async fn check_out(
         &mut self,
-        pool: &Arc<NodePool>,
+        pool: Arc<NodePool>,
         now: Instant,
     ) -> Result<Result<Checkout, CheckoutError>, Cancelled> {
         let mut checkout = pin!(pool.checkout(now));

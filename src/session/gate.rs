@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, watch};
 
+use crate::workers::WorkerId;
+
 /// See the module. Open at first.
 #[derive(Debug)]
 pub struct Gate {
@@ -15,14 +17,27 @@ pub struct Gate {
     state: watch::Sender<bool>,
     /// The same, for those who only look: changed with it, under its lock.
     is_closed: AtomicBool,
-    inside: AtomicUsize,
+    /// How many are inside is the sum of these: threads that serve clients do not write to the same memory.
+    inside: [Part; PARTS as usize],
     waiting: AtomicUsize,
     left: Notify,
 }
 
-/// A client inside; it leaves with this.
+/// More threads than these share some.
+const PARTS: u8 = 8;
+
+/// Those of some threads, in a line of the cache of their own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Part(AtomicUsize);
+
+/// A client that may go in; it leaves with this at the latest.
 #[derive(Debug)]
-pub struct Inside(Arc<Gate>);
+pub struct Visitor {
+    gate: Arc<Gate>,
+    /// In which part it is counted while it is inside.
+    inside: Option<u8>,
+}
 
 /// The gate was opened while somebody waited for all to leave.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,7 +48,7 @@ impl Default for Gate {
         Self {
             state: watch::Sender::new(false),
             is_closed: AtomicBool::new(false),
-            inside: AtomicUsize::new(0),
+            inside: Default::default(),
             waiting: AtomicUsize::new(0),
             left: Notify::new(),
         }
@@ -41,26 +56,6 @@ impl Default for Gate {
 }
 
 impl Gate {
-    /// Goes in, if it is open.
-    pub fn try_enter(self: &Arc<Self>) -> Option<Inside> {
-        // First in, then look: so that nobody slips in behind the back of one who has just closed it.
-        self.inside.fetch_add(1, Ordering::SeqCst);
-        let inside = Inside(Arc::clone(self));
-        (!self.is_closed()).then_some(inside)
-    }
-
-    /// Goes in, when it is open.
-    pub async fn enter(self: &Arc<Self>) -> Inside {
-        loop {
-            if let Some(inside) = self.try_enter() {
-                return inside;
-            }
-            let _waiting = Waiting::new(&self.waiting);
-            // The sender lives as long as the gate.
-            let _ = self.state.subscribe().wait_for(|is_closed| !is_closed).await;
-        }
-    }
-
     /// Closes it, and returns when nobody is inside.
     ///
     /// # Errors
@@ -105,7 +100,7 @@ impl Gate {
 
     /// How many are inside.
     pub fn inside(&self) -> usize {
-        self.inside.load(Ordering::SeqCst)
+        self.inside.iter().map(|part| part.0.load(Ordering::SeqCst)).sum()
     }
 
     /// How many wait for it to open.
@@ -114,11 +109,49 @@ impl Gate {
     }
 }
 
-impl Drop for Inside {
-    fn drop(&mut self) {
-        if self.0.inside.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.is_closed() {
-            self.0.left.notify_waiters();
+impl Visitor {
+    /// Somebody outside.
+    pub fn new(gate: Arc<Gate>) -> Self {
+        Self { gate, inside: None }
+    }
+
+    /// Goes in, if it is open; true for who is inside already.
+    pub fn try_enter(&mut self) -> bool {
+        if self.inside.is_none() {
+            let part = WorkerId::here().one_of(PARTS);
+            // First in, then look: so that nobody slips in behind the back of one who has just closed it.
+            self.gate.inside[usize::from(part)].0.fetch_add(1, Ordering::SeqCst);
+            self.inside = Some(part);
+            if self.gate.is_closed() {
+                self.leave();
+            }
         }
+        self.inside.is_some()
+    }
+
+    /// Goes in, when it is open.
+    pub async fn enter(&mut self) {
+        while !self.try_enter() {
+            let _waiting = Waiting::new(&self.gate.waiting);
+            // The sender lives as long as the gate.
+            let _ = self.gate.state.subscribe().wait_for(|is_closed| !is_closed).await;
+        }
+    }
+
+    /// Is outside again.
+    pub fn leave(&mut self) {
+        if let Some(part) = self.inside.take()
+            && self.gate.inside[usize::from(part)].0.fetch_sub(1, Ordering::SeqCst) == 1
+            && self.gate.is_closed()
+        {
+            self.gate.left.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Visitor {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
@@ -141,10 +174,17 @@ impl Drop for Waiting<'_> {
 mod tests {
     use super::*;
 
+    async fn inside(gate: &Arc<Gate>) -> Visitor {
+        let mut visitor = Visitor::new(Arc::clone(gate));
+        visitor.enter().await;
+        visitor
+    }
+
     #[tokio::test]
     async fn who_is_inside_finishes_and_who_comes_waits() {
         let gate = Arc::new(Gate::default());
-        let first = gate.enter().await;
+        let mut first = inside(&gate).await;
+        assert!(first.try_enter() && gate.inside() == 1, "once is enough");
         let closing = tokio::spawn({
             let gate = Arc::clone(&gate);
             async move { gate.close().await }
@@ -154,23 +194,57 @@ mod tests {
         }
         let second = tokio::spawn({
             let gate = Arc::clone(&gate);
-            async move { gate.enter().await }
+            async move { inside(&gate).await }
         });
         while gate.waiting() == 0 {
             tokio::task::yield_now().await;
         }
         assert!(!closing.is_finished() && !second.is_finished());
-        drop(first);
+        first.leave();
         assert_eq!(closing.await.unwrap(), Ok(()));
+        assert!(!first.try_enter());
         assert!(gate.open() && !gate.open());
-        drop(second.await.unwrap());
+        let second = second.await.unwrap();
+        assert!(first.try_enter() && gate.inside() == 2);
+        drop((first, second));
         assert_eq!(gate.inside(), 0);
+    }
+
+    /// By threads that are counted apart, while it is closed and opened again and again.
+    #[test]
+    fn nobody_is_inside_when_it_has_closed() {
+        const ROUNDS: usize = 2000;
+        let gate = Arc::new(Gate::default());
+        let (are_over, busy) = (AtomicBool::new(false), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for part in 0..4 {
+                let (gate, are_over, busy) = (Arc::clone(&gate), &are_over, &busy);
+                scope.spawn(move || {
+                    WorkerId::be(part);
+                    let mut visitor = Visitor::new(gate);
+                    while !are_over.load(Ordering::SeqCst) {
+                        if visitor.try_enter() {
+                            busy.fetch_add(1, Ordering::SeqCst);
+                            busy.fetch_sub(1, Ordering::SeqCst);
+                            visitor.leave();
+                        }
+                    }
+                });
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            for _ in 0..ROUNDS {
+                assert_eq!(runtime.block_on(gate.close()), Ok(()));
+                assert_eq!(busy.load(Ordering::SeqCst), 0);
+                gate.open();
+            }
+            are_over.store(true, Ordering::SeqCst);
+        });
     }
 
     #[tokio::test]
     async fn opening_it_ends_the_closing() {
         let gate = Arc::new(Gate::default());
-        let _inside = gate.enter().await;
+        let _inside = inside(&gate).await;
         let closing = tokio::spawn({
             let gate = Arc::clone(&gate);
             async move { gate.close().await }

@@ -352,7 +352,7 @@ impl Session {
         let mut worth_another = None;
         let mut refused = Vec::new();
         let mut is_further = false;
-        let mut ended_on = None;
+        let mut is_over = false;
         let mut events = server.exchange.take_events();
         for event in events.drain(..) {
             let connection = &mut *server.checkout;
@@ -408,8 +408,7 @@ impl Session {
                 Event::Ready(status) => {
                     self.status = status;
                     self.in_batch = false;
-                    let ended = status == TransactionStatus::Idle;
-                    ended_on = ended_on.or_else(|| ended.then(|| (Arc::clone(&server.shard), server.role)));
+                    is_over |= status == TransactionStatus::Idle;
                 }
             }
         }
@@ -418,8 +417,8 @@ impl Session {
             self.deadline = self.limits.deadline(self.ledger.unanswered());
         }
         refused.iter().for_each(|reply| self.note_refusal(reply));
-        if let Some((shard, role)) = ended_on {
-            self.tell_others(&shard, role);
+        if is_over && let Some(server) = &self.server {
+            self.tell_others(&server.shard, server.role);
         }
         worth_another
     }

@@ -266,9 +266,9 @@ impl Node {
     }
 
     /// Counts one statement as under way until the guard goes.
-    pub fn begin_statement(self: &Arc<Self>) -> Outstanding {
+    pub fn begin_statement(self: Arc<Self>) -> Outstanding {
         self.outstanding.fetch_add(1, Ordering::Relaxed);
-        Outstanding(Arc::clone(self))
+        Outstanding(self)
     }
 
     /// The data plane could not connect, or lost a connection that it was using.
