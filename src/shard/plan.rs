@@ -380,16 +380,20 @@ mod tests {
             for (count, weight) in map.counts().iter().zip(&weights) {
                 prop_assert!((*count as f64 - BUCKETS as f64 * f64::from(*weight) / total).abs() < 1.0);
             }
+            // Who has most for its weight gives next, so that each small shard may end less than one below its due, and
+            // a large one has what they gave too much.
+            let shards = weights.len() as f64;
             let plan = map.plan_add("new", new).unwrap();
             let grown = map.apply(&plan).unwrap();
             for (count, shard) in grown.counts().iter().zip(grown.shards()) {
                 let due = BUCKETS as f64 * f64::from(shard.weight) / (total + f64::from(new));
-                prop_assert!((*count as f64 - due).abs() <= 2.0, "{} of {}", count, due);
+                let beyond = *count as f64 - due;
+                prop_assert!((-2.0..=shards + 1.0).contains(&beyond), "{} of {}", count, due);
             }
             prop_assert!(plan.moves.iter().all(|step| *step.to == *"new"));
             let back = grown.apply(&grown.plan_remove("new").unwrap()).unwrap();
             for (count, before) in back.counts().iter().zip(map.counts()) {
-                prop_assert!(count.abs_diff(before) <= 2, "{} {}", count, before);
+                prop_assert!(count.abs_diff(before) <= weights.len() + 1, "{} {}", count, before);
             }
         }
     }
