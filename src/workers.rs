@@ -34,16 +34,9 @@ impl WorkerId {
         HERE.get()
     }
 
-    /// The thread that asks is this one from now on.
-    #[cfg(test)]
-    pub fn be(number: u16) {
-        HERE.set(Self(number));
-    }
-
     /// Which of so many things of a kind it uses, so that others mostly use others.
-    pub fn one_of(self, count: u8) -> u8 {
-        // Less than `count`, whatever it is.
-        u8::try_from(self.0 % u16::from(count)).unwrap_or(0)
+    pub fn one_of(self, count: usize) -> usize {
+        usize::from(self.0) % count
     }
 }
 

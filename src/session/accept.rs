@@ -18,7 +18,6 @@ use super::auth::{self, Rejection};
 use super::clients::Who;
 use super::crowd::CrowdedOut;
 use super::encrypt::{self, Encryption};
-use super::gate::Visitor;
 use super::ledger::Ledger;
 use super::limits::SessionLimits;
 use super::operator::{greet_operator, operator};
@@ -384,13 +383,13 @@ impl Session {
             deadline: None,
             membership,
             database: proxy.database(&identity.database),
-            visitor: Visitor::new(Arc::clone(&proxy.gate)),
             proxy,
             identity,
             client: Link::of_nobody(),
             peer: None,
             registration,
             statements: ClientStatements::default(),
+            inside: None,
             adopted: Arc::default(),
             shared: None,
             tracked: Tracked::new(startup),

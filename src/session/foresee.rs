@@ -42,12 +42,10 @@ impl Session {
         Some(asked_at)
     }
 
-    /// What a text says, of the messages that are served. A driver that parses before each execution parses the same again.
+    /// What a text says, of the messages that are served.
     pub(super) fn analysis_of(&self, text: &[u8]) -> Arc<Analysis> {
-        let last = self.statements.get(b"").map(|held| &*held.statement);
-        let again = last.filter(|last| last.names.is_none() && *last.text == *text).map(|last| &last.analysis);
-        let foreseen = || self.foreseen.iter().find(|(known, _)| **known == *text).map(|(_, analysis)| analysis);
-        again.or_else(foreseen).map_or_else(|| self.proxy.analyses.analyse(text), Arc::clone)
+        let foreseen = self.foreseen.iter().find(|(known, _)| **known == *text);
+        foreseen.map_or_else(|| self.proxy.analyses.analyse(text), |(_, analysis)| Arc::clone(analysis))
     }
 }
 

@@ -110,7 +110,7 @@ pub struct Session {
     peer: Option<SocketAddr>,
     registration: clients::Registration,
     /// While it is doing something, or a transaction is open.
-    visitor: gate::Visitor,
+    inside: Option<gate::Inside>,
     statements: ClientStatements,
     tracked: Tracked,
     /// The settings that [`Session::adopt_own_settings`] has seen last.

@@ -153,23 +153,27 @@ impl Session {
     /// Begins to do something, as soon as that is allowed; false when the client has given up waiting for it.
     async fn enter(&mut self) -> Result<bool, Fault> {
         self.registration.note_activity(Activity::Active);
+        if self.inside.is_none() {
+            self.inside = self.proxy.gate.try_enter();
+        }
         // In a box: seldom, and large.
-        if self.visitor.try_enter() { Ok(true) } else { Box::pin(self.wait_to_enter()).await }
+        if self.inside.is_some() { Ok(true) } else { Box::pin(self.wait_to_enter()).await }
     }
 
     async fn wait_to_enter(&mut self) -> Result<bool, Fault> {
         let mut shutdown = self.proxy.shutdown_signal();
         tokio::select! {
-            entered = self.registration.unless_cancelled(self.visitor.enter()) => Ok(entered.is_ok()),
-            () = shutdown.wait() => Err(self.cut(CutCause::Shutdown, terminated())),
+            inside = self.registration.unless_cancelled(self.proxy.gate.enter()) => self.inside = inside.ok(),
+            () = shutdown.wait() => return Err(self.cut(CutCause::Shutdown, terminated())),
         }
+        Ok(self.inside.is_some())
     }
 
     fn leave_if_idle(&mut self) {
         self.registration.note_pins(&self.pins);
         let is_idle = self.status == TransactionStatus::Idle && !self.in_batch;
         if is_idle {
-            self.visitor.leave();
+            self.inside = None;
         }
         self.registration.note_activity(if is_idle { Activity::Idle } else { Activity::IdleInTransaction });
     }

@@ -18,7 +18,7 @@ use crate::workers::WorkerId;
 const NANOSECONDS: f64 = 1e9;
 
 /// More threads than these share some: a power of two.
-const PARTS: u8 = 8;
+const PARTS: usize = 8;
 
 /// The exporter's recorder for all but histograms.
 pub(crate) struct Recorder {
@@ -49,7 +49,7 @@ struct Family {
 struct Buckets {
     bounds: &'static [f64],
     /// What there is, is the sum of these: threads that serve clients do not write to the same memory.
-    parts: [Part; PARTS as usize],
+    parts: [Part; PARTS],
 }
 
 /// What some threads have counted.
@@ -186,7 +186,7 @@ impl HistogramFn for Buckets {
     )]
     fn record(&self, seconds: f64) {
         let bucket = self.bounds.iter().position(|bound| seconds <= *bound).unwrap_or(self.bounds.len());
-        let part = &self.parts[usize::from(WorkerId::here().one_of(PARTS))];
+        let part = &self.parts[WorkerId::here().one_of(PARTS)];
         part.counts[bucket].fetch_add(1, Ordering::Relaxed);
         part.nanoseconds.fetch_add((seconds * NANOSECONDS) as u64, Ordering::Relaxed);
     }

@@ -1,5 +1,7 @@
 //! Borrowed views of what a client sends, and the few frontend messages that the proxy writes.
 
+use std::ffi::CStr;
+
 use bytes::{BufMut, BytesMut};
 
 /// Message type bytes. <https://www.postgresql.org/docs/current/protocol-message-formats.html>
@@ -217,8 +219,8 @@ impl<'a> Target<'a> {
 }
 
 fn cstr(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = memchr::memchr(0, bytes)?;
-    Some((&bytes[..end], &bytes[end + 1..]))
+    let string = CStr::from_bytes_until_nul(bytes).ok()?.to_bytes();
+    Some((string, &bytes[string.len() + 1..]))
 }
 
 /// Writes a message: its tag, its length, and the parts of its body one after the other.
