@@ -643,7 +643,7 @@ async fn a_key_that_a_sequence_makes_belongs_where_its_row_is() {
     // As object-relational mappers do it: each row is found again by the key that it was given.
     let insert = client.prepare("INSERT INTO events (what) VALUES ($1) RETURNING id").await.expect("prepared");
     let mut ids = Vec::new();
-    for number in 0..60 {
+    for number in 0..180 {
         let what = format!("event {number}");
         let id: i64 = client.query_one(&insert, &[&what]).await.expect("put in").get(0);
         let found = client.query_one("SELECT what FROM events WHERE id = $1", &[&id]).await.expect("found");
@@ -652,9 +652,10 @@ async fn a_key_that_a_sequence_makes_belongs_where_its_row_is() {
     }
     ids.sort_unstable();
     ids.dedup();
-    assert_eq!(ids.len(), 60);
+    assert_eq!(ids.len(), 180);
+    // Half of what is due at least: of so many rows a shard has fewer by chance once in some hundred thousand times.
     let counts = stand.on_each("SELECT count(*) FROM events").await;
-    assert!(counts.iter().all(|count| count.parse::<i32>().unwrap() >= 10), "not evenly: {counts:?}");
+    assert!(counts.iter().all(|count| count.parse::<i32>().unwrap() >= 30), "not evenly: {counts:?}");
 
     // In whatever form they come.
     for sql in [
@@ -676,7 +677,7 @@ async fn a_key_that_a_sequence_makes_belongs_where_its_row_is() {
     assert_eq!(sink.finish().await.expect("copied"), 300);
     assert_eq!(
         client.query_one("SELECT count(*) FROM events", &[]).await.unwrap().get::<_, i64>(0),
-        60 + 11 + 20 + 1 + 300
+        180 + 11 + 20 + 1 + 300
     );
 
     let shares = client
