@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
+use crate::wire::outbox;
+
 /// A stack on which the parser can go as deep as it is allowed to, in bytes.
 pub const STACK_SIZE: usize = 8 << 20;
 
@@ -102,6 +104,13 @@ impl Worker {
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new().name(format!("worker-{number}")).stack_size(STACK_SIZE).spawn(move || {
             HERE.set(WorkerId(number));
+            runtime.spawn(async move {
+                if let Err(error) = outbox::serve().await
+                    && number == 0
+                {
+                    tracing::info!(%error, "no io_uring: what clients and servers are sent goes by single system calls");
+                }
+            });
             // Without a sender it is over as well.
             let _ = runtime.block_on(ended);
             // What still runs in threads of its own is not waited for.

@@ -42,7 +42,7 @@ pub(super) async fn open(node: &Node, tls: &Outbound) -> Result<Stream, Transpor
 
 /// Without TLS.
 pub(super) async fn open_plain(node: &Node) -> Result<Stream, TransportError> {
-    Ok(Stream::Plain(connect(node).await?))
+    Ok(Stream::Plain(connect(node).await?.into()))
 }
 
 async fn encrypt(node: &Node, tls: &Outbound) -> Result<Stream, TransportError> {
@@ -56,7 +56,7 @@ async fn encrypt(node: &Node, tls: &Outbound) -> Result<Stream, TransportError> 
                 tls.encrypt(&node.host, stream).await.map_err(|error| TransportError::Tls(failed(&error)))?;
             Ok(Stream::Tls(Box::new(encrypted.into())))
         }
-        b'N' if tls.mode() == SslMode::Prefer => Ok(Stream::Plain(stream)),
+        b'N' if tls.mode() == SslMode::Prefer => Ok(Stream::Plain(stream.into())),
         b'N' => Err(TransportError::Tls("the server does not support SSL, but SSL was required (sslmode)".to_owned())),
         // An error message at this point may be anybody's (CVE-2024-10977): it is not shown.
         _ => Err(TransportError::Tls("the server does not answer the request for SSL as PostgreSQL does".to_owned())),

@@ -80,7 +80,7 @@ async fn let_in(proxy: &Arc<Proxy>, stream: std::net::TcpStream, peer: SocketAdd
     let config = proxy.config.load_full();
     let mut place = proxy.logins.enter(config.listen.max_logins);
     let mut attempt = Attempt::from(peer);
-    let mut link = Link::new(Stream::Plain(stream), BytesMut::new());
+    let mut link = Link::new(Stream::Plain(stream.into()), BytesMut::new());
     let limit = config.limits.login_timeout;
     let counted = LoggingIn::new(proxy);
     let outcome = {

@@ -514,13 +514,6 @@ impl Link {
             self.ignore(size - here);
         }
     }
-
-    /// Moves what is marked to the other side's output, so that something can follow it.
-    fn hand_over(&mut self, to: &mut Self) {
-        to.output.extend_from_slice(&self.input[..self.ready]);
-        self.input.advance(self.ready);
-        self.ready = 0;
-    }
 }
 
 /// An `ErrorResponse` in which the servers' names of prepared statements are the client's own again;

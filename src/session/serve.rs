@@ -112,6 +112,10 @@ impl Session {
                 Some((cause, reply)) = &mut impatience => return Err(self.cut(cause, reply)),
                 () = &mut shutdown, if is_idle => return Err(self.cut(CutCause::Shutdown, terminated())),
             };
+            if is_idle && self.client.is_stuck() {
+                // Who does not take the last answer's end gets no other one.
+                Box::pin(self.client.flush()).await.map_err(|_| Fault::ClientGone)?;
+            }
             let work = match gathered {
                 Gathered::Batch(bytes) => Work::Messages { bytes, waits: true },
                 Gathered::Part(bytes) => Work::Messages { bytes, waits: false },

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 use tokio_util::io::poll_read_buf;
 
-use super::Stream;
+use super::{Stream, outbox};
 
 /// How much is read ahead from a peer, in bytes.
 pub const BUFFER_SIZE: usize = 32 * 1024;
@@ -65,14 +65,15 @@ impl Link {
 
     /// Does the server's part of a TLS handshake, and goes on encrypted. After one that fails nothing more is to be said.
     pub async fn encrypt(&mut self, acceptor: &TlsAcceptor) -> io::Result<()> {
-        let Stream::Plain(stream) = std::mem::replace(&mut self.stream, Stream::Nobody) else { return Ok(()) };
+        let Stream::Plain(socket) = std::mem::replace(&mut self.stream, Stream::Nobody) else { return Ok(()) };
+        let Some(stream) = socket.into_stream() else { return Err(io::ErrorKind::WouldBlock.into()) };
         match acceptor.accept(stream).into_fallible().await {
             Ok(stream) => {
                 self.stream = Stream::Tls(Box::new(stream.into()));
                 Ok(())
             }
             Err((error, stream)) => {
-                self.stream = Stream::Plain(stream);
+                self.stream = Stream::Plain(stream.into());
                 Err(error)
             }
         }
@@ -102,9 +103,9 @@ impl Link {
     /// The first byte that a peer sends, without taking it: to be asked before anything is read. `None` at the end of
     /// the stream, and of what is not plain TCP.
     pub async fn peek(&self) -> io::Result<Option<u8>> {
-        let Stream::Plain(stream) = &self.stream else { return Ok(None) };
+        let Stream::Plain(socket) = &self.stream else { return Ok(None) };
         let mut first = [0; 1];
-        let count = stream.peek(&mut first).await?;
+        let count = socket.stream().peek(&mut first).await?;
         Ok((count > 0).then_some(first[0]))
     }
 
@@ -136,9 +137,14 @@ impl Link {
         (self.stream, self.input)
     }
 
-    /// Whether everything for this peer has been handed to the transport.
+    /// Whether everything for this peer has been handed to the transport, or is posted.
     pub fn is_flushed(&self) -> bool {
-        self.output.is_empty() && !self.needs_flush
+        self.output.is_empty() && !self.needs_flush && !self.is_stuck()
+    }
+
+    /// Whether the system did not take all that was posted for this peer.
+    pub fn is_stuck(&self) -> bool {
+        self.stream.is_stuck()
     }
 
     /// What is not marked for passing on.
@@ -169,6 +175,10 @@ impl Link {
     /// Reads what there is, up to `limit` bytes held; the number of bytes read, 0 at the end of the stream.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<io::Result<usize>> {
         debug_assert!(self.input.len() < limit, "asked to read into a full buffer");
+        if self.is_stuck() {
+            // Whoever waits for this peer waits for that too. Reading will tell what is wrong.
+            let _ = self.stream.poll_settled(cx);
+        }
         let room = limit - self.input.len();
         // Most messages are short, and an allocator has short pieces at hand.
         let more = room.min(self.next_read);
@@ -202,8 +212,42 @@ impl Link {
         Poll::Ready(Ok(count))
     }
 
-    /// Writes all of `output`.
+    /// Writes all of `output`, or posts it.
     pub fn poll_write_output(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.post_output(cx) { Poll::Ready(Ok(())) } else { self.poll_write_now(cx) }
+    }
+
+    fn post_output(&mut self, cx: &Context<'_>) -> bool {
+        let Stream::Plain(socket) = &mut self.stream else { return false };
+        let output = &mut self.output;
+        is_short(output.len()) && socket.post(cx, |empty| std::mem::replace(output, empty))
+    }
+
+    /// Posts all that `from` has marked for this peer, after `output`.
+    fn post_from(&mut self, from: &mut Self, cx: &Context<'_>) -> bool {
+        if from.ready == 0 || !is_short(self.output.len() + from.ready) {
+            return false;
+        }
+        if !self.output.is_empty() {
+            from.hand_over(self);
+            return self.post_output(cx);
+        }
+        let Stream::Plain(socket) = &mut self.stream else { return false };
+        let Self { input, ready, .. } = from;
+        socket.post(cx, |mut empty| {
+            if *ready == input.len() && is_short(input.capacity()) {
+                *ready = 0;
+                return std::mem::replace(input, empty);
+            }
+            empty.extend_from_slice(&input[..*ready]);
+            take_off(input, std::mem::take(ready));
+            empty
+        })
+    }
+
+    /// Writes all of `output`, and what was posted before.
+    fn poll_write_now(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.stream.poll_settled(cx))?;
         while !self.output.is_empty() {
             let count = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.output))?;
             if count == 0 {
@@ -236,8 +280,11 @@ impl Link {
         (self.output, self.needs_flush) = (BytesMut::new(), false);
     }
 
-    /// Writes all that `from` has marked for this peer, after `output`.
+    /// Writes all that `from` has marked for this peer, after `output`, or posts it.
     pub fn poll_write_from(&mut self, from: &mut Self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.post_from(from, cx) {
+            return Poll::Ready(Ok(()));
+        }
         ready!(self.poll_write_output(cx))?;
         while from.ready > 0 {
             let count = ready!(Pin::new(&mut self.stream).poll_write(cx, &from.input[..from.ready]))?;
@@ -264,9 +311,16 @@ impl Link {
         std::future::poll_fn(|cx| self.poll_fill(cx, limit)).await.map(|count| count > 0)
     }
 
-    /// Sends all of `output`.
+    /// Sends all of `output`: the system has it then.
     pub async fn flush(&mut self) -> io::Result<()> {
-        std::future::poll_fn(|cx| self.poll_write_output(cx)).await
+        std::future::poll_fn(|cx| self.poll_write_now(cx)).await
+    }
+
+    /// Moves what is marked to the other side's output, so that something can follow it.
+    pub fn hand_over(&mut self, to: &mut Self) {
+        to.output.extend_from_slice(&self.input[..self.ready]);
+        self.input.advance(self.ready);
+        self.ready = 0;
     }
 
     /// Says goodbye to the transport; what cannot be sent is not.
@@ -284,6 +338,11 @@ impl Link {
             }
         }
     }
+}
+
+/// Whether so many bytes are something to be posted.
+fn is_short(size: usize) -> bool {
+    (1..=outbox::LONGEST).contains(&size)
 }
 
 /// Takes bytes off the start of a buffer. One that is empty begins at its start again: so it keeps its room.
@@ -309,7 +368,7 @@ mod tests {
         let mut sender = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let sending = tokio::spawn(async move { sender.write_all(&[7; SENT]).await });
-        let mut link = Link::new(Stream::Plain(stream), BytesMut::new());
+        let mut link = Link::new(Stream::Plain(stream.into()), BytesMut::new());
         let (mut come, mut largest) = (0, 0);
         while come < SENT {
             assert!(link.fill(BUFFER_SIZE).await.unwrap());

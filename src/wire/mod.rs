@@ -12,11 +12,14 @@ mod error;
 mod frame;
 pub mod frontend;
 mod link;
+pub mod outbox;
 pub mod scram;
+mod socket;
 pub mod startup;
 mod stream;
 
 pub use error::{ErrorReply, Severity};
 pub use frame::{Frame, FrameError, Frames, Header, header};
 pub use link::{BUFFER_SIZE, Link};
+pub use socket::Socket;
 pub use stream::Stream;
