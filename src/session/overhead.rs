@@ -7,7 +7,8 @@
 //! server's time.
 //!
 //! Not in it: the time between a socket's becoming readable and the task's reading it, and what is done
-//! after the client has its answer. In it: the wait for a client that does not take the end of its answer.
+//! after the client has its answer. In it: the wait for a client that does not take the end of its answer. What is left to the
+//! thread's outbox ([`crate::wire::outbox`]) counts as written.
 
 use std::time::{Duration, Instant};
 

@@ -17,7 +17,7 @@ use std::os::fd::AsRawFd;
 use std::task::{Poll, Waker};
 
 use bytes::{Buf, BytesMut};
-use io_uring::{IoUring, opcode, types};
+use io_uring::{IoUring, Probe, opcode, types};
 use nix::libc::{MSG_DONTWAIT, MSG_NOSIGNAL};
 
 use super::Socket;
@@ -70,8 +70,7 @@ struct Letter {
 /// # Errors
 /// The system gives no ring.
 pub async fn serve() -> io::Result<()> {
-    let entries = u32::try_from(MOST).map_err(io::Error::other)?;
-    let mut ring = Some(IoUring::new(entries)?);
+    let mut ring = Some(new_ring()?);
     poll_fn(|cx| {
         // Woken by the first that is posted in a turn, it comes behind the tasks that were woken before.
         OUTBOX.with_borrow_mut(|outbox| match outbox {
@@ -85,6 +84,13 @@ pub async fn serve() -> io::Result<()> {
         Poll::Pending
     })
     .await
+}
+
+fn new_ring() -> io::Result<IoUring> {
+    let ring = IoUring::new(u32::try_from(MOST).map_err(io::Error::other)?)?;
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe)?;
+    if probe.is_supported(opcode::Send::CODE) { Ok(ring) } else { Err(io::ErrorKind::Unsupported.into()) }
 }
 
 /// Has this thread's outbox send something at the end of this turn, where it has one and that is worth it. `take` gives what is
@@ -197,7 +203,7 @@ impl Letter {
                 return bytes;
             }
             Ok(count) => bytes.advance(count),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             // Whoever reads from it is told.
             Err(_) => {
                 socket.shut();
