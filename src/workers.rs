@@ -108,7 +108,7 @@ impl Worker {
                 if let Err(error) = outbox::serve().await
                     && number == 0
                 {
-                    tracing::info!(%error, "no io_uring: what clients and servers are sent goes by single system calls");
+                    tracing::info!(%error, "io_uring is not available: each message is sent by a system call of its own");
                 }
             });
             // Without a sender it is over as well.

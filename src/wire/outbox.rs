@@ -134,7 +134,7 @@ impl Outbox {
                 if let Some(ring) = &mut self.ring
                     && let Err(error) = send_together(ring, letters)
                 {
-                    tracing::warn!(%error, "what clients and servers are sent goes by single system calls from now on");
+                    tracing::warn!(%error, "io_uring has failed: each message is sent by a system call of its own from now on");
                     // What it has not taken is not taken later.
                     self.ring = None;
                 }
