@@ -4,7 +4,8 @@
 //! to it. What is merely passed on is not copied from one link's input to the other's output: its
 //! length is marked in `ready`, and it is written to the other peer straight from `input`. A link
 //! reads no more than [`BUFFER_SIZE`] ahead, so a slow peer holds up the other one, and memory stays
-//! bounded whatever the size of an answer.
+//! bounded whatever the size of an answer. What is short is not written at once: it is posted ([`outbox`]), and whoever must know
+//! that the system has it flushes.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,7 +24,7 @@ use super::{Stream, outbox};
 pub const BUFFER_SIZE: usize = 32 * 1024;
 
 /// How much is read at first, in bytes; more, as long as what comes fills the buffer.
-const FIRST_READ: usize = 1000;
+pub(super) const FIRST_READ: usize = 1000;
 
 /// A connection and its buffers.
 #[derive(Debug)]

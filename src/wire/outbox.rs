@@ -21,6 +21,7 @@ use io_uring::{IoUring, Probe, opcode, types};
 use nix::libc::{MSG_DONTWAIT, MSG_NOSIGNAL};
 
 use super::Socket;
+use super::link::FIRST_READ;
 
 /// How many are sent together, at most.
 const MOST: usize = 32;
@@ -28,8 +29,8 @@ const MOST: usize = 32;
 /// What is longer is not posted, in bytes. PostgreSQL sends when it has as much (`PQ_SEND_BUFFER_SIZE`).
 pub const LONGEST: usize = 8192;
 
-/// Buffers of so many bytes are worth keeping.
-const KEPT: RangeInclusive<usize> = 500..=LONGEST;
+/// Buffers of so many bytes are worth keeping: they can be read into, too.
+const KEPT: RangeInclusive<usize> = FIRST_READ..=LONGEST;
 
 /// After so many turns in which only one task had something to send...
 const ALONE: u32 = 8;

@@ -120,7 +120,8 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(_) | Self::Nobody => Poll::Ready(Ok(())),
+            Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Nobody => Poll::Ready(Ok(())),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
