@@ -112,10 +112,6 @@ impl Session {
                 Some((cause, reply)) = &mut impatience => return Err(self.cut(cause, reply)),
                 () = &mut shutdown, if is_idle => return Err(self.cut(CutCause::Shutdown, terminated())),
             };
-            if is_idle && self.client.is_stuck() {
-                // Who does not take the last answer's end gets no other one.
-                Box::pin(self.client.flush()).await.map_err(|_| Fault::ClientGone)?;
-            }
             let work = match gathered {
                 Gathered::Batch(bytes) => Work::Messages { bytes, waits: true },
                 Gathered::Part(bytes) => Work::Messages { bytes, waits: false },
@@ -142,6 +138,10 @@ impl Session {
     }
 
     pub(super) async fn serve(&mut self, work: &Work) -> Result<(), Fault> {
+        if self.status == TransactionStatus::Idle && !self.in_batch && self.client.is_stuck() {
+            // Who does not take the last answer's end gets no other one.
+            Box::pin(self.client.flush()).await.map_err(|_| Fault::ClientGone)?;
+        }
         if !self.enter().await? {
             return self.refuse(work, &cancelled(Cancelled)).await;
         }
