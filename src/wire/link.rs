@@ -219,36 +219,37 @@ impl Link {
     }
 
     fn post_output(&mut self, cx: &Context<'_>) -> bool {
-        let Stream::Plain(socket) = &mut self.stream else { return false };
-        let output = &mut self.output;
-        is_short(output.len()) && socket.post(cx, |empty| std::mem::replace(output, empty))
+        let Self { stream: Stream::Plain(socket), output, .. } = self else { return false };
+        is_short(output.len()) && outbox::post(socket, cx.waker(), |empty| std::mem::replace(output, empty))
     }
 
-    /// Posts all that `from` has marked for this peer, after `output`.
+    /// Posts `output`, and all that `from` has marked for this peer.
     fn post_from(&mut self, from: &mut Self, cx: &Context<'_>) -> bool {
-        if from.ready == 0 || !is_short(self.output.len() + from.ready) {
-            return false;
-        }
-        if !self.output.is_empty() {
-            from.hand_over(self);
+        if from.ready == 0 {
             return self.post_output(cx);
         }
-        let Stream::Plain(socket) = &mut self.stream else { return false };
+        let Self { stream: Stream::Plain(socket), output, .. } = self else { return false };
         let Self { input, ready, .. } = from;
-        socket.post(cx, |mut empty| {
-            if *ready == input.len() && is_short(input.capacity()) {
-                *ready = 0;
+        if !is_short(output.len() + *ready) {
+            return false;
+        }
+        outbox::post(socket, cx.waker(), |empty| {
+            let count = std::mem::take(ready);
+            if output.is_empty() && count == input.len() && is_short(input.capacity()) {
                 return std::mem::replace(input, empty);
             }
-            empty.extend_from_slice(&input[..*ready]);
-            take_off(input, std::mem::take(ready));
-            empty
+            let mut bytes = if output.is_empty() { empty } else { std::mem::replace(output, empty) };
+            bytes.extend_from_slice(&input[..count]);
+            take_off(input, count);
+            bytes
         })
     }
 
     /// Writes all of `output`, and what was posted before.
     fn poll_write_now(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.stream.poll_settled(cx))?;
+        if self.output.is_empty() {
+            ready!(self.stream.poll_settled(cx))?;
+        }
         while !self.output.is_empty() {
             let count = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.output))?;
             if count == 0 {
@@ -286,7 +287,7 @@ impl Link {
         if self.post_from(from, cx) {
             return Poll::Ready(Ok(()));
         }
-        ready!(self.poll_write_output(cx))?;
+        ready!(self.poll_write_now(cx))?;
         while from.ready > 0 {
             let count = ready!(Pin::new(&mut self.stream).poll_write(cx, &from.input[..from.ready]))?;
             if count == 0 {

@@ -94,20 +94,27 @@ fn new_ring() -> io::Result<IoUring> {
     if probe.is_supported(opcode::Send::CODE) { Ok(ring) } else { Err(io::ErrorKind::Unsupported.into()) }
 }
 
-/// Has this thread's outbox send something at the end of this turn, where it has one and that is worth it. `take` gives what is
-/// to be sent, for an empty buffer.
-pub fn post(socket: impl FnOnce() -> Socket, waker: &Waker, take: impl FnOnce(BytesMut) -> BytesMut) -> bool {
+/// Has this thread's outbox send something at the end of this turn: what `take` gives for an empty buffer. False, and nothing
+/// was taken, where it is to be written at once.
+pub fn post(socket: &Socket, waker: &Waker, take: impl FnOnce(BytesMut) -> BytesMut) -> bool {
     OUTBOX.with_borrow_mut(|outbox| {
         let Some(outbox) = outbox else { return false };
         if outbox.pause > 0 {
             outbox.pause -= 1;
             return false;
         }
+        // One after the other.
+        if socket.is_posted() {
+            outbox.send_all();
+        }
+        if !socket.is_settled() {
+            return false;
+        }
         if outbox.posted.is_empty() {
             outbox.sender.wake_by_ref();
         }
         let bytes = take(outbox.spare.pop().unwrap_or_default());
-        outbox.posted.push(Letter { socket: socket(), bytes, waker: waker.clone(), result: None });
+        outbox.posted.push(Letter { socket: socket.share(), bytes, waker: waker.clone(), result: None });
         if outbox.posted.len() == MOST {
             outbox.send_all();
         }

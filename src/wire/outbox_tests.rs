@@ -198,3 +198,28 @@ async fn who_is_alone_writes_for_himself() {
     assert!(say(&mut link, b"!").await);
     assert_eq!(posted(), 1, "things may have changed");
 }
+
+#[tokio::test]
+async fn no_connection_changes_threads_while_something_is_posted() {
+    open().await;
+    let (mut link, mut peer) = pair().await;
+    let (mut other, mut others_peer) = pair().await;
+    assert!(say(&mut link, b"posted").await && say(&mut other, b"others").await);
+    let has_ring = posted() == 2;
+    // It cannot have this one send, and does not go before it.
+    let elsewhere = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let registered = link.register_here().map_err(|error| error.kind());
+            assert_eq!(registered, if has_ring { Err(ErrorKind::WouldBlock) } else { Ok(()) });
+            link.output.extend_from_slice(b", then this");
+            assert_eq!(poll_fn(|cx| Poll::Ready(link.poll_write_output(cx))).await.is_pending(), has_ring);
+        });
+        link
+    });
+    let mut link = elsewhere.join().unwrap();
+    assert_eq!(hear(&mut others_peer, 6).await, b"others");
+    link.register_here().unwrap();
+    link.flush().await.unwrap();
+    assert_eq!(hear(&mut peer, 17).await, b"posted, then this");
+}

@@ -26,7 +26,7 @@ struct Shared {
     stream: TcpStream,
     /// What the system did not take from the outbox at once. It goes before anything else.
     unsent: Mutex<Option<Box<BytesMut>>>,
-    /// Whether there is some of that.
+    /// Whether there is some of that: to be asked each time, without a lock.
     is_stuck: AtomicBool,
 }
 
@@ -43,8 +43,11 @@ impl Socket {
     }
 
     /// The connection itself, and nobody else's, once everything has been sent; `None` where that is not so.
-    pub fn into_stream(mut self) -> Option<TcpStream> {
-        self.settled_now()?;
+    pub fn into_stream(self) -> Option<TcpStream> {
+        self.send_posted();
+        if self.is_stuck() {
+            return None;
+        }
         Arc::into_inner(self.0).map(|shared| shared.stream)
     }
 
@@ -53,23 +56,22 @@ impl Socket {
     /// # Errors
     /// There are no more file descriptors, the system's poller refuses it, or something is still to be sent.
     pub fn register_here(&mut self) -> io::Result<()> {
-        if self.settled_now().is_none() {
+        self.send_posted();
+        if !self.is_settled() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         *self = registered_here(&self.0.stream)?.into();
         Ok(())
     }
 
-    /// Leaves what `take` gives, for an empty buffer, to this thread's outbox, which sends it at the end of this turn. False, and
-    /// nothing was taken, where it is to be written at once.
-    pub fn post(&mut self, cx: &Context<'_>, take: impl FnOnce(BytesMut) -> BytesMut) -> bool {
-        // One after the other.
-        self.settled_now().is_some() && outbox::post(|| Self(Arc::clone(&self.0)), cx.waker(), take)
+    /// Whether something of it is in an outbox.
+    pub(super) fn is_posted(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
     }
 
-    /// Whether something of it is in an outbox.
-    fn is_posted(&self) -> bool {
-        Arc::strong_count(&self.0) > 1
+    /// The same one, for an outbox.
+    pub(super) fn share(&self) -> Self {
+        Self(Arc::clone(&self.0))
     }
 
     /// Whether the system did not take all that was posted.
@@ -77,16 +79,26 @@ impl Socket {
         self.0.is_stuck.load(Ordering::Acquire)
     }
 
+    /// Whether the system has taken all that was posted.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.is_posted() && !self.is_stuck()
+    }
+
+    /// Has this thread's outbox send what of it is there.
+    fn send_posted(&self) {
+        if self.is_posted() {
+            outbox::send_all();
+        }
+    }
+
     /// Ready when the system has taken all that was posted.
     pub fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_posted() || self.is_stuck() { self.poll_alone(cx).map_ok(|_| ()) } else { Poll::Ready(Ok(())) }
+        if self.is_settled() { Poll::Ready(Ok(())) } else { self.poll_alone(cx).map_ok(|_| ()) }
     }
 
     /// The connection, when what was posted is sent.
     fn poll_alone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Pin<&mut TcpStream>>> {
-        if self.is_posted() {
-            outbox::send_all();
-        }
+        self.send_posted();
         let Some(Shared { stream, unsent, is_stuck }) = Arc::get_mut(&mut self.0) else {
             // In another thread's outbox: not for longer than that one's turn takes.
             cx.waker().wake_by_ref();
@@ -109,14 +121,6 @@ impl Socket {
             count?;
         }
         Poll::Ready(Ok(Pin::new(stream)))
-    }
-
-    /// Some where nothing is posted, nor left of it.
-    fn settled_now(&mut self) -> Option<()> {
-        if self.is_posted() {
-            outbox::send_all();
-        }
-        (!self.is_posted() && !self.is_stuck()).then_some(())
     }
 
     /// Keeps what the system has not taken.

@@ -70,7 +70,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Whether the system did not take all that was posted ([`Socket::post`]).
+    /// Whether the system did not take all that was posted.
     pub fn is_stuck(&self) -> bool {
         matches!(self, Self::Plain(socket) if socket.is_stuck())
     }
