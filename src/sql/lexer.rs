@@ -81,11 +81,11 @@ impl<'a> Lexer<'a> {
 
     /// Passes white space and comments; `false` if a comment has no end.
     fn skip_blank(&mut self) -> bool {
-        loop {
-            match (self.peek(0), self.peek(1)) {
-                (b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c, _) => self.at += 1,
-                (b'-', b'-') => self.skip_line(),
-                (b'/', b'*') => {
+        while let Some(byte) = self.text.get(self.at) {
+            match byte {
+                b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c => self.at += 1,
+                b'-' if self.peek(1) == b'-' => self.skip_line(),
+                b'/' if self.peek(1) == b'*' => {
                     if !self.skip_block_comment() {
                         return false;
                     }
@@ -93,6 +93,7 @@ impl<'a> Lexer<'a> {
                 _ => return true,
             }
         }
+        true
     }
 
     fn skip_line(&mut self) {
@@ -188,24 +189,33 @@ impl<'a> Lexer<'a> {
 
     /// What begins with a letter: a prefixed string, or a word.
     fn letter(&mut self) -> TokenKind {
-        match (self.peek(0), self.peek(1), self.peek(2)) {
-            (b'e' | b'E', b'\'', _) => {
-                self.at += 1;
-                self.string(TokenKind::EscapeString, true)
-            }
-            (b'b' | b'B' | b'x' | b'X', b'\'', _) => {
-                self.at += 1;
-                self.string(TokenKind::BitString, false)
-            }
-            (b'n' | b'N', b'\'', _) => {
-                self.at += 1;
-                self.string(TokenKind::String, false)
-            }
-            (b'u' | b'U', b'&', b'\'') => {
+        match self.peek(1) {
+            b'\'' => self.prefixed(),
+            b'&' => self.prefixed_by_two(),
+            _ => self.word(),
+        }
+    }
+
+    /// What has a quote behind its first letter.
+    fn prefixed(&mut self) -> TokenKind {
+        let (kind, backslash) = match self.peek(0) {
+            b'e' | b'E' => (TokenKind::EscapeString, true),
+            b'b' | b'B' | b'x' | b'X' => (TokenKind::BitString, false),
+            b'n' | b'N' => (TokenKind::String, false),
+            _ => return self.word(),
+        };
+        self.at += 1;
+        self.string(kind, backslash)
+    }
+
+    /// What has an `&` behind its first letter.
+    fn prefixed_by_two(&mut self) -> TokenKind {
+        match (self.peek(0), self.peek(2)) {
+            (b'u' | b'U', b'\'') => {
                 self.at += 2;
                 self.string(TokenKind::EscapeString, false)
             }
-            (b'u' | b'U', b'&', b'"') => {
+            (b'u' | b'U', b'"') => {
                 self.at += 2;
                 self.quoted_ident()
             }

@@ -17,97 +17,121 @@ const PLAIN_DIGITS: usize = 18;
 
 /// The shape, or `None` for a text whose literals matter or that does not lex to its end.
 pub(super) fn shape(text: &[u8], key: &[u8; 16]) -> Option<Shape> {
-    let normal = normalise(text)?;
-    let mut hasher = SipHasher13::new_with_key(key);
-    hasher.write(&normal);
-    Some(hasher.finish128().as_u128())
-}
-
-/// The tokens, each as a tag below 0x20 and what counts of it; equal only for texts of one shape.
-fn normalise(text: &[u8]) -> Option<Vec<u8>> {
-    let mut normal = Vec::with_capacity(text.len() + text.len() / 2 + 16);
-    let mut first = true;
+    let mut normal = Normal::new(key);
+    let mut is_first = true;
+    // None is behind the last statement, whether or not there is one in the text.
+    let mut has_ended = false;
     if let Some(hint) = hint::find(text) {
-        spelt(&mut normal, tag::HINT, hint);
+        normal.spelt(tag::HINT, hint);
     }
     for token in Lexer::new(text) {
         let bytes = token.bytes(text);
         if token.kind == TokenKind::Punct && bytes == b";" {
             // Empty statements count as nothing.
-            if !first {
-                normal.push(tag::SEMICOLON);
-            }
-            first = true;
+            has_ended |= !is_first;
+            is_first = true;
             continue;
         }
-        if first && !starts_query(&token, bytes) {
+        if is_first && !starts_query(&token, bytes) {
             return None;
         }
-        first = false;
-        push(&mut normal, &token, bytes)?;
+        is_first = false;
+        if std::mem::take(&mut has_ended) {
+            normal.tag(tag::SEMICOLON);
+        }
+        match token.kind {
+            TokenKind::Word if matches_setting_function(bytes) => return None,
+            TokenKind::Word | TokenKind::Param | TokenKind::Operator | TokenKind::Punct => normal.plain(text, &token),
+            TokenKind::QuotedIdent if may_be_setting_function(bytes) => return None,
+            TokenKind::QuotedIdent => normal.spelt(tag::QUOTED, bytes),
+            TokenKind::String | TokenKind::DollarString => normal.tag(tag::STRING),
+            TokenKind::Number if is_plain(bytes) => normal.tag(tag::NUMBER),
+            TokenKind::Number | TokenKind::EscapeString | TokenKind::BitString => normal.spelt(tag::SPELT, bytes),
+            TokenKind::Other | TokenKind::Unterminated => return None,
+        }
     }
-    while normal.last() == Some(&tag::SEMICOLON) {
-        normal.pop();
-    }
-    Some(normal)
+    Some(normal.finish())
 }
 
+/// What stands before a token, or instead of it: none is a byte of a word, an operator or punctuation.
 mod tag {
-    pub(super) const WORD: u8 = 1;
+    /// Before what is told by its bytes alone: words, parameters, operators and punctuation.
+    pub(super) const PLAIN: u8 = 1;
     pub(super) const QUOTED: u8 = 2;
     pub(super) const STRING: u8 = 3;
     pub(super) const NUMBER: u8 = 4;
-    pub(super) const PARAM: u8 = 5;
-    pub(super) const OPERATOR: u8 = 6;
-    pub(super) const PUNCT: u8 = 7;
-    pub(super) const SPELT: u8 = 8;
-    pub(super) const SEMICOLON: u8 = 9;
-    pub(super) const HINT: u8 = 10;
+    pub(super) const SPELT: u8 = 5;
+    pub(super) const SEMICOLON: u8 = 6;
+    pub(super) const HINT: u8 = 7;
 }
 
-fn push(normal: &mut Vec<u8>, token: &Token, bytes: &[u8]) -> Option<()> {
-    match token.kind {
-        TokenKind::Word => {
-            if matches_setting_function(bytes) {
-                return None;
-            }
-            normal.push(tag::WORD);
-            let start = normal.len();
-            normal.extend_from_slice(bytes);
-            normal[start..].make_ascii_lowercase();
-        }
-        TokenKind::QuotedIdent => {
-            // A quoted name of the functions whose literals matter.
-            if bytes.len() > 2 && matches_setting_function(&bytes[1..bytes.len() - 1]) {
-                return None;
-            }
-            spelt(normal, tag::QUOTED, bytes);
-        }
-        TokenKind::String | TokenKind::DollarString => normal.push(tag::STRING),
-        TokenKind::Number if is_plain(bytes) => normal.push(tag::NUMBER),
-        TokenKind::Number | TokenKind::EscapeString | TokenKind::BitString => spelt(normal, tag::SPELT, bytes),
-        TokenKind::Param => {
-            normal.push(tag::PARAM);
-            normal.extend_from_slice(bytes);
-        }
-        TokenKind::Operator => {
-            normal.push(tag::OPERATOR);
-            normal.extend_from_slice(bytes);
-        }
-        TokenKind::Punct => {
-            normal.push(tag::PUNCT);
-            normal.extend_from_slice(bytes);
-        }
-        TokenKind::Other | TokenKind::Unterminated => return None,
+/// Hashes tokens, each as a tag and what counts of it: the same bytes only for texts of one shape.
+struct Normal {
+    hasher: SipHasher13,
+    /// What is not hashed yet: many short pieces are hashed at once.
+    block: [u8; BLOCK],
+    filled: usize,
+}
+
+/// How much is hashed at once, in bytes.
+const BLOCK: usize = 256;
+
+/// Of a word so much is put into lower case at once, in bytes: what a processor has instructions for.
+const PIECE: usize = 16;
+
+impl Normal {
+    fn new(key: &[u8; 16]) -> Self {
+        Self { hasher: SipHasher13::new_with_key(key), block: [0; BLOCK], filled: 0 }
     }
-    Some(())
-}
 
-/// What may hold any bytes goes with its length, so that it cannot pass for other tokens.
-fn spelt(normal: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
-    normal.push(tag);
-    normal.extend_from_slice(&bytes.len().to_le_bytes());
-    normal.extend_from_slice(bytes);
+    fn tag(&mut self, tag: u8) {
+        self.place()[0] = tag;
+        self.filled += 1;
+    }
+
+    /// A token that is equal to another if they differ in case alone.
+    fn plain(&mut self, text: &[u8], token: &Token) {
+        self.tag(tag::PLAIN);
+        let mut at = token.start;
+        while at < token.end {
+            let place = self.place();
+            let length = (token.end - at).min(PIECE);
+            // What is taken too much is overwritten by what comes next, or not hashed.
+            match text.get(at..at + PIECE) {
+                Some(piece) => place.copy_from_slice(piece),
+                None => place[..length].copy_from_slice(&text[at..at + length]),
+            }
+            place.make_ascii_lowercase();
+            self.filled += length;
+            at += length;
+        }
+    }
+
+    /// What may hold any bytes goes with its length, so that it cannot pass for other tokens.
+    fn spelt(&mut self, tag: u8, bytes: &[u8]) {
+        self.tag(tag);
+        self.hash();
+        self.hasher.write_usize(bytes.len());
+        self.hasher.write(bytes);
+    }
+
+    /// Where the next bytes go: a piece.
+    fn place(&mut self) -> &mut [u8] {
+        if self.filled > BLOCK - PIECE {
+            self.hash();
+        }
+        &mut self.block[self.filled..self.filled + PIECE]
+    }
+
+    fn hash(&mut self) {
+        self.hasher.write(&self.block[..self.filled]);
+        self.filled = 0;
+    }
+
+    fn finish(mut self) -> Shape {
+        self.hash();
+        self.hasher.finish128().as_u128()
+    }
 }
 
 fn is_plain(number: &[u8]) -> bool {
@@ -117,6 +141,14 @@ fn is_plain(number: &[u8]) -> bool {
 /// Functions whose literal arguments say what they do to settings.
 fn matches_setting_function(word: &[u8]) -> bool {
     word.eq_ignore_ascii_case(b"set_config") || word.eq_ignore_ascii_case(b"current_setting")
+}
+
+/// The same of a quoted name; one with escapes may be any.
+fn may_be_setting_function(quoted: &[u8]) -> bool {
+    match quoted {
+        [b'"', name @ .., b'"'] => matches_setting_function(name),
+        _ => true,
+    }
 }
 
 fn starts_query(token: &Token, bytes: &[u8]) -> bool {
@@ -181,6 +213,7 @@ mod tests {
             "EXPLAIN (ANALYZE 0) SELECT 1",
             "SELECT set_config('a', 'b', true)",
             "SELECT \"set_config\"('a', 'b', true)",
+            "SELECT U&\"set\\005fconfig\"('a', 'b', true)",
             "SELECT current_setting('a')",
             "SELECT 'open",
             "PREPARE p AS SELECT 1",
