@@ -206,6 +206,7 @@ mod tests {
         for (one, other) in [
             ("SET a = 1", "SET a = 2"),
             ("SELECT current_setting('port')", "SELECT current_setting('x')"),
+            ("SELECT U&\"current_setting\"('port')", "SELECT U&\"current_setting\"('x')"),
             ("EXPLAIN (ANALYZE 0) DELETE FROM t", "EXPLAIN (ANALYZE 1) DELETE FROM t"),
             ("EXECUTE p", " EXECUTE p"),
             ("/* pgsluice: route=auto */ SELECT 1", "/* pgsluice: route=primary */ SELECT 1"),

@@ -17,12 +17,12 @@ const PLAIN_DIGITS: usize = 18;
 
 /// The shape, or `None` for a text whose literals matter or that does not lex to its end.
 pub(super) fn shape(text: &[u8], key: &[u8; 16]) -> Option<Shape> {
-    let mut normal = Normal::new(key);
+    let mut hashing = Hashing::new(key);
     let mut is_first = true;
     // None is behind the last statement, whether or not there is one in the text.
     let mut has_ended = false;
     if let Some(hint) = hint::find(text) {
-        normal.spelt(tag::HINT, hint);
+        hashing.spelt(tag::HINT, hint);
     }
     for token in Lexer::new(text) {
         let bytes = token.bytes(text);
@@ -37,20 +37,20 @@ pub(super) fn shape(text: &[u8], key: &[u8; 16]) -> Option<Shape> {
         }
         is_first = false;
         if std::mem::take(&mut has_ended) {
-            normal.tag(tag::SEMICOLON);
+            hashing.tag(tag::SEMICOLON);
         }
         match token.kind {
             TokenKind::Word if matches_setting_function(bytes) => return None,
-            TokenKind::Word | TokenKind::Param | TokenKind::Operator | TokenKind::Punct => normal.plain(text, &token),
+            TokenKind::Word | TokenKind::Param | TokenKind::Operator | TokenKind::Punct => hashing.plain(text, &token),
             TokenKind::QuotedIdent if may_be_setting_function(bytes) => return None,
-            TokenKind::QuotedIdent => normal.spelt(tag::QUOTED, bytes),
-            TokenKind::String | TokenKind::DollarString => normal.tag(tag::STRING),
-            TokenKind::Number if is_plain(bytes) => normal.tag(tag::NUMBER),
-            TokenKind::Number | TokenKind::EscapeString | TokenKind::BitString => normal.spelt(tag::SPELT, bytes),
+            TokenKind::QuotedIdent => hashing.spelt(tag::QUOTED, bytes),
+            TokenKind::String | TokenKind::DollarString => hashing.tag(tag::STRING),
+            TokenKind::Number if is_plain(bytes) => hashing.tag(tag::NUMBER),
+            TokenKind::Number | TokenKind::EscapeString | TokenKind::BitString => hashing.spelt(tag::SPELT, bytes),
             TokenKind::Other | TokenKind::Unterminated => return None,
         }
     }
-    Some(normal.finish())
+    Some(hashing.finish())
 }
 
 /// What stands before a token, or instead of it: none is a byte of a word, an operator or punctuation.
@@ -66,7 +66,7 @@ mod tag {
 }
 
 /// Hashes tokens, each as a tag and what counts of it: the same bytes only for texts of one shape.
-struct Normal {
+struct Hashing {
     hasher: SipHasher13,
     /// What is not hashed yet: many short pieces are hashed at once.
     block: [u8; BLOCK],
@@ -79,7 +79,7 @@ const BLOCK: usize = 256;
 /// Of a word so much is put into lower case at once, in bytes: what a processor has instructions for.
 const PIECE: usize = 16;
 
-impl Normal {
+impl Hashing {
     fn new(key: &[u8; 16]) -> Self {
         Self { hasher: SipHasher13::new_with_key(key), block: [0; BLOCK], filled: 0 }
     }
@@ -143,7 +143,7 @@ fn matches_setting_function(word: &[u8]) -> bool {
     word.eq_ignore_ascii_case(b"set_config") || word.eq_ignore_ascii_case(b"current_setting")
 }
 
-/// The same of a quoted name; one with escapes may be any.
+/// The same of a quoted name; `U&"…"` may be any.
 fn may_be_setting_function(quoted: &[u8]) -> bool {
     match quoted {
         [b'"', name @ .., b'"'] => matches_setting_function(name),
